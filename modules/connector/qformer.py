@@ -1,0 +1,44 @@
+"""Connector ``qformer``: the [IMG] tokens' hidden states V -> V^, read by learned queries (paper: 6 layers, 77).
+
+It is the field's own: transformers' Blip2QFormerModel.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor, nn
+from transformers import Blip2QFormerConfig, Blip2QFormerModel
+
+from reasonbrain.plugin import Plugin
+from reasonbrain.registry import register
+
+
+@register("connector", "qformer")
+class QFormer(Plugin):
+    """``queries`` learned queries of width D; each of ``layers`` layers attends to V."""
+
+    @register_to_config
+    def __init__(self, width: int, layers: int = 6, queries: int = 77, heads: int = 12) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(1, queries, width) * 0.02)
+        self.qformer = Blip2QFormerModel(
+            Blip2QFormerConfig(
+                hidden_size=width,
+                num_hidden_layers=layers,
+                num_attention_heads=heads,
+                intermediate_size=4 * width,
+                encoder_hidden_size=width,
+                cross_attention_frequency=1,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+                use_qformer_text_input=False,
+            )
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """V [B, r, D] -> V^ [B, Q, D]; with no [IMG] tokens (a null MLLM) there is no guidance: [B, 0, D]."""
+        if hidden.shape[1] == 0:
+            return hidden
+        queries = self.queries.expand(hidden.shape[0], -1, -1)
+        return self.qformer(query_embeds=queries, encoder_hidden_states=hidden).last_hidden_state

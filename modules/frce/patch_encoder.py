@@ -1,0 +1,40 @@
+"""FRCE patch branch ``patch_encoder``: local visual cues, a transformer over the patch tokens (paper, VRCB)."""
+
+from __future__ import annotations
+
+from diffusers.configuration_utils import register_to_config
+from einops import rearrange
+from torch import Tensor, nn
+
+from reasonbrain.interfaces import Features
+from reasonbrain.modules.layers import SelfBlock
+from reasonbrain.plugin import Plugin
+from reasonbrain.registry import register
+
+
+@register("frce.patch", "patch_encoder")
+class PatchEncoder(Plugin):
+    """``pool``: neighbouring pool x pool patches are averaged into one cue at the end (1: a cue a patch)."""
+
+    @register_to_config
+    def __init__(self, width: int, layers: int = 4, heads: int = 8, pool: int = 1) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(SelfBlock(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, features: Features) -> Tensor:
+        """patches [B, N, D] -> cues [B, N / pool^2, D]."""
+        x = features.patches
+        if x.shape[1] == 0:
+            return x
+        for block in self.blocks:
+            x = block(x)
+        rows, columns = features.grid
+        p = self.config.pool
+        x = rearrange(
+            x[:, : rows * columns].unflatten(1, features.grid)[:, : rows // p * p, : columns // p * p],
+            "b (h p) (w q) d -> b (h w) (p q) d",
+            p=p,
+            q=p,
+        )
+        return self.norm(x.mean(2))

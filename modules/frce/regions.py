@@ -1,0 +1,90 @@
+"""FRCE region branch: object-level cues (paper, VRCB). Plug-ins differ in who finds the regions:
+``superpixel`` (scikit-image's SLIC and region merging, no weights) or ``sam`` (see sam.py)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import register_to_config
+from skimage import graph, segmentation
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reasonbrain.interfaces import Features, no_mask, no_tokens
+from reasonbrain.modules.layers import SelfBlock
+from reasonbrain.plugin import Plugin
+from reasonbrain.registry import register
+
+
+class RegionEncoder(Plugin):
+    """Pools patch features inside each region, adds where and how large it is, and encodes the regions together."""
+
+    def build(self, width: int, layers: int, heads: int, max_regions: int) -> None:
+        self.max_regions = max_regions
+        self.place = nn.Linear(5, width)
+        self.blocks = nn.ModuleList(SelfBlock(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, features: Features, regions: Tensor) -> tuple[Tensor, Tensor]:
+        """regions [B, H, W] labels, -1 where there is none -> cues [B, R, D], mask [B, R]; R = ``max_regions``."""
+        x = features.patches
+        if x.shape[1] == 0:
+            return no_tokens(x), no_mask(x)
+        onehot = F.one_hot(regions.clamp(max=self.max_regions - 1) + 1, self.max_regions + 1)[..., 1:]
+        member = onehot.permute(0, 3, 1, 2).to(x.dtype)  # [B, R, H, W]
+        area = member.mean((2, 3))  # [B, R]
+        mask = area > 0
+        share = F.adaptive_avg_pool2d(member, features.grid).flatten(2)  # [B, R, N]
+        pooled = share @ x / share.sum(-1, keepdim=True).clamp(min=1e-6)
+        x = self.norm(pooled + self.place(_place(member, area)))
+        for block in self.blocks:
+            x = block(x, mask)
+        return x * mask[..., None], mask
+
+
+def _place(member: Tensor, area: Tensor) -> Tensor:
+    """Centre, spread and area of each region [B, R, 5], in 0..1."""
+    h, w = member.shape[-2:]
+    y = torch.linspace(0, 1, h, device=member.device, dtype=member.dtype).view(1, 1, h, 1)
+    x = torch.linspace(0, 1, w, device=member.device, dtype=member.dtype).view(1, 1, 1, w)
+    total = area.clamp(min=1e-6)
+    moments = [(member * v).mean((2, 3)) / total for v in (x, y, x * x, y * y)]
+    spread = [(moments[i + 2] - moments[i] ** 2).clamp(min=0).sqrt() for i in (0, 1)]
+    return torch.stack([moments[0], moments[1], *spread, area.sqrt()], dim=-1)
+
+
+@register("frce.region", "superpixel")
+class SuperpixelRegions(RegionEncoder):
+    """SLIC superpixels (about ``segments``), neighbours of like colour merged (mean RGB closer than ``merge``,
+    0..255): without weights, and good enough where objects have plain colours."""
+
+    @register_to_config
+    def __init__(
+        self,
+        width: int,
+        layers: int = 2,
+        heads: int = 8,
+        max_regions: int = 24,
+        segments: int = 80,
+        merge: float = 24.0,
+    ) -> None:
+        super().__init__()
+        self.build(width, layers, heads, max_regions)
+
+    def segment(self, images: Tensor) -> Tensor:
+        """images [B, 3, H, W] in 0..1 -> labels [B, H, W], the largest region first."""
+        pictures = (images.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().astype(np.uint8)
+        return torch.from_numpy(np.stack([self._segment_one(p) for p in pictures])).to(images.device)
+
+    def _segment_one(self, picture: np.ndarray) -> np.ndarray:
+        labels = segmentation.slic(picture, self.config.segments, compactness=8, start_label=0)
+        labels = graph.cut_threshold(labels, graph.rag_mean_color(picture, labels), self.config.merge)
+        return by_area(labels)
+
+
+def by_area(labels: np.ndarray) -> np.ndarray:
+    """The same label map with labels renumbered by falling area, int64."""
+    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    rank = np.empty(len(counts), dtype=np.int64)
+    rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))
+    return rank[inverse].reshape(labels.shape)

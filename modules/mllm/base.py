@@ -1,0 +1,166 @@
+"""What the MLLM plug-ins share: the prompt, cues as soft tokens, [IMG] tokens, LoRA, L_MLLM and reasoning in words.
+
+The prompt of a row, padded on the left:
+
+    <user> <image tokens> <R_V and R_T, one soft token a cue> instruction <assistant> [IMG_1] ... [IMG_r]
+
+The vocabulary grows by r tokens (paper: 32). They are rows of two parameters of this plug-in, one for the input
+embedding and one for the output, instead of rows of the model's tables: nothing has to be resized, only the new rows
+can move, tied or not, and ZeRO-3 treats them like any other parameter. The [IMG] tokens are known beforehand, so one
+forward pass gives all their hidden states.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoImageProcessor, AutoTokenizer
+
+from reasonbrain.interfaces import Cues, Guidance, Inputs
+from reasonbrain.plugin import Plugin
+
+IGNORE = -100
+
+
+class MllmPlugin(Plugin):
+    """Subclasses load ``self.model`` and say how their family writes a prompt and places its tokens."""
+
+    image_token: str
+    prompt: tuple[str, str, str]  # before the image, between the cues and the instruction, after the instruction
+
+    def build(self, width: int, hidden: int, img_tokens: int, lora_rank: int, lora_alpha: int, targets: str) -> None:
+        """Freezes the model, adds LoRA to its language part and creates the parts that train."""
+        self.tokenizer: Any = None
+        self.image_processor: Any = None
+        self.freeze(self.model)
+        lora = LoraConfig(r=lora_rank, lora_alpha=lora_alpha, target_modules=targets)
+        inject_adapter_in_model(lora, self.model)
+        self.cue_in = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
+        self.img_in = nn.Parameter(torch.randn(img_tokens, hidden) * 0.02)
+        self.img_out = nn.Parameter(torch.randn(img_tokens, hidden) * 0.02)
+        self.guidance_out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width))
+
+    def load_assets(self, folder: Path | str) -> None:
+        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+    def save_assets(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(folder)
+        self.image_processor.save_pretrained(folder)
+
+    def tie_weights(self) -> None:
+        self.model.tie_weights()
+
+    def pixels(self, images: Tensor) -> dict[str, Tensor]:
+        """The family's own preprocessing of images [B, 3, H, W] in 0..1."""
+        pictures = (images.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().astype(np.uint8)
+        out = self.image_processor(images=list(pictures), return_tensors="pt")
+        return {k: v.to(self.device) for k, v in out.items()}
+
+    def image_lengths(self, pixels: dict[str, Tensor]) -> list[int]:
+        """How many tokens each picture becomes."""
+        raise NotImplementedError
+
+    def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:
+        """Embeddings of all pictures, one after the other [sum of lengths, hidden]."""
+        raise NotImplementedError
+
+    def positions(self, ids: Tensor, mask: Tensor, pixels: dict[str, Tensor]) -> Tensor:
+        """Position ids of the left-padded rows."""
+        raise NotImplementedError
+
+    def tokenize(self, inputs: Inputs, lengths: list[int], cues: int) -> tuple[list[list[int]], int]:
+        """Rows of ids with ``cues`` placeholders after the picture, and the id of the placeholder."""
+        before, between, after = (self.tokenizer(p, add_special_tokens=False).input_ids for p in self.prompt)
+        image = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        rows = []
+        for text, n in zip(inputs.instructions, lengths, strict=True):
+            words = self.tokenizer(text, add_special_tokens=False).input_ids
+            rows.append(before + [image] * n + between + [self.tokenizer.pad_token_id] * cues + words + after)
+        return rows, image
+
+    def pad_left(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """ids and mask [B, L]."""
+        length = max(map(len, rows))
+        pad = self.tokenizer.pad_token_id
+        ids = torch.tensor([[pad] * (length - len(r)) + r for r in rows], device=self.device)
+        mask = torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in rows], device=self.device)
+        return ids, mask
+
+    def forward(self, inputs: Inputs, cues: Cues) -> Guidance:
+        """One pass: hidden states of the [IMG] tokens, and L_MLLM on them alone (paper, eq. A1)."""
+        r = self.img_in.shape[0]
+        soft = torch.cat([cues.visual, cues.textual], dim=1)
+        soft_mask = torch.cat([cues.visual_mask, cues.textual_mask], dim=1)
+        pixels = self.pixels(inputs.images)
+        rows, image = self.tokenize(inputs, self.image_lengths(pixels), soft.shape[1])
+        starts = [len(row) for row in rows]
+        ids, mask = self.pad_left([row + [self.tokenizer.pad_token_id] * r for row in rows])
+        is_image = ids == image
+        embeds = self.model.get_input_embeddings()(ids)
+        with torch.no_grad():
+            pictures = self.image_embeds(pixels)
+        embeds = embeds.masked_scatter(is_image[..., None], pictures.to(embeds.dtype))
+
+        # the cues stand right after the part that follows the picture: the same distance from the last image token
+        last = is_image.shape[1] - 1 - is_image.flip(1).long().argmax(1)
+        between = len(self.tokenizer(self.prompt[1], add_special_tokens=False).input_ids)
+        first_cue = last + 1 + between
+        columns = first_cue[:, None] + torch.arange(soft.shape[1], device=ids.device)
+        row = torch.arange(len(starts), device=ids.device)[:, None]
+        embeds = embeds.index_put((row, columns), self.cue_in(soft).to(embeds.dtype))
+        mask = mask.index_put((row, columns), soft_mask.to(mask.dtype))
+        img = self.img_in.expand(embeds.shape[0], -1, -1).to(embeds.dtype)
+        embeds = torch.cat([embeds[:, :-r], img], dim=1)
+
+        positions = self.positions(ids, mask, pixels)
+        states = self.model.model.language_model(
+            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        return Guidance(self.guidance_out(states[:, -r:]), self.lm_loss(states[:, -r - 1 :]))
+
+    def lm_loss(self, states: Tensor) -> Tensor:
+        """-sum_i log p([IMG_i] | ... [IMG_{i-1}]) / r over the grown vocabulary; states [B, r + 1, hidden] begin with
+        the last token before [IMG_1]."""
+        before = states[:, :-1]
+        head = self.model.get_output_embeddings()
+        logits = torch.cat([head(before), F.linear(before, self.img_out)], dim=-1)
+        labels = head.weight.shape[0] + torch.arange(before.shape[1], device=states.device)
+        return F.cross_entropy(logits.flatten(0, 1).float(), labels.repeat(before.shape[0]))
+
+    def adapters(self, enabled: bool) -> None:
+        """Switches LoRA on or off."""
+        for module in self.model.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.enable_adapters(enabled)
+
+    @torch.no_grad()
+    def reason(self, inputs: Inputs, max_new_tokens: int = 48) -> list[str]:
+        """What happens, in one sentence a row, decoded greedily by the MLLM as it was before LoRA."""
+        pixels = self.pixels(inputs.images)
+        rows, image = self.tokenize(inputs, self.image_lengths(pixels), 0)
+        ids, mask = self.pad_left(rows)
+        trainable = {n for n, p in self.model.named_parameters() if p.requires_grad}
+        self.adapters(False)
+        try:
+            out = self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                mm_token_type_ids=(ids == image).int(),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                **pixels,
+            )
+        finally:
+            self.adapters(True)
+            for name, p in self.model.named_parameters():  # peft freezes the adapters that it switches off
+                p.requires_grad_(name in trainable)
+        texts = self.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+        return [t.strip() for t in texts]

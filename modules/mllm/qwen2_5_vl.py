@@ -1,0 +1,62 @@
+"""MLLM ``qwen2_5_vl``: Qwen2.5-VL (transformers' own class) with LoRA on its language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+from reasonbrain.registry import register
+
+from .base import MllmPlugin
+
+
+@register("mllm", "qwen2_5_vl")
+class Qwen25VL(MllmPlugin):
+    """``img_tokens``: r, the number of [IMG] tokens."""
+
+    image_token = "<|image_pad|>"
+    prompt = (
+        "<|im_start|>user\n<|vision_start|>",
+        "<|vision_end|>",
+        "<|im_end|>\n<|im_start|>assistant\n",
+    )
+
+    @register_to_config
+    def __init__(
+        self,
+        width: int,
+        pretrained: str | None = None,
+        architecture: dict[str, Any] | None = None,
+        img_tokens: int = 32,
+        lora_rank: int = 8,
+        lora_alpha: int = 16,
+    ) -> None:
+        super().__init__()
+        if architecture is None:
+            self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(pretrained)
+            self.register_to_config(architecture=self.model.config.to_diff_dict())
+        else:
+            self.model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict(architecture))
+        hidden = self.model.config.text_config.hidden_size
+        targets = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
+        self.build(width, hidden, img_tokens, lora_rank, lora_alpha, targets)
+        if architecture is None and pretrained is not None:
+            self.load_assets(pretrained)
+
+    def image_lengths(self, pixels: dict[str, Tensor]) -> list[int]:
+        merged = self.model.config.vision_config.spatial_merge_size**2
+        return (pixels["image_grid_thw"].prod(-1) // merged).tolist()
+
+    def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:
+        out = self.model.model.get_image_features(pixels["pixel_values"].to(self.dtype), pixels["image_grid_thw"])
+        return torch.cat(tuple(out.pooler_output))
+
+    def positions(self, ids: Tensor, mask: Tensor, pixels: dict[str, Tensor]) -> Tensor:
+        """Qwen's 3-D positions [3, B, L]: the picture's tokens by time, row and column."""
+        is_image = (ids == self.tokenizer.convert_tokens_to_ids(self.image_token)).int()
+        grid = pixels["image_grid_thw"]
+        return self.model.model.get_rope_index(ids, is_image, image_grid_thw=grid, attention_mask=mask)[0]

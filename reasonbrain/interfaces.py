@@ -1,0 +1,147 @@
+"""What flows between the slots, and one Protocol per slot.
+
+    inputs -> encoders -> Features -> frce -> Cues -> mllm -> Guidance -> connector -> V^ -> cme -> Condition -> diffusion
+
+Shapes: B pictures, N image patches, T text tokens, K object tokens, M visual cues, r [IMG] tokens, Q queries,
+D the common width (``model.width``): whatever passes from slot to slot is D wide, each plug-in adapts its own side.
+A mask is bool and true where a token counts. Any sequence may have length 0: that is what a null slot gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Inputs:
+    """A batch as the model takes it; all pictures of a batch have one size.
+
+    images [B, 3, H, W] in 0..1; regions [B, H, W] long, a label map of the segmentation (-1: no region).
+    """
+
+    images: Tensor
+    instructions: list[str]
+    objects: list[list[str]]
+    regions: Tensor
+
+
+@dataclass
+class Features:
+    """E_I(I) and E_T(H). patches [B, N, D] row by row over ``grid`` = (rows, columns); text [B, T, D];
+    pooled [B, P], as the diffusion model takes it; objects [B, K, D], the tokens of the key objects' names."""
+
+    patches: Tensor
+    grid: tuple[int, int]
+    text: Tensor
+    text_mask: Tensor
+    pooled: Tensor
+    objects: Tensor
+    objects_mask: Tensor
+
+
+@dataclass
+class Cues:
+    """What FRCE found. visual R_V [B, M, D] (patch branch, then region branch); textual R_T [B, K, D]."""
+
+    visual: Tensor
+    visual_mask: Tensor
+    textual: Tensor
+    textual_mask: Tensor
+
+
+@dataclass
+class Guidance:
+    """hidden V [B, r, D]: the [IMG] tokens' hidden states; lm_loss: L_MLLM (eq. A1), a scalar."""
+
+    hidden: Tensor
+    lm_loss: Tensor
+
+
+@dataclass
+class Condition:
+    """What the diffusion model is told. visual [B, Q, D], textual [B, Q', D], pooled [B, P].
+
+    focus [B, N]: how much the visual-oriented enhancer attended to each patch (sums to 1), or None."""
+
+    visual: Tensor
+    textual: Tensor
+    pooled: Tensor
+    focus: Tensor | None = None
+
+    def __getitem__(self, rows: slice | Tensor) -> Condition:
+        focus = None if self.focus is None else self.focus[rows]
+        return Condition(self.visual[rows], self.textual[rows], self.pooled[rows], focus)
+
+
+def no_tokens(like: Tensor) -> Tensor:
+    """An empty sequence [B, 0, D] for a tensor [B, ..., D]."""
+    return like.new_zeros(like.shape[0], 0, like.shape[-1])
+
+
+def no_mask(like: Tensor) -> Tensor:
+    """The mask [B, 0] of an empty sequence."""
+    return torch.zeros(like.shape[0], 0, dtype=torch.bool, device=like.device)
+
+
+class Encoders(Protocol):
+    """Slot ``encoders``: E_I and E_T."""
+
+    def __call__(self, inputs: Inputs) -> Features: ...
+
+
+class PatchBranch(Protocol):
+    """Slot ``frce.patch``: local visual cues [B, M, D]."""
+
+    def __call__(self, features: Features) -> Tensor: ...
+
+
+class RegionBranch(Protocol):
+    """Slot ``frce.region``: finds regions (no gradient), then gives their cues [B, R, D] and mask [B, R]."""
+
+    def segment(self, images: Tensor) -> Tensor: ...
+
+    def __call__(self, features: Features, regions: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class TextBranch(Protocol):
+    """Slot ``frce.text``: textual cues R_T [B, K, D] and mask [B, K] from object tokens and visual cues."""
+
+    def __call__(self, features: Features, visual: Tensor, visual_mask: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+class Mllm(Protocol):
+    """Slot ``mllm``: the multimodal LLM with its [IMG] tokens."""
+
+    def __call__(self, inputs: Inputs, cues: Cues) -> Guidance: ...
+
+    def reason(self, inputs: Inputs, max_new_tokens: int = 48) -> list[str]: ...
+
+
+class Connector(Protocol):
+    """Slot ``connector``: V [B, r, D] -> V^ [B, Q, D]."""
+
+    def __call__(self, hidden: Tensor) -> Tensor: ...
+
+
+class Cme(Protocol):
+    """Slot ``cme``: the Cross-Modal Enhancer."""
+
+    def __call__(self, features: Features, cues: Cues, guidance: Tensor) -> Condition: ...
+
+
+class Diffusion(Protocol):
+    """Slot ``diffusion``: images are [B, 3, H, W] in 0..1, H and W multiples of ``multiple``."""
+
+    multiple: int
+
+    def encode(self, images: Tensor) -> Tensor: ...
+
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+    def loss(self, condition: Condition, source: Tensor, target: Tensor) -> Tensor: ...
+
+    def sample(self, condition: Condition, source: Tensor, noise: Tensor, steps: int, **kwargs: object) -> Tensor: ...

@@ -1,0 +1,61 @@
+"""The base class of every plug-in: a diffusers model with its own folder, config.json and safetensors."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from diffusers import ConfigMixin, ModelMixin
+from torch import nn
+
+from .errors import UserError
+
+
+class Plugin(ModelMixin, ConfigMixin):
+    """A module that fills a slot. Its ``__init__`` is decorated with diffusers' ``register_to_config`` and takes
+    ``width`` (D, see interfaces) before its own parameters.
+
+    A plug-in around published weights takes ``pretrained`` (a hub id or a folder in the hub's layout) and
+    ``architecture`` (a dict). With ``architecture`` it is built from that alone, weights to be loaded afterwards;
+    otherwise it loads ``pretrained`` and remembers the architecture in its own config.json.
+    """
+
+    config_name = "config.json"
+    slot: str
+    plugin_name: str
+    _frozen: tuple[nn.Module, ...] = ()
+
+    def freeze(self, *modules: nn.Module) -> None:
+        """Takes modules out of training, for good: no gradients, and always in eval mode."""
+        self._frozen += modules
+        for module in modules:
+            module.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Plugin:
+        super().train(mode)
+        for module in self._frozen:
+            module.eval()
+        return self
+
+    def tie_weights(self) -> None:
+        """Shares again what a checkpoint stores once; called after loading."""
+
+    def save_assets(self, folder: Path) -> None:
+        """Writes what belongs to the plug-in and is no tensor (a tokenizer)."""
+
+    def load_assets(self, folder: Path) -> None:
+        """Reads what ``save_assets`` wrote."""
+
+
+def public_architecture(name: str) -> dict[str, Any]:
+    """The architecture of a published model, kept in ``configs/architectures`` so that no hub is needed for it.
+
+    Raises UserError naming the models that are there."""
+    folder = files("reasonbrain.configs") / "architectures"
+    file = folder / f"{name.replace('/', '--')}.json"
+    if not file.is_file():
+        known = sorted(f.name[:-5].replace("--", "/") for f in folder.iterdir() if f.name.endswith(".json"))
+        raise UserError(f"no architecture of '{name}' is kept here; choose from {', '.join(known)}")
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -1,0 +1,59 @@
+"""Installs ReasonBrain under one importable name.
+
+The repository keeps ``modules/``, ``train/``, ``eval/`` and ``configs/`` at its top level; they are installed as
+``reasonbrain.modules``, ``reasonbrain.train``, ``reasonbrain.eval`` and ``reasonbrain.configs``.
+"""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+MAPPED = ("modules", "train", "eval", "configs")
+
+packages = find_packages(include=["reasonbrain", "reasonbrain.*"])
+for top in MAPPED:
+    packages += [f"reasonbrain.{top}"] + [f"reasonbrain.{top}.{p}" for p in find_packages(top)]
+
+TRAIN = ["deepspeed>=0.19", "bitsandbytes>=0.49"]
+EVAL = ["torchmetrics>=1.8", "datasets>=4", "spacy>=3.8"]
+
+setup(
+    name="reasonbrain",
+    version="0.1.0",
+    description="Hypothetical instruction-based image editing: an MLLM reasons, FLUX draws.",
+    long_description=Path("README.md").read_text(encoding="utf-8") if Path("README.md").exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10,<3.14",
+    packages=packages,
+    package_dir={f"reasonbrain.{top}": top for top in MAPPED},
+    package_data={
+        "reasonbrain.configs": ["*.yaml", "architectures/*.json", "tiny/**/*", "samples/*"],
+        "reasonbrain": ["py.typed"],
+    },
+    install_requires=[
+        "torch>=2.6",
+        "diffusers>=0.38",
+        "transformers>=5.0",
+        "peft>=0.18",
+        "accelerate>=1.10",
+        "safetensors>=0.5",
+        "omegaconf>=2.3",
+        "einops>=0.8",
+        "numpy>=1.26",
+        "pillow>=11",
+        "scikit-image>=0.24",
+        "pymunk>=7.0",
+        "textblob>=0.19",
+        "click>=8.1",
+        "tqdm>=4.66",
+    ],
+    extras_require={
+        "train": TRAIN,
+        "eval": EVAL,
+        "demo": ["gradio>=5"],
+        "flash": ["flash-attn>=2.7"],
+        "dev": ["pytest>=8", "ruff>=0.14", "mypy>=1.18", "pre-commit>=4"],
+    },
+    entry_points={"console_scripts": ["reasonbrain=reasonbrain.cli:main"]},
+)

@@ -1,0 +1,144 @@
+"""The one training loop: every stage of every run takes its steps here.
+
+A batch is a function of (seed, step) and torch's random state is set from the same pair before each step,
+so a resumed run needs no saved random state: it continues bit for bit where it was stopped.
+State lives in ``RUN/state.safetensors`` (trained tensors, their averages, AdamW's moments), written atomically.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class LoopConfig:
+    """How long and how fast. ``lr`` warms up over ``warmup`` steps, then falls by a cosine to ``final_lr`` x lr."""
+
+    steps: int = 1000
+    lr: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup: int = 100
+    final_lr: float = 0.05
+    grad_clip: float = 1.0
+    ema: float = 0.999
+    seed: int = 0
+    save_every: int = 500
+    log_every: int = 50
+    bf16: bool = False
+
+
+def learning_rate(cfg: LoopConfig, step: int) -> float:
+    """The rate of optimizer step ``step`` (0-based)."""
+    if step < cfg.warmup:
+        return cfg.lr * (step + 1) / cfg.warmup
+    progress = min((step - cfg.warmup) / max(cfg.steps - cfg.warmup, 1), 1.0)
+    return cfg.lr * (cfg.final_lr + (1 - cfg.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+class Loop:
+    """AdamW with warm-up, cosine, clipping, weight averaging and exact resume over a module's trainable tensors."""
+
+    def __init__(self, module: nn.Module, cfg: LoopConfig, run: Path) -> None:
+        self.module, self.cfg, self.run = module, cfg, run
+        self.trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
+        decay = [p for p in self.trained.values() if p.ndim > 1]
+        plain = [p for p in self.trained.values() if p.ndim <= 1]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decay, "weight_decay": cfg.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+            lr=cfg.lr,
+            betas=(0.9, 0.99),
+        )
+        self.average = {n: p.detach().clone() for n, p in self.trained.items()}
+        self.step = 0
+
+    @property
+    def state_file(self) -> Path:
+        return self.run / "state.safetensors"
+
+    def save(self) -> None:
+        """Writes the state beside the old one, then takes its place in one move."""
+        tensors: dict[str, Tensor] = {}
+        for name, p in self.trained.items():
+            tensors[f"param/{name}"] = p.detach()
+            tensors[f"average/{name}"] = self.average[name]
+            for key, value in self.optimizer.state.get(p, {}).items():
+                tensors[f"adam.{key}/{name}"] = value
+        self.run.mkdir(parents=True, exist_ok=True)
+        new = self.state_file.with_suffix(".new")
+        save_file({k: v.contiguous() for k, v in tensors.items()}, new, metadata={"step": str(self.step)})
+        os.replace(new, self.state_file)
+
+    def resume(self) -> bool:
+        """Continues from the run's state where there is one; says whether it did."""
+        if not self.state_file.exists():
+            return False
+        with safe_open(self.state_file, "pt") as f:
+            self.step = int(f.metadata()["step"])
+            stored = set(f.keys())
+            for name, p in self.trained.items():
+                p.data.copy_(f.get_tensor(f"param/{name}"))
+                self.average[name].copy_(f.get_tensor(f"average/{name}"))
+                moments = ("step", "exp_avg", "exp_avg_sq")
+                if f"adam.step/{name}" in stored:
+                    self.optimizer.state[p] = {k: f.get_tensor(f"adam.{k}/{name}").clone() for k in moments}
+        return True
+
+    def use_average(self) -> None:
+        """Puts the averaged weights into the module (at the end, or to evaluate)."""
+        for name, p in self.trained.items():
+            p.data.copy_(self.average[name])
+
+    def fit(self, losses: Callable[[int], dict[str, Tensor]], on_save: Callable[[], None] | None = None) -> None:
+        """Trains up to ``cfg.steps``. ``losses(step)`` returns named scalars; ``loss`` is minimised.
+
+        One JSON line every ``log_every`` steps goes to ``RUN/log.jsonl``. Raises FloatingPointError on a
+        non-finite loss, naming the step."""
+        cfg = self.cfg
+        self.run.mkdir(parents=True, exist_ok=True)
+        params = list(self.trained.values())
+        sums: dict[str, float] = {}
+        count, start = 0, time.monotonic()
+        while self.step < cfg.steps:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate(cfg, self.step)
+            torch.manual_seed(cfg.seed * 1_000_003 + self.step)
+            device = params[0].device.type
+            with torch.autocast(device, torch.bfloat16, enabled=cfg.bf16):
+                out = losses(self.step)
+            if not torch.isfinite(out["loss"]):
+                raise FloatingPointError(f"step {self.step}: the loss is {out['loss'].item()}")
+            out["loss"].backward()
+            torch.nn.utils.clip_grad_norm_(params, cfg.grad_clip)
+            self.optimizer.step()
+            self.optimizer.zero_grad(set_to_none=True)
+            self.step += 1
+            weight = 1 - min(cfg.ema, (1 + self.step) / (10 + self.step))
+            torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in params], weight)
+            for key, value in out.items():
+                sums[key] = sums.get(key, 0.0) + float(value.detach())
+            count += 1
+            if self.step % cfg.log_every == 0 or self.step == cfg.steps:
+                line = {"step": self.step, **{k: round(v / count, 5) for k, v in sums.items()}}
+                line["seconds_per_step"] = round((time.monotonic() - start) / count, 3)
+                log.info(" ".join(f"{k}={v}" for k, v in line.items()))
+                with (self.run / "log.jsonl").open("a") as f:
+                    f.write(json.dumps(line) + "\n")
+                sums, count, start = {}, 0, time.monotonic()
+            if self.step % cfg.save_every == 0 or self.step == cfg.steps:
+                self.save()
+                if on_save:
+                    on_save()
