@@ -17,9 +17,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from reasonbrain.config import TrainConfig
 from reasonbrain.data.mini.canvas import PALETTE, Canvas
 from reasonbrain.data.mini.world import BACKGROUNDS, FLOOR, make
-from reasonbrain.train.loop import Loop, LoopConfig
+from reasonbrain.train.loop import Loop
 
 SIZE = 64
 ARCHITECTURE = {
@@ -103,7 +104,7 @@ def main() -> None:
 
     torch.manual_seed(0)
     vae = AutoencoderKL.from_config(ARCHITECTURE).to(memory_format=torch.channels_last)
-    loop = Loop(vae, LoopConfig(steps=args.steps, lr=args.lr, save_every=200), args.output)
+    loop = Loop(vae, TrainConfig(steps=args.steps, lr=args.lr, save_every=200), args.output)
     loop.resume()
 
     def step_losses(step: int) -> dict[str, Tensor]:

@@ -13,7 +13,6 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -21,27 +20,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from reasonbrain.config import TrainConfig
+
 log = logging.getLogger(__name__)
 
 
-@dataclass
-class LoopConfig:
-    """How long and how fast. ``lr`` warms up over ``warmup`` steps, then falls by a cosine to ``final_lr`` x lr."""
-
-    steps: int = 1000
-    lr: float = 1e-3
-    weight_decay: float = 1e-2
-    warmup: int = 100
-    final_lr: float = 0.05
-    grad_clip: float = 1.0
-    ema: float = 0.999
-    seed: int = 0
-    save_every: int = 500
-    log_every: int = 50
-    bf16: bool = False
-
-
-def learning_rate(cfg: LoopConfig, step: int) -> float:
+def learning_rate(cfg: TrainConfig, step: int) -> float:
     """The rate of optimizer step ``step`` (0-based)."""
     if step < cfg.warmup:
         return cfg.lr * (step + 1) / cfg.warmup
@@ -52,7 +36,7 @@ def learning_rate(cfg: LoopConfig, step: int) -> float:
 class Loop:
     """AdamW with warm-up, cosine, clipping, weight averaging and exact resume over a module's trainable tensors."""
 
-    def __init__(self, module: nn.Module, cfg: LoopConfig, run: Path) -> None:
+    def __init__(self, module: nn.Module, cfg: TrainConfig, run: Path) -> None:
         self.module, self.cfg, self.run = module, cfg, run
         self.trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
         decay = [p for p in self.trained.values() if p.ndim > 1]
