@@ -14,6 +14,19 @@ packages = find_packages(include=["reasonbrain", "reasonbrain.*"])
 for top in MAPPED:
     packages += [f"reasonbrain.{top}"] + [f"reasonbrain.{top}.{p}" for p in find_packages(top)]
 
+PLUGINS = {  # "<slot>:<name>" -> module below reasonbrain.modules; third-party packages add theirs the same way
+    "encoders:clip": "encoders.clip",
+    "frce.patch:patch_encoder": "frce.patch_encoder",
+    "frce.region:superpixel": "frce.regions",
+    "frce.region:sam": "frce.sam",
+    "frce.text:id_controller": "frce.id_controller",
+    "mllm:qwen2_5_vl": "mllm.qwen2_5_vl",
+    "mllm:llava": "mllm.llava",
+    "connector:qformer": "connector.qformer",
+    "cme:hybrid": "cme.hybrid",
+    "diffusion:flux": "diffusion.flux",
+}
+
 TRAIN = ["deepspeed>=0.19", "bitsandbytes>=0.49"]
 EVAL = ["torchmetrics>=1.8", "datasets>=4", "spacy>=3.8"]
 
@@ -30,6 +43,7 @@ setup(
     package_data={
         "reasonbrain.configs": ["*.yaml", "architectures/*.json", "tiny/**/*", "samples/*"],
         "reasonbrain": ["py.typed"],
+        "reasonbrain.data.mini": ["*.yaml"],
     },
     install_requires=[
         "torch>=2.6",
@@ -42,6 +56,7 @@ setup(
         "einops>=0.8",
         "numpy>=1.26",
         "pillow>=11",
+        "pyyaml>=6",
         "scikit-image>=0.24",
         "pymunk>=7.0",
         "textblob>=0.19",
@@ -55,5 +70,8 @@ setup(
         "flash": ["flash-attn>=2.7"],
         "dev": ["pytest>=8", "ruff>=0.14", "mypy>=1.18", "pre-commit>=4"],
     },
-    entry_points={"console_scripts": ["reasonbrain=reasonbrain.cli:main"]},
+    entry_points={
+        "console_scripts": ["reasonbrain=reasonbrain.cli:main"],
+        "reasonbrain.modules": [f"{slot_name} = reasonbrain.modules.{module}" for slot_name, module in PLUGINS.items()],
+    },
 )

@@ -17,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from .errors import UserError
@@ -174,7 +174,7 @@ def check_slot(model: ModelConfig, slot: str) -> None:
     params = {k: v for k, v in given.items() if k != "name"}
     allowed = plugin_parameters(cls)
     _unknown(params, allowed, f"model.{slot}")
-    schema = make_dataclass("Schema", [(n, *allowed[n]) for n in allowed if n in params])
+    schema = make_dataclass("Schema", [(n, allowed[n], field(default=MISSING)) for n in params])
     try:
         params = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), params))  # type: ignore
     except OmegaConfBaseException as e:
@@ -182,12 +182,12 @@ def check_slot(model: ModelConfig, slot: str) -> None:
     given.update(params)
 
 
-def plugin_parameters(cls: type) -> dict[str, tuple[Any, Any]]:
-    """Name -> (type, default) of a plug-in's parameters; ``width`` is given by the model."""
+def plugin_parameters(cls: type) -> dict[str, Any]:
+    """Name -> type of a plug-in's parameters; ``width`` is given by the model."""
     init = inspect.unwrap(cls.__init__)  # type: ignore[misc]
     hints = get_type_hints(init)
     parameters = list(inspect.signature(init).parameters.values())[1:]
-    return {p.name: (hints.get(p.name, Any), None) for p in parameters if p.name != "width"}
+    return {p.name: hints.get(p.name, Any) for p in parameters if p.name != "width"}
 
 
 def _unknown(given: Iterable[str], allowed: Iterable[str], where: str) -> None:

@@ -12,7 +12,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -85,6 +86,15 @@ class Loop:
         """Puts the averaged weights into the module (at the end, or to evaluate)."""
         for name, p in self.trained.items():
             p.data.copy_(self.average[name])
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The averaged weights in the module for a while (to save or evaluate them)."""
+        kept = {n: p.detach().clone() for n, p in self.trained.items()}
+        self.use_average()
+        yield
+        for name, p in self.trained.items():
+            p.data.copy_(kept[name])
 
     def fit(self, losses: Callable[[int], dict[str, Tensor]], on_save: Callable[[], None] | None = None) -> None:
         """Trains up to ``cfg.steps``. ``losses(step)`` returns named scalars; ``loss`` is minimised.

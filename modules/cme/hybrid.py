@@ -56,7 +56,7 @@ class HybridEnhancer(Plugin):
         super().__init__()
         self.visual_queries = nn.Parameter(torch.randn(1, queries, width) * 0.02)
         self.textual_queries = nn.Parameter(torch.randn(1, queries, width) * 0.02)
-        self.blocks = nn.ModuleList(HybridBlock(width, heads) for _ in range(blocks))
+        self.hybrid_blocks = nn.ModuleList(HybridBlock(width, heads) for _ in range(blocks))
         self.visual_norm, self.textual_norm = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def forward(self, features: Features, cues: Cues, guidance: Tensor) -> Condition:
@@ -66,7 +66,7 @@ class HybridEnhancer(Plugin):
         patches_mask = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
         xv, xt = (q.expand(batch, -1, -1) for q in (self.visual_queries, self.textual_queries))
         focus = None
-        for block in self.blocks:
+        for block in self.hybrid_blocks:
             xv, patches = block.visual(xv, guidance, patches, patches_mask, cues.visual, cues.visual_mask)
             xt, text = block.textual(xt, guidance, text, features.text_mask, cues.textual, cues.textual_mask)
             if patches.shape[1]:

@@ -21,7 +21,7 @@ class QFormer(Plugin):
     @register_to_config
     def __init__(self, width: int, layers: int = 6, queries: int = 77, heads: int = 12) -> None:
         super().__init__()
-        self.queries = nn.Parameter(torch.randn(1, queries, width) * 0.02)
+        self.query_tokens = nn.Parameter(torch.randn(1, queries, width) * 0.02)
         self.qformer = Blip2QFormerModel(
             Blip2QFormerConfig(
                 hidden_size=width,
@@ -40,5 +40,5 @@ class QFormer(Plugin):
         """V [B, r, D] -> V^ [B, Q, D]; with no [IMG] tokens (a null MLLM) there is no guidance: [B, 0, D]."""
         if hidden.shape[1] == 0:
             return hidden
-        queries = self.queries.expand(hidden.shape[0], -1, -1)
+        queries = self.query_tokens.expand(hidden.shape[0], -1, -1)
         return self.qformer(query_embeds=queries, encoder_hidden_states=hidden).last_hidden_state

@@ -1,12 +1,12 @@
 """FRCE region branch: object-level cues (paper, VRCB). Plug-ins differ in who finds the regions:
-``superpixel`` (scikit-image's SLIC and region merging, no weights) or ``sam`` (see sam.py)."""
+``superpixel`` (scikit-image, no weights) or ``sam`` (see sam.py)."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
-from skimage import graph, segmentation
+from skimage import segmentation
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -19,8 +19,7 @@ from reasonbrain.registry import register
 class RegionEncoder(Plugin):
     """Pools patch features inside each region, adds where and how large it is, and encodes the regions together."""
 
-    def build(self, width: int, layers: int, heads: int, max_regions: int) -> None:
-        self.max_regions = max_regions
+    def build(self, width: int, layers: int, heads: int) -> None:
         self.place = nn.Linear(5, width)
         self.blocks = nn.ModuleList(SelfBlock(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
@@ -30,7 +29,7 @@ class RegionEncoder(Plugin):
         x = features.patches
         if x.shape[1] == 0:
             return no_tokens(x), no_mask(x)
-        onehot = F.one_hot(regions.clamp(max=self.max_regions - 1) + 1, self.max_regions + 1)[..., 1:]
+        onehot = F.one_hot(regions.clamp(max=self.config.max_regions - 1) + 1, self.config.max_regions + 1)[..., 1:]
         member = onehot.permute(0, 3, 1, 2).to(x.dtype)  # [B, R, H, W]
         area = member.mean((2, 3))  # [B, R]
         mask = area > 0
@@ -55,8 +54,8 @@ def _place(member: Tensor, area: Tensor) -> Tensor:
 
 @register("frce.region", "superpixel")
 class SuperpixelRegions(RegionEncoder):
-    """SLIC superpixels (about ``segments``), neighbours of like colour merged (mean RGB closer than ``merge``,
-    0..255): without weights, and good enough where objects have plain colours."""
+    """Felzenszwalb's graph segmentation: without weights, and good enough where objects have plain colours.
+    A larger ``scale`` gives larger regions; regions below ``min_share`` of the picture's area are merged."""
 
     @register_to_config
     def __init__(
@@ -65,11 +64,11 @@ class SuperpixelRegions(RegionEncoder):
         layers: int = 2,
         heads: int = 8,
         max_regions: int = 24,
-        segments: int = 80,
-        merge: float = 24.0,
+        scale: float = 100.0,
+        min_share: float = 0.004,
     ) -> None:
         super().__init__()
-        self.build(width, layers, heads, max_regions)
+        self.build(width, layers, heads)
 
     def segment(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in 0..1 -> labels [B, H, W], the largest region first."""
@@ -77,8 +76,8 @@ class SuperpixelRegions(RegionEncoder):
         return torch.from_numpy(np.stack([self._segment_one(p) for p in pictures])).to(images.device)
 
     def _segment_one(self, picture: np.ndarray) -> np.ndarray:
-        labels = segmentation.slic(picture, self.config.segments, compactness=8, start_label=0)
-        labels = graph.cut_threshold(labels, graph.rag_mean_color(picture, labels), self.config.merge)
+        smallest = max(1, round(self.config.min_share * picture.shape[0] * picture.shape[1]))
+        labels = segmentation.felzenszwalb(picture, self.config.scale, sigma=0.3, min_size=smallest)
         return by_area(labels)
 
 

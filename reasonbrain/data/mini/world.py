@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
+import yaml
 from PIL import Image
 
 from .canvas import Box, Canvas, Look, shade
@@ -40,9 +42,16 @@ DISTRACTOR_COLORS = ("red", "orange", "green", "blue", "purple", "pink")
 FLOOR = 0.82  # y of the line where the wall meets the floor
 
 
+@cache
+def _words() -> dict[str, dict[str, Any]]:
+    """What ``words.yaml`` says about each kind, by its name."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times faster, where PyYAML has it
+    return yaml.load((files(__package__) / "words.yaml").read_text(encoding="utf-8"), loader)
+
+
 @dataclass(frozen=True)
 class Kind:
-    """One thing that may happen in a scene.
+    """One thing that may happen in a scene. Its words are those of ``words.yaml`` under its name (KeyError if none).
 
     ``phrasings`` (12 or more, from explicit to truly hypothetical) are what training sees;
     ``paraphrases`` (4 or more) are held out. They and ``outcome`` are format strings over the scene's
@@ -53,12 +62,16 @@ class Kind:
 
     name: str
     category: str
-    objects: tuple[str, ...]
-    outcome: str
-    phrasings: tuple[str, ...]
-    paraphrases: tuple[str, ...]
     after: Callable[[Params], Params] = field(repr=False)
     check: Callable[[Look, Params], bool] = field(repr=False)
+    objects: tuple[str, ...] = field(init=False, repr=False)
+    outcome: str = field(init=False, repr=False)
+    phrasings: tuple[str, ...] = field(init=False, repr=False)
+    paraphrases: tuple[str, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for key, words in _words()[self.name].items():
+            object.__setattr__(self, key, words if isinstance(words, str) else tuple(words))
 
 
 class Scene:
@@ -181,13 +194,18 @@ class Sample:
         }
 
 
-SCENE_MODULES = ("home", "physics", "nature", "stories")
+SCENE_MODULES = (  # one scene each; kinds take their turns in this order
+    *("candle", "ice", "plant"),
+    *("ramp", "seesaw", "tower", "pendulum", "balloon"),
+    *("dam", "tap", "campfire", "house"),
+    *("hero", "cat", "boat", "bird"),
+)
 
 
 @cache
 def scenes() -> dict[str, Scene]:
     """Every scene by name."""
-    found = [s for m in SCENE_MODULES for s in import_module(f"{__package__}.scenes.{m}").SCENES]
+    found = [import_module(f"{__package__}.scenes.{m}").SCENE for m in SCENE_MODULES]
     return {s.name: s for s in found}
 
 

@@ -1,0 +1,238 @@
+"""Diffusion ``flux``: FLUX.1 (diffusers' own transformer and autoencoder) that sees the source picture.
+
+Where the source enters (``source``):
+    channel   its packed latent is joined to z_t on the channel axis; x_embedder grows by as many inputs, from zero
+    sequence  its tokens follow those of z_t (FLUX.1 Kontext), told apart by the first coordinate of their ids
+Text stream: [R-_V; R-_T]. Image stream: R-_V + R-_T is read by the source's tokens in a cross-attention (its length
+does not fit theirs, so it cannot be added as it stands) and the outcome joins x_embedder's inputs, again from zero.
+So before the first training step the transformer computes what plain FLUX computes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers.configuration_utils import register_to_config
+from einops import rearrange
+from peft import LoraConfig, inject_adapter_in_model
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reasonbrain.errors import UserError
+from reasonbrain.interfaces import Condition
+from reasonbrain.modules.layers import CrossBlock
+from reasonbrain.plugin import Plugin
+from reasonbrain.registry import register
+
+SOURCES = ("channel", "sequence")
+TRAINED = ("full", "lora", "frozen")
+LORA_TARGETS = r".*transformer_blocks\.\d+\.(attn\.(to_q|to_k|to_v|to_out\.0|add_[qkv]_proj|to_add_out)|ff.*\.proj|proj_\w+)"
+
+
+def pack(latents: Tensor) -> Tensor:
+    """[B, C, h, w] -> [B, h w / 4, 4 C]: FLUX's 2 x 2 patches."""
+    return rearrange(latents, "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2)
+
+
+def unpack(tokens: Tensor, height: int) -> Tensor:
+    """The inverse of ``pack`` for latents of ``height`` rows."""
+    return rearrange(tokens, "b (h w) (c p q) -> b c (h p) (w q)", h=height // 2, p=2, q=2)
+
+
+def position_ids(height: int, width: int, index: int, device: torch.device) -> Tensor:
+    """Ids [h w / 4, 3] of packed latents: (index, row, column)."""
+    rows = torch.arange(height // 2, device=device).view(-1, 1).expand(-1, width // 2)
+    columns = torch.arange(width // 2, device=device).view(1, -1).expand(height // 2, -1)
+    return torch.stack([torch.full_like(rows, index), rows, columns], dim=-1).flatten(0, 1).float()
+
+
+def place(ids: Tensor, width: int) -> Tensor:
+    """Sinusoids [L, width] of the ids' rows and columns."""
+    frequencies = torch.exp(torch.arange(width // 4, device=ids.device) * (-math.log(100.0) / (width // 4)))
+    angles = (ids[:, 1:, None] * frequencies).flatten(1)
+    return F.pad(torch.cat([angles.sin(), angles.cos()], dim=-1), (0, width - 2 * angles.shape[-1]))
+
+
+class ImageTerm(nn.Module):
+    """The condition as the image stream gets it: source tokens [B, L, C] -> [B, L, D]; once an edit."""
+
+    def __init__(self, width: int, channels: int, heads: int) -> None:
+        super().__init__()
+        self.source_in = nn.Linear(channels, width)
+        self.block = CrossBlock(width, heads)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, source: Tensor, ids: Tensor, condition: Condition) -> Tensor:
+        visual, textual = condition.visual, condition.textual
+        fits = visual.shape == textual.shape
+        context = visual + textual if fits else torch.cat([visual, textual], dim=1)
+        x = self.source_in(source)
+        return self.norm(self.block(x + place(ids, x.shape[-1]).to(x.dtype), context))
+
+
+def grow_inputs(linear: nn.Linear, extra: int) -> nn.Linear:
+    """A Linear with ``extra`` more inputs whose weights are zero."""
+    grown = nn.Linear(linear.in_features + extra, linear.out_features, device=linear.weight.device)
+    grown = grown.to(linear.weight.dtype)
+    with torch.no_grad():
+        grown.weight.copy_(F.pad(linear.weight, (0, extra)))
+        grown.bias.copy_(linear.bias)
+    return grown
+
+
+@register("diffusion", "flux")
+class Flux(Plugin):
+    """``pretrained``: a FLUX repository (transformer, vae, scheduler); ``architecture`` may give the configs of any of
+    the three instead. ``autoencoder``: a folder with another VAE. ``trained``: full, lora (``lora_rank``) or frozen;
+    what is new beside the transformer trains always."""
+
+    @register_to_config
+    def __init__(
+        self,
+        width: int,
+        pretrained: str | None = None,
+        architecture: dict[str, Any] | None = None,
+        autoencoder: str | None = None,
+        source: str = "channel",
+        trained: str = "full",
+        lora_rank: int = 16,
+        heads: int = 8,
+    ) -> None:
+        super().__init__()
+        for key, value, choices in (("source", source, SOURCES), ("trained", trained, TRAINED)):
+            if value not in choices:
+                raise UserError(f"model.diffusion.{key}: '{value}' is not one of {', '.join(choices)}")
+        known = dict(architecture or {})
+        self.transformer = _part(FluxTransformer2DModel, known, "transformer", pretrained, "transformer")
+        self.vae = _part(AutoencoderKL, known, "vae", autoencoder or pretrained, None if autoencoder else "vae")
+        self.scheduler = _part(FlowMatchEulerDiscreteScheduler, known, "scheduler", pretrained, "scheduler")
+        self.register_to_config(architecture=known)
+
+        config = self.transformer.config
+        channels = config.in_channels
+        joined = channels if source == "channel" else 0
+        self.transformer.x_embedder = grow_inputs(self.transformer.x_embedder, joined + width)
+        self.visual_in = nn.Linear(width, config.joint_attention_dim)
+        self.textual_in = nn.Linear(width, config.joint_attention_dim)
+        self.image_term = ImageTerm(width, channels, heads)
+        self.multiple = 2 * 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+        self.freeze(self.vae)
+        if trained != "full":
+            self.transformer.requires_grad_(False)
+            if trained == "lora":
+                lora = LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=LORA_TARGETS)
+                inject_adapter_in_model(lora, self.transformer)
+            self.transformer.x_embedder.requires_grad_(True)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """images [B, 3, H, W] in 0..1 -> latents [B, C, h, w], (z - shift) x scale."""
+        latents = self.vae.encode(images * 2 - 1).latent_dist.mode()
+        return (latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """The inverse of ``encode``; values are clamped to 0..1."""
+        latents = latents / self.vae.config.scaling_factor + self.vae.config.shift_factor
+        return (self.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+
+    def mu(self, tokens: int) -> float:
+        """The resolution's shift of the noise schedule: a line through the scheduler's two (tokens, shift) points."""
+        c = self.scheduler.config
+        slope = (c.max_shift - c.base_shift) / (c.max_image_seq_len - c.base_image_seq_len)
+        return c.base_shift + slope * (tokens - c.base_image_seq_len)
+
+    def conditioning(self, condition: Condition, source: Tensor) -> dict[str, Tensor]:
+        """All that does not depend on the noise level, computed once an edit. source: latents [B, C, h, w]."""
+        height, width = source.shape[-2:]
+        tokens = pack(source)
+        ids = position_ids(height, width, 0, source.device)
+        text = torch.cat([self.visual_in(condition.visual), self.textual_in(condition.textual)], dim=1)
+        pooled = condition.pooled
+        if pooled.shape[-1] == 0:  # null encoders have nothing to say here
+            pooled = pooled.new_zeros(len(pooled), self.transformer.config.pooled_projection_dim)
+        return {
+            "source": tokens,
+            "term": self.image_term(tokens, ids, condition),
+            "text": text,
+            "pooled": pooled,
+            "ids": ids,
+            "source_ids": position_ids(height, width, 1, source.device),
+        }
+
+    def velocity(self, z: Tensor, sigma: Tensor, known: dict[str, Tensor], guidance: float) -> Tensor:
+        """The transformer's (noise - data) for packed z [B, L, C] at noise levels sigma [B] in 0..1."""
+        ids = known["ids"]
+        if self.config.source == "channel":
+            hidden = torch.cat([z, known["source"], known["term"]], dim=-1)
+        else:
+            width = known["term"].shape[-1]
+            hidden = torch.cat([torch.cat([z, known["term"]], -1), F.pad(known["source"], (0, width))], dim=1)
+            ids = torch.cat([ids, known["source_ids"]])
+        embeds = self.transformer.config.guidance_embeds
+        out = self.transformer(
+            hidden_states=hidden,
+            encoder_hidden_states=known["text"],
+            pooled_projections=known["pooled"].to(hidden.dtype),
+            timestep=sigma.to(hidden.dtype),
+            guidance=hidden.new_full((len(z),), guidance) if embeds else None,
+            img_ids=ids,
+            txt_ids=ids.new_zeros(known["text"].shape[1], 3),
+            return_dict=False,
+        )[0]
+        return out[:, : z.shape[1]]
+
+    def loss(self, condition: Condition, source: Tensor, target: Tensor) -> Tensor:
+        """L_DM: flow-matching regression on (noise - target), logit-normal noise levels with the resolution's shift.
+
+        source, target: latents [B, C, h, w] as ``encode`` gives them. Guidance value 1, as for a model that is not
+        to learn more distillation."""
+        data = pack(target)
+        noise = torch.randn_like(data)
+        shift = math.exp(self.mu(data.shape[1]))
+        u = torch.randn(len(data), device=data.device).sigmoid()
+        sigma = shift * u / (1 + (shift - 1) * u)
+        z = (1 - sigma[:, None, None]) * data + sigma[:, None, None] * noise
+        predicted = self.velocity(z, sigma, self.conditioning(condition, source), guidance=1.0)
+        return F.mse_loss(predicted.float(), (noise - data).float())
+
+    @torch.no_grad()
+    def sample(
+        self,
+        condition: Condition,
+        source: Tensor,
+        noise: Tensor,
+        steps: int,
+        guidance: float = 2.5,
+        on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+    ) -> Tensor:
+        """Edited latents [B, C, h, w] from noise of that shape. ``on_step(index, timestep, latents)`` may change the
+        packed latents after every step."""
+        z = pack(noise)
+        known = self.conditioning(condition, source)
+        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
+        sigmas = torch.linspace(1, 1 / steps, steps).tolist()
+        scheduler.set_timesteps(sigmas=sigmas, mu=self.mu(z.shape[1]), device=z.device)
+        for i, t in enumerate(scheduler.timesteps):
+            sigma = (t / scheduler.config.num_train_timesteps).expand(len(z))
+            velocity = self.velocity(z, sigma, known, guidance)
+            z = scheduler.step(velocity, t, z, return_dict=False)[0]
+            if on_step is not None:
+                z = on_step(i, t, z)
+        return unpack(z, noise.shape[-2])
+
+
+def _part(cls: Any, known: dict[str, Any], key: str, pretrained: str | None, subfolder: str | None) -> Any:
+    """One of FLUX's models: from its config where ``known`` has it, else with its weights; remembers the config."""
+    if key in known:
+        return cls.from_config(known[key])
+    if pretrained is None:
+        raise UserError(f"model.diffusion: neither 'pretrained' nor 'architecture.{key}' says what to build")
+    part = cls.from_pretrained(pretrained, subfolder=subfolder)
+    known[key] = {k: v for k, v in part.config.items() if not k.startswith("_") or k == "_class_name"}
+    return part

@@ -1,0 +1,95 @@
+"""Training records, from ReasonMini or from a JSONL manifest in Reason50K's format.
+
+    {"id", "category", "src_image", "tgt_image", "instruction", "target_caption"?, "objects": [...]}
+
+Image paths are relative to the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from reasonbrain.config import DataConfig
+from reasonbrain.errors import UserError
+from reasonbrain.images import load_image
+
+from .mini.world import make
+
+
+@dataclass
+class Record:
+    """Two pictures of one size, every way the instruction is worded, and the key objects (None: to be found)."""
+
+    id: str
+    source: Image.Image
+    target: Image.Image
+    instructions: Sequence[str]
+    objects: list[str] | None
+
+
+class Records(Protocol):
+    """A map-style data set."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+class MiniRecords:
+    """ReasonMini's training split, drawn on the fly; a record brings all training phrasings of its kind."""
+
+    def __init__(self, cfg: DataConfig) -> None:
+        self.cfg = cfg
+
+    def __len__(self) -> int:
+        return self.cfg.count
+
+    def __getitem__(self, index: int) -> Record:
+        s = make("train", index, self.cfg.seed, self.cfg.size)
+        return Record(s.id, s.source, s.target, [t.format(**s.params) for t in s.kind.phrasings], s.objects)
+
+
+class ManifestRecords:
+    """The records of a manifest, scaled to size x size. Raises UserError on a malformed line or picture."""
+
+    def __init__(self, cfg: DataConfig) -> None:
+        self.path, self.size = Path(str(cfg.path)), cfg.size
+        if not self.path.is_file():
+            raise UserError(f"data.path: manifest '{self.path}' does not exist")
+        self.rows = []
+        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                row = json.loads(line)
+                self.rows.append({k: row[k] for k in ("id", "src_image", "tgt_image", "instruction")} | row)
+            except (ValueError, KeyError, TypeError) as e:
+                raise UserError(f"{self.path}, line {number}: not a record ({e})") from None
+        if not self.rows:
+            raise UserError(f"data.path: manifest '{self.path}' holds no record")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Record:
+        row = self.rows[index]
+        source, target = (
+            load_image(self.path.parent / row[k]).resize((self.size, self.size), Image.Resampling.LANCZOS)
+            for k in ("src_image", "tgt_image")
+        )
+        return Record(str(row["id"]), source, target, [row["instruction"]], row.get("objects"))
+
+
+def open_records(cfg: DataConfig) -> Records:
+    """The data set that ``data`` names."""
+    return MiniRecords(cfg) if cfg.name == "mini" else ManifestRecords(cfg)
+
+
+def as_array(images: Sequence[Image.Image]) -> np.ndarray:
+    """[B, 3, H, W] uint8."""
+    return np.stack([np.asarray(i.convert("RGB")) for i in images]).transpose(0, 3, 1, 2).copy()

@@ -1,0 +1,130 @@
+"""ReasonBrain: the slots in their order, and the losses (paper: L = L_MLLM + L_DM).
+
+    encode -> cues -> guide -> align -> enhance -> diffuse
+
+A null slot is None here; what it would have given is an empty sequence, and the rest goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .config import ModelConfig, slot_config
+from .interfaces import Condition, Cues, Features, Guidance, Inputs, no_mask, no_tokens
+from .objects import find_objects
+from .plugin import Plugin, public_architecture
+from .registry import SLOTS, plugin
+
+
+class ReasonBrain(nn.Module):
+    """The whole model; ``slots`` maps the names of SLOTS to plug-ins, absent where a slot is null."""
+
+    def __init__(self, slots: dict[str, Plugin], width: int) -> None:
+        super().__init__()
+        self.width = width
+        self.parts = nn.ModuleDict({name.replace(".", "_"): module for name, module in slots.items()})
+
+    @classmethod
+    def from_config(cls, cfg: ModelConfig, weights: bool = True) -> ReasonBrain:
+        """Builds every slot. ``weights=False`` builds published models from their kept architectures, untrained: for
+        the meta device, or to load weights of one's own afterwards."""
+        slots = {}
+        for name in SLOTS:
+            params = slot_config(cfg, name)
+            if params is None:
+                continue
+            params = dict(params)
+            plug = plugin(name, params.pop("name"))
+            if not weights and params.get("pretrained") and not params.get("architecture"):
+                params["architecture"] = public_architecture(params["pretrained"])
+            slots[name] = plug(width=cfg.width, **params)
+        return cls(slots, cfg.width)
+
+    def slot(self, name: str) -> Plugin | None:
+        """The plug-in in a slot, or None."""
+        key = name.replace(".", "_")
+        return self.parts[key] if key in self.parts else None
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device if len(self.parts) else torch.device("cpu")
+
+    def prepare(
+        self,
+        images: Tensor,
+        instructions: Sequence[str],
+        objects: Sequence[Sequence[str] | None] | None = None,
+        regions: Tensor | None = None,
+    ) -> Inputs:
+        """Inputs for images [B, 3, H, W] in 0..1; objects (a row's None: found in its instruction) and regions
+        [B, H, W] are found where they are not given."""
+        given = objects if objects is not None else [None] * len(instructions)
+        found = [find_objects(i) if o is None else list(o) for i, o in zip(instructions, given, strict=True)]
+        region = self.slot("frce.region")
+        if regions is not None:
+            regions = regions.to(images.device).long()
+        elif region is not None:
+            regions = region.segment(images)
+        else:
+            regions = torch.full((len(images), *images.shape[-2:]), -1, device=images.device)
+        return Inputs(images, list(instructions), found, regions)
+
+    def encode(self, inputs: Inputs) -> Features:
+        """E_I(I) and E_T(H)."""
+        encoders = self.slot("encoders")
+        if encoders is not None:
+            return encoders(inputs)
+        empty = inputs.images.new_zeros(len(inputs.images), 0, self.width)
+        mask = no_mask(empty)
+        return Features(empty, (0, 0), empty, mask, empty.new_zeros(len(empty), 0), empty, mask)
+
+    def cues(self, features: Features, inputs: Inputs) -> Cues:
+        """FRCE: R_V from the patch and the region branch, then R_T."""
+        patch, region, text = (self.slot(f"frce.{b}") for b in ("patch", "region", "text"))
+        none = no_tokens(features.patches)
+        patches = patch(features) if patch else none
+        regions, regions_mask = region(features, inputs.regions) if region else (none, no_mask(none))
+        patches_mask = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
+        visual = torch.cat([patches, regions], dim=1)
+        visual_mask = torch.cat([patches_mask, regions_mask], dim=1)
+        textual, textual_mask = text(features, visual, visual_mask) if text else (none, no_mask(none))
+        return Cues(visual, visual_mask, textual, textual_mask)
+
+    def guide(self, inputs: Inputs, cues: Cues) -> Guidance:
+        """The MLLM's hidden states of the [IMG] tokens, and L_MLLM."""
+        mllm = self.slot("mllm")
+        if mllm is not None:
+            return mllm(inputs, cues)
+        return Guidance(no_tokens(cues.visual), cues.visual.new_zeros(()))
+
+    def align(self, guidance: Guidance) -> Tensor:
+        """V -> V^."""
+        connector = self.slot("connector")
+        return connector(guidance.hidden) if connector is not None else guidance.hidden
+
+    def enhance(self, features: Features, cues: Cues, aligned: Tensor) -> Condition:
+        """R-_V and R-_T; without a CME the guidance and the instruction's tokens as they are."""
+        cme = self.slot("cme")
+        if cme is not None:
+            return cme(features, cues, aligned)
+        return Condition(aligned, features.text, features.pooled)
+
+    def condition(self, inputs: Inputs) -> tuple[Condition, Tensor]:
+        """Everything up to the diffusion model, and L_MLLM; once an edit."""
+        features = self.encode(inputs)
+        cues = self.cues(features, inputs)
+        guidance = self.guide(inputs, cues)
+        return self.enhance(features, cues, self.align(guidance)), guidance.lm_loss
+
+    def forward(self, inputs: Inputs, source: Tensor, target: Tensor, lm_weight: float = 1.0) -> dict[str, Tensor]:
+        """The losses of a batch: ``loss`` = lm_weight x ``lm`` + ``dm``.
+
+        source, target: latents [B, C, h, w] from the diffusion plug-in's ``encode``."""
+        condition, lm = self.condition(inputs)
+        diffusion = self.slot("diffusion")
+        dm = diffusion.loss(condition, source, target) if diffusion else lm.new_zeros(())
+        return {"loss": lm_weight * lm + dm, "lm": lm, "dm": dm}
+

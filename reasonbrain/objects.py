@@ -1,0 +1,160 @@
+"""The object finder: which things does an instruction speak of?
+
+Used for records that bring no ``objects`` of their own. Noun chunks come from spaCy where it and its model
+``en_core_web_sm`` are installed, otherwise from the rule-based parser that TextBlob bundles (no corpora, no download).
+Both are imported when the first instruction is read, not before.
+
+    find_objects("What would happen if the ice cube on the blue plate were left in the sun?")
+    -> ["ice cube", "blue plate", "sun"]
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+MAX_OBJECTS = 4
+MAX_WORDS = 4  # of one phrase; the head noun is the last
+MAX_CHARACTERS = 4000  # of the instruction; whatever it speaks of, it does so before that
+SPACY_MODEL = "en_core_web_sm"
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# Heads of noun phrases that name no object.
+_PICTURE = "picture image photo photograph scene view look show version result outcome instruction edit"
+_TIME = """time moment second minute hour day night evening morning noon midday afternoon midnight week weekend month
+    year decade century season spring summer autumn winter today tomorrow yesterday tonight sunset sunrise while
+    january february march april may june july august september october november december"""
+_PLACE = """top bottom side end start beginning middle left right front back rest part way place center centre edge
+    home dark"""
+_OTHER = """thing one what which who whom whose other kind sort lot bit case fact idea effect change be have do go
+    happen become s t"""
+_NO_OBJECT = _words(f"{_PICTURE} {_TIME} {_PLACE} {_OTHER}")
+_NOBODY = frozenset(f"{who}{end}" for who in ("some", "no", "any", "every") for end in ("one", "body", "thing"))
+
+# Words that say how many or which, not what.
+_DETERMINERS = _words(
+    """a an the this that these those my your his her its our their some any no all both each every either neither
+    another such half many much more most several few less least enough only same own whole other not
+    one two three four five six seven eight nine ten eleven twelve"""
+)
+
+Phrase = list[str]
+
+
+def find_objects(instruction: str) -> list[str]:
+    """The key objects of an instruction: at most four short lower-case noun phrases without determiners, in order
+    of appearance. A later mention adds words to a phrase but never repeats it ("the candle ... the red candle" is
+    ``["red candle"]``). Text that names no object gives an empty list."""
+    found: list[Phrase] = []
+    for phrase in _finder()[1](instruction[:MAX_CHARACTERS]):
+        phrase = _trimmed(phrase)
+        if not phrase:
+            continue
+        same = [i for i, old in enumerate(found) if old[-1] == phrase[-1] and _one_within_other(old, phrase)]
+        if same:
+            found[same[0]] = max(found[same[0]], phrase, key=len)
+        else:
+            found.append(phrase)
+    return [" ".join(phrase) for phrase in found[:MAX_OBJECTS]]
+
+
+def _one_within_other(a: Phrase, b: Phrase) -> bool:
+    return set(a) <= set(b) or set(b) <= set(a)
+
+
+def finder_name() -> str:
+    """Which finder is at work here: ``spacy`` or ``textblob``."""
+    return _finder()[0]
+
+
+@cache
+def _finder() -> tuple[str, Callable[[str], Iterator[Phrase]]]:
+    try:
+        nlp = import_module("spacy").load(SPACY_MODEL, exclude=["ner", "lemmatizer"])
+        return "spacy", lambda text: _spacy_phrases(nlp, text)
+    except (ImportError, OSError, ValueError):  # no spaCy; no model; a model of another version
+        return "textblob", _textblob_phrases
+
+
+def _trimmed(phrase: Phrase) -> Phrase:
+    """Without determiners and numerals; nothing where the head is no object."""
+    words = [w for w in (w.strip("-'’.") for w in phrase) if w and w not in _DETERMINERS and not w[0].isdigit()]
+    if not words or words[0] in _NOBODY or not any(c.isalpha() for c in words[-1]):
+        return []
+    head = words[-1]
+    return [] if head in _NO_OBJECT or head.removesuffix("s") in _NO_OBJECT else words[-MAX_WORDS:]
+
+
+def _spacy_phrases(nlp: Any, text: str) -> Iterator[Phrase]:
+    for chunk in nlp(text).noun_chunks:
+        if chunk.root.pos_ in ("NOUN", "PROPN"):
+            words = chunk.doc[chunk.start : chunk.root.i + 1]
+            yield [t.lower_ for t in words if t.pos_ in ("ADJ", "NOUN", "PROPN", "VERB", "CCONJ")]
+
+
+# The rule-based path reads the parser's word classes, one letter a word, with a pattern. Its tagger errs mostly by
+# taking nouns for verbs ("the purple peg") and verbs for nouns ("let the plant bloom"), so a determiner makes a noun
+# of whatever closes the phrase, and a clause that would be left without a verb gets the last noun as its verb.
+_CLASS = {
+    "DT": "D",
+    "PRP$": "D",
+    "CD": "J",
+    "VB": "V",
+    "VBP": "V",
+    "VBZ": "Z",
+    "VBG": "G",
+    "VBN": "G",
+    "MD": "M",
+    "CC": "C",
+}
+_PHRASE = re.compile(r"D+(?:Z|(?:JCJ)?[JG]*(?:N+|V|J))|(?:JCJ)?J*N+")
+_CLAUSE_OPENERS = _words("if when while once because whether unless until let")
+_PARTICLES = _words("out over up down off away forward")
+
+
+def _class(tag: str) -> str:
+    coarse = {"NN": "N", "JJ": "J", "RB": "R", "VB": "W", "PR": "P"}
+    return _CLASS.get(tag) or coarse.get(tag[:2], "." if tag in (".", ",", ":") else "x")
+
+
+def _textblob_phrases(text: str) -> Iterator[Phrase]:
+    parse = import_module("textblob.en").parse
+    text = re.sub(r"n['’]t\b", " not", text)
+    text = re.sub(r"['’]s\b", "", text)
+    text = text.replace("/", " and ").replace("_", " ")
+    text = re.sub(r"[^\w\s.,;:!?-]", " , ", text)  # the parser takes an emoji for a noun
+    for sentence in parse(text, chunks=False, relations=False, lemmata=False).split():
+        words = [token[0].lower() for token in sentence]
+        classes = "".join(_class(token[1]) for token in sentence)
+        plural = [token[1] == "NNS" for token in sentence]
+        for match in _PHRASE.finditer(classes):
+            start, end = match.span()
+            if not _is_verb(words, classes, start, end):
+                yield words[start : end - _ends_in_verb(words, classes, plural, start, end)]
+
+
+def _is_verb(words: list[str], classes: str, start: int, end: int) -> bool:
+    """A lone noun that is a verb in truth: "Break the ice", "Blow out the candle", "until it topples"."""
+    if classes[start:end] != "N":
+        return False
+    command = start == 0 and end < len(words) and (classes[end] == "D" or words[end] in _PARTICLES)
+    return command or (start > 0 and words[start - 1] in ("i", "you", "he", "she", "it", "we", "they"))
+
+
+def _ends_in_verb(words: list[str], classes: str, plural: list[bool], start: int, end: int) -> bool:
+    """Whether the last noun is a verb: "let the plant bloom", "where would the candle fall", "an elbow hits the"."""
+    after = classes[end:].lstrip("R")[:1]
+    if after in ("V", "Z", "W", "G", "M") or not re.fullmatch(r"D.*NN", classes[start:end]):
+        return False
+    before = words[start - 1] if start else ""
+    opened = before in _CLAUSE_OPENERS or classes[start - 1 : start] == "M"
+    made = before == "make" and (after in ("", ".") or classes[end] == "R")  # but "make the fire truck red"
+    verb_form = plural[end - 1] and not plural[end - 2] and (start == 0 or words[start] in ("a", "an"))
+    return opened or made or verb_form

@@ -1,0 +1,178 @@
+"""The panel: one picture that shows a person what was done and why.
+
+Four tiles in a row (source, regions found, where the model looked, result), and under them the instruction, the
+objects and the reasoning.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from skimage.color import label2rgb
+from skimage.segmentation import mark_boundaries
+
+TILE = 320  # pixels, the longest side of a picture
+GAP, MARGIN = 20, 32
+CAPTION, TEXT = 17, 18  # font sizes
+LINE = 27  # from one line of text to the next
+LABEL_WIDTH = 124
+MIN_HEIGHT = 48  # of the row of tiles, however flat the picture
+MAX_LINES = 12  # of one text
+PAPER, CARD, EDGE = (251, 250, 247), (240, 238, 233), (206, 203, 196)
+INK, FAINT = (38, 40, 46), (126, 126, 124)
+AREAS = (
+    np.array(  # colours of the regions, neighbours in the list well apart
+        [
+            (230, 25, 75),
+            (60, 180, 75),
+            (67, 99, 216),
+            (245, 130, 49),
+            (145, 30, 180),
+            (66, 212, 244),
+            (240, 50, 230),
+            (255, 225, 25),
+            (70, 153, 144),
+            (154, 99, 36),
+        ]
+    )
+    / 255
+)
+HEAT = np.array([(20, 12, 70), (125, 20, 130), (225, 60, 80), (252, 160, 40), (255, 250, 150)]) / 255  # low to high
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def make_panel(
+    source: Image.Image,
+    result: Image.Image,
+    regions: np.ndarray | None,
+    focus: np.ndarray | None,
+    instruction: str,
+    objects: Sequence[str],
+    reasoning: str | None,
+) -> Image.Image:
+    """The panel as an RGB picture, 1404 pixels wide and as high as its texts ask for.
+
+    regions: int [H, W], a label map over the source (-1: no region); focus: [rows, columns], weights >= 0 over the
+    source. Either may be None, and a map without a region or a weight counts as none: its tile then says so.
+    Pictures of any size are fitted into tiles of ``TILE`` pixels with their aspect kept; a text of more than
+    ``MAX_LINES`` lines is cut off with dots. Pillow's font holds the Latin alphabet without accents, which are left
+    out; other scripts show as boxes."""
+    base = _fitted(source)
+    tiles = [
+        ("Source", base),
+        ("Regions found", None if regions is None or (regions < 0).all() else _region_tile(base, regions)),
+        ("Where the model looked", None if focus is None or not focus.any() else _focus_tile(base, focus)),
+        ("Result", _fitted(result)),
+    ]
+    width = 2 * MARGIN + len(tiles) * TILE + (len(tiles) - 1) * GAP
+    height = max([MIN_HEIGHT] + [tile.height for _, tile in tiles if tile])
+    font = ImageFont.load_default(TEXT)
+    texts = [
+        ("Instruction", instruction),
+        ("Objects", ", ".join(objects)),
+        ("Reasoning", reasoning or ""),
+    ]
+    rows = [(label, _wrapped(text, font, width - 2 * MARGIN - LABEL_WIDTH) or ["none"]) for label, text in texts]
+    top = MARGIN + CAPTION + 12
+    below = top + height + 28
+    lines = sum(len(wrapped) for _, wrapped in rows)
+    panel = Image.new("RGB", (width, below + lines * LINE + (len(rows) - 1) * 8 + MARGIN - 6), PAPER)
+    draw = ImageDraw.Draw(panel)
+    for i, (caption, tile) in enumerate(tiles):
+        _draw_tile(panel, draw, caption, tile, (MARGIN + i * (TILE + GAP), top), height)
+    y = below
+    for label, wrapped in rows:
+        _bold(draw, (MARGIN, y), label, font)
+        for line in wrapped:
+            draw.text((MARGIN + LABEL_WIDTH, y), line, FAINT if wrapped == ["none"] else INK, font)
+            y += LINE
+        y += 8
+    return panel
+
+
+def _draw_tile(
+    panel: Image.Image,
+    draw: ImageDraw.ImageDraw,
+    caption: str,
+    tile: Image.Image | None,
+    at: tuple[int, int],
+    height: int,
+) -> None:
+    """A card TILE wide with its caption above; the tile in its middle, or the word "none"."""
+    x, y = at
+    _bold(draw, (x, y - CAPTION - 10), caption, ImageFont.load_default(CAPTION))
+    draw.rectangle((x - 1, y - 1, x + TILE, y + height), CARD, EDGE)
+    if tile:
+        panel.paste(tile, (x + (TILE - tile.width) // 2, y + (height - tile.height) // 2))
+    else:
+        draw.text((x + TILE // 2, y + height // 2), "none", FAINT, ImageFont.load_default(TEXT), anchor="mm")
+
+
+def _bold(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, font: Font) -> None:
+    """The bundled font has one weight; a thin stroke thickens it."""
+    draw.text(at, text, INK, font, stroke_width=0.4, stroke_fill=INK)
+
+
+def _fitted(image: Image.Image) -> Image.Image:
+    """Scaled so that the longest side is TILE pixels."""
+    scale = TILE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+
+
+def _region_tile(base: Image.Image, regions: np.ndarray) -> Image.Image:
+    """Each region in a colour of its own, with a light border."""
+    labels = np.asarray(Image.fromarray(regions.astype(np.int32) + 1).resize(base.size, Image.Resampling.NEAREST))
+    tinted = label2rgb(labels, np.asarray(base), AREAS, alpha=0.4, bg_label=0, saturation=1)
+    return _image(mark_boundaries(tinted, labels, color=(1, 1, 1), mode="inner"))
+
+
+def _focus_tile(base: Image.Image, focus: np.ndarray) -> Image.Image:
+    """The source in grey under a smooth glow: the stronger the weight, the brighter and the less transparent."""
+    weights = Image.fromarray((focus / focus.max()).astype(np.float32))
+    heat = np.asarray(weights.resize(base.size, Image.Resampling.BICUBIC)).clip(0, 1)[..., None]
+    ramp = np.linspace(0, 1, len(HEAT))
+    glow = np.stack([np.interp(heat[..., 0], ramp, HEAT[:, c]) for c in range(3)], -1)
+    grey = np.asarray(base.convert("L").convert("RGB")) / 255 * 0.8 + 0.1
+    alpha = 0.35 + 0.45 * heat
+    return _image(grey * (1 - alpha) + glow * alpha)
+
+
+def _image(array: np.ndarray) -> Image.Image:
+    return Image.fromarray((array * 255).round().clip(0, 255).astype(np.uint8))
+
+
+def _wrapped(text: str, font: Font, width: int) -> list[str]:
+    """Lines no wider than ``width`` pixels; a word too long for a line is broken."""
+    lines = [""]
+    for word in _pieces(_drawable(text), font, width):
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width:
+            lines[-1] = longer
+        elif len(lines) < MAX_LINES:
+            lines.append(word)
+        else:
+            while font.getlength(lines[-1] + " ...") > width:
+                lines[-1] = lines[-1][:-1]
+            lines[-1] += " ..."
+            break
+    return lines if lines[0] else []
+
+
+def _pieces(text: str, font: Font, width: int) -> Iterator[str]:
+    for word in text.split():
+        while font.getlength(word) > width:
+            fits = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
+            yield word[:fits]
+            word = word[fits:]
+        yield word
+
+
+def _drawable(text: str) -> str:
+    """Without what the bundled font cannot draw but plain letters can say: accents and long dashes."""
+    plain = unicodedata.normalize("NFKD", text).replace("\u2013", "-").replace("\u2014", "-").replace("\u00df", "ss")
+    return "".join(c for c in plain if not unicodedata.combining(c))

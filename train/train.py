@@ -1,0 +1,122 @@
+"""Trains ReasonBrain: L = L_MLLM + L_DM over everything that the configuration leaves trainable.
+
+    reasonbrain train --config tiny -o RUN [key=value ...]
+
+The same command continues a run that was stopped. RUN/model is a checkpoint that ``reasonbrain edit --checkpoint RUN``
+takes; RUN/log.jsonl holds the losses.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reasonbrain.checkpoint import save_model
+from reasonbrain.config import Config, dump_config
+from reasonbrain.data.records import as_array, open_records
+from reasonbrain.errors import UserError
+from reasonbrain.interfaces import Inputs
+from reasonbrain.model import ReasonBrain
+from reasonbrain.registry import SLOTS
+from reasonbrain.train.batches import augment
+from reasonbrain.train.loop import Loop
+
+log = logging.getLogger(__name__)
+
+
+class Batches:
+    """Batch ``step`` of a run. What no training changes (latents, regions) is computed once a record and kept."""
+
+    def __init__(self, cfg: Config, model: ReasonBrain) -> None:
+        self.cfg, self.model = cfg, model
+        self.records = open_records(cfg.data)
+        self.kept: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+
+    def _compute(self, indices: list[int]) -> None:
+        records = [self.records[i] for i in indices]
+        source = torch.from_numpy(as_array([r.source for r in records]))
+        target = torch.from_numpy(as_array([r.target for r in records]))
+        device = self.model.device
+        diffusion = self.model.slot("diffusion")
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            images = source.to(device).float() / 255
+            regions = self.model.prepare(images, [""] * len(records), [[]] * len(records)).regions
+            both = [images, target.to(device).float() / 255]
+            latents = [diffusion.encode(x) if diffusion else x for x in both]
+        for row, index in enumerate(indices):
+            self.kept[index] = (
+                source[row],
+                regions[row].to("cpu", torch.int16),
+                latents[0][row].cpu(),
+                latents[1][row].cpu(),
+            )
+
+    def __call__(self, step: int) -> tuple[Inputs, Tensor, Tensor]:
+        """Inputs and the latents of source and target."""
+        rng = np.random.default_rng([self.cfg.train.seed, step])
+        indices = rng.integers(0, len(self.records), self.cfg.train.batch_size).tolist()
+        missing = sorted(set(indices) - self.kept.keys())
+        if missing:
+            self._compute(missing)
+        records = [self.records[i] for i in indices]
+        words = [augment(str(rng.choice(np.array(r.instructions))), rng) for r in records]
+        images, regions, source, target = (torch.stack(t) for t in zip(*(self.kept[i] for i in indices), strict=True))
+        device = self.model.device
+        inputs = self.model.prepare(images.to(device).float() / 255, words, [r.objects for r in records], regions)
+        return inputs, source.to(device), target.to(device)
+
+
+def table(model: ReasonBrain) -> str:
+    """Parameters by slot, in millions: all, and those that train."""
+    lines = [f"{'slot':<12} {'parameters':>12} {'trained':>12}"]
+    for name in SLOTS:
+        part = model.slot(name)
+        counts = [0, 0] if part is None else [sum(p.numel() for p in part.parameters() if p.requires_grad or not t) for t in (0, 1)]
+        lines.append(f"{name:<12} {counts[0] / 1e6:>11.3f}M {counts[1] / 1e6:>11.3f}M")
+    return "\n".join(lines)
+
+
+def write_model(model: ReasonBrain, cfg: Config, run: Path) -> None:
+    """RUN/model, replaced in one move."""
+    new, old = run / "model.new", run / "model.old"
+    shutil.rmtree(new, ignore_errors=True)
+    save_model(model, cfg, new)
+    if (run / "model").exists():
+        os.replace(run / "model", old)
+    os.replace(new, run / "model")
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def train(cfg: Config, run: Path) -> ReasonBrain:
+    """Trains up to ``train.steps``, continuing RUN where there is one, and returns the averaged model.
+
+    Raises UserError if RUN was made by another model configuration or if nothing can train."""
+    run.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(cfg.train.seed)
+    model = ReasonBrain.from_config(cfg.model).train()
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UserError("model: nothing is left to train; every slot is null or frozen")
+    log.info("\n" + table(model))
+    loop = Loop(model, cfg.train, run)
+    if loop.resume():
+        log.info(f"continuing {run} at step {loop.step}")
+    (run / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
+    batches = Batches(cfg, model)
+
+    def losses(step: int) -> dict[str, Tensor]:
+        return model(*batches(step), lm_weight=cfg.train.lm_weight)
+
+    def on_save() -> None:
+        with loop.averaged():
+            write_model(model.eval(), cfg, run)
+        model.train()
+
+    loop.fit(losses, on_save)
+    loop.use_average()
+    return model.eval()
