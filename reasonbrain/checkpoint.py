@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .config import Config, dump_config, load_config, make_config, slot_config
+from .config import Config, dump_config, load_config, slot_config
 from .errors import UserError
 from .model import ReasonBrain
 from .plugin import Plugin
@@ -92,10 +92,9 @@ def check_same_model(cfg: Config, saved: Config, folder: Path) -> None:
                 f"model.{slot}: checkpoint '{folder}' has {has}, so it holds no trained weights for '{asked['name']}'; "
                 f"train them first: reasonbrain train -o RUN model.{slot}.name={asked['name']}"
             )
-        keys = [k for k in {**asked, **stored} if asked.get(k) != stored.get(k)]
-        raise UserError(
-            f"model.{slot}.{keys[0]}: checkpoint '{folder}' was made with {stored.get(keys[0])}, not {asked.get(keys[0])}"
-        )
+        key = next(k for k in {**asked, **stored} if asked.get(k) != stored.get(k))
+        made, wanted = stored.get(key, "its default"), asked.get(key, "its default")
+        raise UserError(f"model.{slot}.{key}: checkpoint '{folder}' was made with {made}, not {wanted}")
 
 
 def load_model(

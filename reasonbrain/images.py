@@ -98,13 +98,13 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         return image.convert("RGB")
     except Image.DecompressionBombError:  # a picture inside the picture (ICO)
         raise _too_large(name) from None
-    except Exception as e:  # noqa: BLE001 - decoders of broken files have no error in common
+    except Exception as e:
         raise UserError(f"{name} is damaged or truncated: {' '.join(str(e).split()) or type(e).__name__}") from None
 
 
 def _scaled(image: Image.Image) -> Image.Image:
     """More than 8 bits a pixel to mode L."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0)
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=np.inf)
     largest = values[np.isfinite(values)].max(initial=0.0)
     tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
     top = next((t for t in tops if largest <= t), largest)

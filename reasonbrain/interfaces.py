@@ -1,6 +1,7 @@
 """What flows between the slots, and one Protocol per slot.
 
-    inputs -> encoders -> Features -> frce -> Cues -> mllm -> Guidance -> connector -> V^ -> cme -> Condition -> diffusion
+    Inputs -> encoders -> Features -> frce -> Cues -> mllm -> Guidance -> connector -> V^ -> cme -> Condition
+    Condition, latents -> diffusion -> loss or edited latents
 
 Shapes: B pictures, N image patches, T text tokens, K object tokens, M visual cues, r [IMG] tokens, Q queries,
 D the common width (``model.width``): whatever passes from slot to slot is D wide, each plug-in adapts its own side.

@@ -127,4 +127,3 @@ class ReasonBrain(nn.Module):
         diffusion = self.slot("diffusion")
         dm = diffusion.loss(condition, source, target) if diffusion else lm.new_zeros(())
         return {"loss": lm_weight * lm + dm, "lm": lm, "dm": dm}
-

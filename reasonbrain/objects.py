@@ -150,11 +150,11 @@ def _is_verb(words: list[str], classes: str, start: int, end: int) -> bool:
 
 def _ends_in_verb(words: list[str], classes: str, plural: list[bool], start: int, end: int) -> bool:
     """Whether the last noun is a verb: "let the plant bloom", "where would the candle fall", "an elbow hits the"."""
-    after = classes[end:].lstrip("R")[:1]
-    if after in ("V", "Z", "W", "G", "M") or not re.fullmatch(r"D.*NN", classes[start:end]):
+    stop = next((i for i in range(end, len(words)) if classes[i] in ".C" or words[i] in _CLAUSE_OPENERS), len(words))
+    if set("VZWGM") & set(classes[end:stop]) or not re.fullmatch(r"D.*NN", classes[start:end]):
         return False
     before = words[start - 1] if start else ""
     opened = before in _CLAUSE_OPENERS or classes[start - 1 : start] == "M"
-    made = before == "make" and (after in ("", ".") or classes[end] == "R")  # but "make the fire truck red"
+    made = before == "make" and classes[end : end + 1] in ("", ".", "R")  # but "make the fire truck red"
     verb_form = plural[end - 1] and not plural[end - 2] and (start == 0 or words[start] in ("a", "an"))
     return opened or made or verb_form

@@ -7,6 +7,7 @@ objects and the reasoning.
 from __future__ import annotations
 
 import unicodedata
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -21,6 +22,7 @@ LINE = 27  # from one line of text to the next
 LABEL_WIDTH = 124
 MIN_HEIGHT = 48  # of the row of tiles, however flat the picture
 MAX_LINES = 12  # of one text
+MAX_CHARACTERS = 5000  # more than MAX_LINES hold
 PAPER, CARD, EDGE = (251, 250, 247), (240, 238, 233), (206, 203, 196)
 INK, FAINT = (38, 40, 46), (126, 126, 124)
 AREAS = (
@@ -121,13 +123,14 @@ def _fitted(image: Image.Image) -> Image.Image:
     """Scaled so that the longest side is TILE pixels."""
     scale = TILE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    filter = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS  # enlarged, Lanczos rings
+    return image.convert("RGB").resize(size, filter)
 
 
 def _region_tile(base: Image.Image, regions: np.ndarray) -> Image.Image:
     """Each region in a colour of its own, with a light border."""
     labels = np.asarray(Image.fromarray(regions.astype(np.int32) + 1).resize(base.size, Image.Resampling.NEAREST))
-    tinted = label2rgb(labels, np.asarray(base), AREAS, alpha=0.4, bg_label=0, saturation=1)
+    tinted = label2rgb(labels, np.asarray(base), AREAS, alpha=0.4, bg_label=0, bg_color=None, saturation=1)
     return _image(mark_boundaries(tinted, labels, color=(1, 1, 1), mode="inner"))
 
 
@@ -138,7 +141,7 @@ def _focus_tile(base: Image.Image, focus: np.ndarray) -> Image.Image:
     ramp = np.linspace(0, 1, len(HEAT))
     glow = np.stack([np.interp(heat[..., 0], ramp, HEAT[:, c]) for c in range(3)], -1)
     grey = np.asarray(base.convert("L").convert("RGB")) / 255 * 0.8 + 0.1
-    alpha = 0.35 + 0.45 * heat
+    alpha = 0.2 + 0.6 * heat
     return _image(grey * (1 - alpha) + glow * alpha)
 
 
@@ -149,7 +152,7 @@ def _image(array: np.ndarray) -> Image.Image:
 def _wrapped(text: str, font: Font, width: int) -> list[str]:
     """Lines no wider than ``width`` pixels; a word too long for a line is broken."""
     lines = [""]
-    for word in _pieces(_drawable(text), font, width):
+    for word in _pieces(_drawable(text[:MAX_CHARACTERS]), font, width):
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width:
             lines[-1] = longer
@@ -166,7 +169,7 @@ def _wrapped(text: str, font: Font, width: int) -> list[str]:
 def _pieces(text: str, font: Font, width: int) -> Iterator[str]:
     for word in text.split():
         while font.getlength(word) > width:
-            fits = next(n for n in range(len(word) - 1, 0, -1) if n == 1 or font.getlength(word[:n]) <= width)
+            fits = bisect_right(range(len(word)), width, lo=2, key=lambda n: font.getlength(word[:n])) - 1
             yield word[:fits]
             word = word[fits:]
         yield word

@@ -1,7 +1,7 @@
 """ReasonBrainPipeline: a picture and a hypothetical instruction in, the edited picture out.
 
-    pipe = ReasonBrainPipeline.from_pretrained("tiny")
-    pipe(image, "What would happen if someone blew on this candle?").images[0].save("out.png")
+pipe = ReasonBrainPipeline.from_pretrained("tiny")
+pipe(image, "What would happen if someone blew on this candle?").images[0].save("out.png")
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
         with the packed latents of a batch of like-sized pictures. ``reasoning``: also say what happens, in a sentence.
         Raises UserError for an empty instruction, no steps, or numbers of pictures and instructions that differ."""
         single = isinstance(image, (str, Path, Image.Image, np.ndarray))
-        pictures = [load_image(i) for i in ([image] if single else image)]  # type: ignore[list-item, union-attr]
+        pictures = [load_image(i) for i in ([image] if single else image)]  # type: ignore
         texts = [instruction] * len(pictures) if isinstance(instruction, str) else list(instruction)
         edit = EditConfig(**asdict(self.settings.edit))
         edit.steps = edit.steps if num_inference_steps is None else num_inference_steps
@@ -216,7 +216,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
                 edited, mask = (F.interpolate(x, (height, width), mode="bicubic").clamp(0, 1) for x in (edited, mask))
             result = original + mask * (edited - original)
 
-        said = model.slot("mllm").reason(inputs) if reasoning and self.mllm is not None else [""] * len(rows)
+        said = self.mllm.reason(inputs) if reasoning and self.mllm is not None else [""] * len(rows)
         for i, row in enumerate(rows):
             out.images[row] = result[i].cpu()
             out.objects[row] = inputs.objects[i]
@@ -241,7 +241,7 @@ def _check(
             raise UserError(f"{len(pictures)} images, but {len(given)} {what}; give one each")
     for text in texts:
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"instruction {text!r} is empty; say what happens, e.g. 'What if the ice were left in the sun?'")
+            raise UserError(f"instruction {text!r} is empty; say what happens: 'What if the ice were left in the sun?'")
     if edit.steps < 1:
         raise UserError(f"steps must be 1 or more, not {edit.steps}")
     if output_type not in ("pil", "np", "pt"):

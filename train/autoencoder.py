@@ -18,7 +18,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from reasonbrain.config import TrainConfig
-from reasonbrain.data.mini.canvas import PALETTE, Canvas
+from reasonbrain.data.mini.canvas import PALETTE, Canvas, Color
 from reasonbrain.data.mini.world import BACKGROUNDS, FLOOR, make
 from reasonbrain.train.loop import Loop
 
@@ -46,7 +46,8 @@ def scribble(rng: np.random.Generator) -> np.ndarray:
     canvas.rect((0, 0, 1, 1), wall)
     canvas.rect((0, FLOOR, 1, 1), floor)
     for _ in range(int(rng.integers(3, 9))):
-        color = str(rng.choice(list(PALETTE))) if rng.random() < 0.7 else tuple(int(c) for c in rng.integers(0, 256, 3))
+        red, green, blue = (int(c) for c in rng.integers(0, 256, 3))
+        color: Color = str(rng.choice(list(PALETTE))) if rng.random() < 0.7 else (red, green, blue)
         x, y, w, h = rng.uniform(0, 1, 2).tolist() + rng.uniform(0.04, 0.3, 2).tolist()
         shape = int(rng.integers(0, 5))
         if shape == 0:
@@ -65,7 +66,7 @@ def scribble(rng: np.random.Generator) -> np.ndarray:
 def batch(step: int, size: int, seed: int = 0, scribbles: float = 0.25) -> Tensor:
     """Pictures of one step, [size, 3, 64, 64] in -1..1: sources, targets and scribbles."""
     rng = np.random.default_rng([seed, step])
-    pictures = []
+    pictures: list[np.ndarray] = []
     while len(pictures) < size:
         if rng.random() < scribbles:
             pictures.append(scribble(rng))

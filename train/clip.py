@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -45,7 +46,7 @@ def train_tokenizer(vocab_size: int = 2048) -> Tokenizer:
     return tokenizer
 
 
-def wrap(tokenizer: Tokenizer, **special: str) -> PreTrainedTokenizerFast:
+def wrap(tokenizer: Tokenizer, **special: Any) -> PreTrainedTokenizerFast:
     """The transformers tokenizer around it."""
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, padding_side="right", **special)
 

@@ -22,14 +22,15 @@ from reasonbrain.config import TrainConfig
 from reasonbrain.modules.mllm.base import IGNORE
 from reasonbrain.modules.mllm.qwen2_5_vl import Qwen25VL
 from reasonbrain.train.batches import augment, samples
-from reasonbrain.train.clip import END, PAD, SIZE, train_tokenizer, wrap
+from reasonbrain.train.clip import END, SIZE, train_tokenizer, wrap
 from reasonbrain.train.loop import Loop
 
 PATCH, MERGE = 8, 2
 
 
 def architecture(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
-    ids = {n: tokenizer.convert_tokens_to_ids(f"<|{n}|>") for n in ("image_pad", "video_pad", "vision_start", "vision_end")}
+    special = ("image_pad", "video_pad", "vision_start", "vision_end")
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in special}
     return Qwen2_5_VLConfig(
         text_config={
             "vocab_size": len(tokenizer),

@@ -77,8 +77,9 @@ def table(model: ReasonBrain) -> str:
     lines = [f"{'slot':<12} {'parameters':>12} {'trained':>12}"]
     for name in SLOTS:
         part = model.slot(name)
-        counts = [0, 0] if part is None else [sum(p.numel() for p in part.parameters() if p.requires_grad or not t) for t in (0, 1)]
-        lines.append(f"{name:<12} {counts[0] / 1e6:>11.3f}M {counts[1] / 1e6:>11.3f}M")
+        sizes = [] if part is None else [(p.numel(), p.requires_grad) for p in part.parameters()]
+        total, trained = sum(n for n, _ in sizes), sum(n for n, grad in sizes if grad)
+        lines.append(f"{name:<12} {total / 1e6:>11.3f}M {trained / 1e6:>11.3f}M")
     return "\n".join(lines)
 
 

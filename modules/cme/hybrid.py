@@ -1,7 +1,7 @@
 """CME ``hybrid``: the Cross-Modal Enhancer (paper, section on CME): five hybrid blocks.
 
 Visual side of a block, with x the queries and F = E_I(I):
-    F1 = CrossAttn(x, V^)        F2 = CrossAttn(F, R_V)        V- = LN(F1 + F2 fused)        x = CrossAttn(V-, [F2, R_V])
+    F1 = CrossAttn(x, V^)     F2 = CrossAttn(F, R_V)     V- = LN(F1 + F2 fused)     x = CrossAttn(V-, [F2, R_V])
 The textual side is the same with E_T(H) and R_T. F1 and F2 differ in length, so F2 is fused by attention from F1.
 Then the sides read each other, which is what makes the enhancement bidirectional: what the text says changes R-_V,
 what the picture shows changes R-_T.

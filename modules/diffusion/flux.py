@@ -30,7 +30,9 @@ from reasonbrain.registry import register
 
 SOURCES = ("channel", "sequence")
 TRAINED = ("full", "lora", "frozen")
-LORA_TARGETS = r".*transformer_blocks\.\d+\.(attn\.(to_q|to_k|to_v|to_out\.0|add_[qkv]_proj|to_add_out)|ff.*\.proj|proj_\w+)"
+LORA_TARGETS = (
+    r".*transformer_blocks\.\d+\.(attn\.(to_q|to_k|to_v|to_out\.0|add_[qkv]_proj|to_add_out)|ff.*\.proj|proj_\w+)"
+)
 
 
 def pack(latents: Tensor) -> Tensor:

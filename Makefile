@@ -1,0 +1,44 @@
+# Two commands on a fresh machine:   make edit   (an edit with the embedded default)   and   make test
+PYTHON ?= python3
+BIN := .venv/bin
+SAMPLE ?= docs/samples/candle.png
+INSTRUCTION ?= What would happen if someone blew on this candle?
+
+.PHONY: edit test lint tiny eval clean
+
+edit: .venv/.installed
+	@mkdir -p out
+	@$(BIN)/reasonbrain edit $(SAMPLE) "$(INSTRUCTION)" -o out/edit.png --panel out/panel.png
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: .venv/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The embedded default from nothing: four stages, each continues where it was stopped (hours on two cores).
+tiny: .venv/.installed
+	$(BIN)/python -m reasonbrain.train.autoencoder -o runs/tiny/vae
+	$(BIN)/python -m reasonbrain.train.clip -o runs/tiny/clip
+	$(BIN)/python -m reasonbrain.train.mllm -o runs/tiny/mllm
+	$(BIN)/reasonbrain train --config tiny -o runs/tiny/edit
+	$(BIN)/python -m reasonbrain.train.publish runs/tiny/edit configs/tiny
+
+eval: .venv/.installed
+	$(BIN)/python -m reasonbrain.eval.mini --checkpoint tiny --count 200 --blank -o runs/eval
+
+# bitsandbytes, deepspeed and flash-attn come with the extras [train] and [flash]
+.venv/.installed: setup.py constraints.txt
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
+
+clean:
+	rm -rf .venv out build *.egg-info
