@@ -68,7 +68,7 @@ setup(
         "eval": EVAL,
         "demo": ["gradio>=5"],
         "flash": ["flash-attn>=2.7"],
-        "dev": ["pytest>=8", "ruff>=0.14", "mypy>=1.18", "pre-commit>=4"],
+        "dev": ["pytest>=8", "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "pre-commit>=4"],
     },
     entry_points={
         "console_scripts": ["reasonbrain=reasonbrain.cli:main"],

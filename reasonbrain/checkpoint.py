@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -110,6 +111,8 @@ def load_model(
     truncated, incomplete or made by another configuration."""
     folder = find_checkpoint(name)
     saved = load_config(str(folder / "config.yaml"))
+    if set(OmegaConf.load(folder / "config.yaml")) != set(Config.__annotations__):  # slots would be null unnoticed
+        raise UserError(f"checkpoint file '{folder / 'config.yaml'}' is cut short")
     if config is not None:
         check_same_model(load_config(config), saved, folder)
     cfg = load_config(str(folder / "config.yaml"), overrides)
@@ -137,7 +140,8 @@ def _load_slot(folder: Path, slot: str, name: str, dtype: torch.dtype) -> Plugin
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
         reason = str(e).splitlines()[0] if str(e) else type(e).__name__
         raise UserError(f"checkpoint file '{folder / WEIGHTS}' is missing or broken: {reason}") from None
-    state = {k: v.to(dtype) if v.is_floating_point() else v for k, v in state.items()}
+    # copied out of the mapped file: there they lie unaligned, which changes the last bit of matrix products
+    state = {k: v.to(dtype if v.is_floating_point() else v.dtype, copy=True) for k, v in state.items()}
     state |= {alias: state[key] for alias, key in shared.items()}
     try:
         part.load_state_dict(state, strict=True, assign=True)
@@ -145,5 +149,8 @@ def _load_slot(folder: Path, slot: str, name: str, dtype: torch.dtype) -> Plugin
         detail = " ".join(str(e).split())[:200]
         raise UserError(f"checkpoint file '{folder / WEIGHTS}' does not fit its config.json: {detail}") from None
     part.tie_weights()
-    part.load_assets(folder)
+    try:
+        part.load_assets(folder)
+    except (OSError, ValueError) as e:
+        raise UserError(f"checkpoint slot '{folder}': a file is missing or broken: {str(e).splitlines()[0]}") from None
     return part

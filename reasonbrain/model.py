@@ -8,15 +8,21 @@ A null slot is None here; what it would have given is an empty sequence, and the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from .config import ModelConfig, slot_config
+from .config import ModelConfig, plugin_parameters, slot_config
+from .errors import UserError
 from .interfaces import Condition, Cues, Features, Guidance, Inputs, no_mask, no_tokens
 from .objects import find_objects
 from .plugin import Plugin, public_architecture
 from .registry import SLOTS, plugin
+
+SOURCES = ("pretrained", "autoencoder")  # parameters that say where published weights are: a folder or a hub id
 
 
 class ReasonBrain(nn.Module):
@@ -30,7 +36,7 @@ class ReasonBrain(nn.Module):
     @classmethod
     def from_config(cls, cfg: ModelConfig, weights: bool = True) -> ReasonBrain:
         """Builds every slot. ``weights=False`` builds published models from their kept architectures, untrained: for
-        the meta device, or to load weights of one's own afterwards."""
+        the meta device, or to load weights of one's own afterwards. Raises UserError for weights that cannot be had."""
         slots = {}
         for name in SLOTS:
             params = slot_config(cfg, name)
@@ -40,7 +46,7 @@ class ReasonBrain(nn.Module):
             plug = plugin(name, params.pop("name"))
             if not weights and params.get("pretrained") and not params.get("architecture"):
                 params["architecture"] = public_architecture(params["pretrained"])
-            slots[name] = plug(width=cfg.width, **params)
+            slots[name] = _build(name, plug, cfg.width, params)
         return cls(slots, cfg.width)
 
     def slot(self, name: str) -> Plugin | None:
@@ -127,3 +133,24 @@ class ReasonBrain(nn.Module):
         diffusion = self.slot("diffusion")
         dm = diffusion.loss(condition, source, target) if diffusion else lm.new_zeros(())
         return {"loss": lm_weight * lm + dm, "lm": lm, "dm": dm}
+
+
+def _build(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Plugin:
+    """One plug-in, with its published weights if it has any."""
+    if "pretrained" in plugin_parameters(plug) and not (params.get("pretrained") or params.get("architecture")):
+        raise UserError(
+            f"model.{slot}.pretrained: '{plug.plugin_name}' needs published weights; give a folder or a hub id"
+        )
+    try:
+        return plug(width=width, **params)
+    except (OSError, SafetensorError) as e:
+        sources = {key: params[key] for key in SOURCES if params.get(key)}
+        for key, source in sources.items():
+            is_path = source.count("/") > 1 or source[0] in "./~"  # a hub id is owner/name
+            if is_path and not Path(source).is_dir():
+                raise UserError(
+                    f"model.{slot}.{key}: folder '{source}' does not exist (`make tiny` writes those of config 'tiny')"
+                ) from None
+        given = " and ".join(f"{key} '{source}'" for key, source in sources.items())
+        reason = str(e).splitlines()[0]
+        raise UserError(f"model.{slot}: {given} could not be loaded as a folder or from the hub: {reason}") from None

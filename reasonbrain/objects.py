@@ -120,7 +120,7 @@ _PARTICLES = _words("out over up down off away forward")
 
 
 def _class(tag: str) -> str:
-    coarse = {"NN": "N", "JJ": "J", "RB": "R", "VB": "W", "PR": "P"}
+    coarse = {"NN": "N", "JJ": "J", "RB": "R", "VB": "W", "PR": "P", "IN": "I", "TO": "I"}
     return _CLASS.get(tag) or coarse.get(tag[:2], "." if tag in (".", ",", ":") else "x")
 
 
@@ -150,8 +150,13 @@ def _is_verb(words: list[str], classes: str, start: int, end: int) -> bool:
 
 def _ends_in_verb(words: list[str], classes: str, plural: list[bool], start: int, end: int) -> bool:
     """Whether the last noun is a verb: "let the plant bloom", "where would the candle fall", "an elbow hits the"."""
-    stop = next((i for i in range(end, len(words)) if classes[i] in ".C" or words[i] in _CLAUSE_OPENERS), len(words))
-    if set("VZWGM") & set(classes[end:stop]) or not re.fullmatch(r"D.*NN", classes[start:end]):
+    if not re.fullmatch(r"D.*NN", classes[start:end]):
+        return False
+    rest = classes[end : next((i for i in range(end, len(words)) if words[i] in _CLAUSE_OPENERS), None)]
+    rest = re.split("[.C]", rest)[0].lstrip("R")
+    if rest[:1] != "I":
+        rest = rest[:1]  # "the ball rolled"; after a preposition its verb may come later: "the ball on the ramp rolled"
+    if set("VZWGM") & set(re.sub(r"D+[JG]*[VZG]", "", rest)):
         return False
     before = words[start - 1] if start else ""
     opened = before in _CLAUSE_OPENERS or classes[start - 1 : start] == "M"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from math import ceil
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -22,7 +23,6 @@ LINE = 27  # from one line of text to the next
 LABEL_WIDTH = 124
 MIN_HEIGHT = 48  # of the row of tiles, however flat the picture
 MAX_LINES = 12  # of one text
-MAX_CHARACTERS = 5000  # more than MAX_LINES hold
 PAPER, CARD, EDGE = (251, 250, 247), (240, 238, 233), (206, 203, 196)
 INK, FAINT = (38, 40, 46), (126, 126, 124)
 AREAS = (
@@ -152,7 +152,7 @@ def _image(array: np.ndarray) -> Image.Image:
 def _wrapped(text: str, font: Font, width: int) -> list[str]:
     """Lines no wider than ``width`` pixels; a word too long for a line is broken."""
     lines = [""]
-    for word in _pieces(_drawable(text[:MAX_CHARACTERS]), font, width):
+    for word in _pieces(_drawable(text), font, width):
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width:
             lines[-1] = longer
@@ -169,7 +169,7 @@ def _wrapped(text: str, font: Font, width: int) -> list[str]:
 def _pieces(text: str, font: Font, width: int) -> Iterator[str]:
     for word in text.split():
         while font.getlength(word) > width:
-            fits = bisect_right(range(len(word)), width, lo=2, key=lambda n: font.getlength(word[:n])) - 1
+            fits = bisect_right(range(len(word)), width, lo=2, key=lambda n: ceil(font.getlength(word[:n]))) - 1
             yield word[:fits]
             word = word[fits:]
         yield word

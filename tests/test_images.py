@@ -61,6 +61,7 @@ def palette(transparency=None):
         (one("I;16B", 257 * 40), (40, 40, 40)),
         (one("I", 65535), (255, 255, 255)),
         (one("I", 257 * 40), (40, 40, 40)),
+        (one("I", 200), (1, 1, 1)),  # a dark 16-bit picture, not a bright 8-bit one
         (one("I", -5), (0, 0, 0)),
         (one("F", 1.0), (255, 255, 255)),
         (one("F", 0.2), (51, 51, 51)),
@@ -216,6 +217,13 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it(tmp_path, name):
     assert words in str(e.value) and name in str(e.value) and "\n" not in str(e.value)
 
 
+def test_the_limit_holds_where_pillow_has_none(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    (tmp_path / "bomb.png").write_bytes(png_header(20000, 20000))
+    with pytest.raises(UserError, match="179 million pixels"):
+        load_image(tmp_path / "bomb.png")
+
+
 def test_below_the_limit_pillow_warns_in_vain(tmp_path):
     """13000 x 13000 is 169 million: no refusal for its size, and no warning either, not even as an error."""
     (tmp_path / "big.png").write_bytes(png_header(13000, 13000))
@@ -304,11 +312,19 @@ def test_a_saved_file_has_the_usual_permissions_and_replaces_the_old(tmp_path):
     assert pixels(load_image(path)) == pixels(noise(4, 4))
 
 
-def test_a_failed_save_leaves_the_old_file_and_no_litter(tmp_path):
+def test_a_failed_save_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"old")
     with pytest.raises(UserError, match="cannot be written"):
         save_image(Image.new("RGBA", (4, 4)), path)  # JPEG has no alpha: Pillow raises while writing
+    assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.jpg"]
+
+    def refuse(*paths):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(UserError, match="No space left"):
+        save_image(noise(4, 4), path)
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["a.jpg"]
 
 

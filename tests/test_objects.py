@@ -68,36 +68,8 @@ def test_text_without_objects_gives_none(text):
 
 def test_odd_and_very_long_text_never_raises():
     rng = random.Random(0)
-    scraps = [
-        "a",
-        "the",
-        "dog",
-        "'s",
-        "n't",
-        "/",
-        "\\",
-        "&",
-        ";",
-        "<",
-        ",",
-        ".",
-        "!",
-        "?",
-        "-",
-        "_",
-        "'",
-        '"',
-        "😀",
-        "é",
-        "你",
-        "\t",
-        "20",
-        "#",
-        "|",
-        "{",
-        "&slash;",
-        "//",
-    ] + [chr(i) for i in range(0, 0x3000, 97)]
+    scraps = ["a", "the", "dog", "'s", "n't", "//", "&slash;", "20", *"/\\&;<,.!?-_'|{😀é你\t"]
+    scraps += [chr(i) for i in range(0, 0x3000, 97)]
     for _ in range(300):
         text = rng.choice([" ", ""]).join(rng.choices(scraps, k=rng.randint(0, 40)))
         found = find_objects(text)

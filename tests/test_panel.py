@@ -89,12 +89,13 @@ def test_a_result_of_another_shape_does_not_disturb_the_rest():
 def test_each_region_has_its_colour_and_a_border_and_the_rest_is_the_source():
     labels = np.full((64, 64), -1)
     labels[:32, :32], labels[:32, 32:] = 0, 7
-    shown = tile(panel(regions=labels), 1)
+    grey = (120, 120, 120)
+    shown = tile(panel(plain(color=grey), regions=labels), 1)
     first, second, outside = shown[80, 80], shown[80, 240], shown[240, 160]
-    assert np.array_equal(outside, (90, 140, 60))
+    assert np.array_equal(outside, grey)
     assert np.abs(first - outside).max() > 20 and np.abs(second - outside).max() > 20
     assert np.abs(first - second).max() > 20
-    assert np.array_equal(first, np.round(0.6 * np.array((90, 140, 60)) + 0.4 * 255 * P.AREAS[0]))
+    assert np.array_equal(first, np.round(0.6 * np.array(grey) + 0.4 * 255 * P.AREAS[0]))
     assert (shown[80, 156:164] == 255).all(-1).any(), "no border between the regions"
 
 
@@ -120,7 +121,7 @@ def test_what_is_missing_says_none(regions, focus):
         assert 140 < written[0].mean() < 180 and 140 < written[1].mean() < 180  # in the middle
 
 
-@pytest.mark.parametrize("text", ["word " * 100, "x" * 700, "Wörter — " * 60, "i" * 100_000, "a b " * 30_000])
+@pytest.mark.parametrize("text", ["word " * 100, "x" * 700, "Wörter — " * 60, "i" * 20_000, "a b " * 30_000])
 def test_long_texts_wrap_inside(text):
     short, long = panel(), panel(instruction=text)
     assert_margins_are_clean(long)

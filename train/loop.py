@@ -13,13 +13,14 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reasonbrain.config import TrainConfig
 
@@ -32,6 +33,12 @@ def learning_rate(cfg: TrainConfig, step: int) -> float:
         return cfg.lr * (step + 1) / cfg.warmup
     progress = min((step - cfg.warmup) / max(cfg.steps - cfg.warmup, 1), 1.0)
     return cfg.lr * (cfg.final_lr + (1 - cfg.final_lr) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def fastest_attention(device: str) -> AbstractContextManager[None]:
+    """On a CPU, attention in plain matrix products: the backward of torch's fused kernel for CPUs takes a third of a
+    step's time (docs/log.md). Elsewhere torch chooses."""
+    return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
 
 
 class Loop:
@@ -111,11 +118,12 @@ class Loop:
                 group["lr"] = learning_rate(cfg, self.step)
             torch.manual_seed(cfg.seed * 1_000_003 + self.step)
             device = params[0].device.type
-            with torch.autocast(device, torch.bfloat16, enabled=cfg.bf16):
-                out = losses(self.step)
-            if not torch.isfinite(out["loss"]):
-                raise FloatingPointError(f"step {self.step}: the loss is {out['loss'].item()}")
-            out["loss"].backward()
+            with fastest_attention(device):
+                with torch.autocast(device, torch.bfloat16, enabled=cfg.bf16):
+                    out = losses(self.step)
+                if not torch.isfinite(out["loss"]):
+                    raise FloatingPointError(f"step {self.step}: the loss is {out['loss'].item()}")
+                out["loss"].backward()
             torch.nn.utils.clip_grad_norm_(params, cfg.grad_clip)
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)

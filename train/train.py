@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reasonbrain.checkpoint import save_model
-from reasonbrain.config import Config, dump_config
+from reasonbrain.checkpoint import check_same_model, save_model
+from reasonbrain.config import Config, dump_config, load_config, slot_config
 from reasonbrain.data.records import as_array, open_records
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Inputs
@@ -38,32 +38,25 @@ class Batches:
         self.records = open_records(cfg.data)
         self.kept: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
 
-    def _compute(self, indices: list[int]) -> None:
-        records = [self.records[i] for i in indices]
-        source = torch.from_numpy(as_array([r.source for r in records]))
-        target = torch.from_numpy(as_array([r.target for r in records]))
+    def _compute(self, index: int) -> None:
+        """One record at a time: in the company of others its latents differ in the last bit, and a resumed run keeps
+        other company."""
+        record = self.records[index]
+        both = torch.from_numpy(as_array([record.source, record.target]))
         device = self.model.device
         diffusion = self.model.slot("diffusion")
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            images = source.to(device).float() / 255
-            regions = self.model.prepare(images, [""] * len(records), [[]] * len(records)).regions
-            both = [images, target.to(device).float() / 255]
-            latents = [diffusion.encode(x) if diffusion else x for x in both]
-        for row, index in enumerate(indices):
-            self.kept[index] = (
-                source[row],
-                regions[row].to("cpu", torch.int16),
-                latents[0][row].cpu(),
-                latents[1][row].cpu(),
-            )
+            images = both.to(device).float() / 255
+            regions = self.model.prepare(images[:1], [""], [[]]).regions
+            latents = diffusion.encode(images) if diffusion else images
+        self.kept[index] = (both[0], regions[0].to("cpu", torch.int16), latents[0].cpu(), latents[1].cpu())
 
     def __call__(self, step: int) -> tuple[Inputs, Tensor, Tensor]:
         """Inputs and the latents of source and target."""
         rng = np.random.default_rng([self.cfg.train.seed, step])
         indices = rng.integers(0, len(self.records), self.cfg.train.batch_size).tolist()
-        missing = sorted(set(indices) - self.kept.keys())
-        if missing:
-            self._compute(missing)
+        for index in set(indices) - self.kept.keys():
+            self._compute(index)
         records = [self.records[i] for i in indices]
         words = [augment(str(rng.choice(np.array(r.instructions))), rng) for r in records]
         images, regions, source, target = (torch.stack(t) for t in zip(*(self.kept[i] for i in indices), strict=True))
@@ -98,17 +91,27 @@ def train(cfg: Config, run: Path) -> ReasonBrain:
     """Trains up to ``train.steps``, continuing RUN where there is one, and returns the averaged model.
 
     Raises UserError if RUN was made by another model configuration or if nothing can train."""
-    run.mkdir(parents=True, exist_ok=True)
+    if (run / "config.yaml").is_file():
+        made = load_config(str(run / "config.yaml"))
+        check_same_model(cfg, made, run)
+        for slot in SLOTS:
+            if slot_config(cfg.model, slot) is None and slot_config(made.model, slot) is not None:
+                raise UserError(f"model.{slot}: run '{run}' trains it; give another folder to train without it")
     torch.manual_seed(cfg.train.seed)
     model = ReasonBrain.from_config(cfg.model).train()
-    if not any(p.requires_grad for p in model.parameters()):
-        raise UserError("model: nothing is left to train; every slot is null or frozen")
+    without_loss = model.slot("mllm") is None and model.slot("diffusion") is None
+    if without_loss or not any(p.requires_grad for p in model.parameters()):
+        raise UserError("model: nothing is left to train: every slot is frozen, or mllm and diffusion are null")
+    batches = Batches(cfg, model)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"run folder '{run}' cannot be made: {e.strerror}") from None
     log.info("\n" + table(model))
     loop = Loop(model, cfg.train, run)
     if loop.resume():
         log.info(f"continuing {run} at step {loop.step}")
     (run / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
-    batches = Batches(cfg, model)
 
     def losses(step: int) -> dict[str, Tensor]:
         return model(*batches(step), lm_weight=cfg.train.lm_weight)

@@ -42,6 +42,9 @@ class MllmPlugin(Plugin):
         self.freeze(self.model)
         lora = LoraConfig(r=lora_rank, lora_alpha=lora_alpha, target_modules=targets)
         inject_adapter_in_model(lora, self.model)
+        for p in self.model.parameters():
+            if p.requires_grad:  # peft gives adapters the model's precision: 16 bits are too few to train
+                p.data = p.data.float()
         self.cue_in = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
         self.img_in = nn.Parameter(torch.randn(img_tokens, hidden) * 0.02)
         self.img_out = nn.Parameter(torch.randn(img_tokens, hidden) * 0.02)
@@ -76,13 +79,18 @@ class MllmPlugin(Plugin):
         """Position ids of the left-padded rows."""
         raise NotImplementedError
 
+    def generate_inputs(self, is_image: Tensor) -> dict[str, Tensor]:
+        """What the family's ``generate`` takes beside ids, mask and pixels."""
+        return {}
+
     def tokenize(self, inputs: Inputs, lengths: list[int], cues: int) -> tuple[list[list[int]], int]:
         """Rows of ids with ``cues`` placeholders after the picture, and the id of the placeholder."""
         before, between, after = (self.tokenizer(p, add_special_tokens=False).input_ids for p in self.prompt)
         image = self.tokenizer.convert_tokens_to_ids(self.image_token)
         rows = []
         for text, n in zip(inputs.instructions, lengths, strict=True):
-            words = self.tokenizer(text, add_special_tokens=False).input_ids
+            # split: an instruction that spells out a special token ("<|image_pad|>") is just text
+            words = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
             rows.append(before + [image] * n + between + [self.tokenizer.pad_token_id] * cues + words + after)
         return rows, image
 
@@ -153,9 +161,9 @@ class MllmPlugin(Plugin):
             out = self.model.generate(
                 input_ids=ids,
                 attention_mask=mask,
-                mm_token_type_ids=(ids == image).int(),
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
+                **self.generate_inputs(ids == image),
                 **pixels,
             )
         finally:

@@ -9,6 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
+from reasonbrain.interfaces import Inputs
 from reasonbrain.registry import register
 
 from .base import MllmPlugin
@@ -19,7 +20,7 @@ class Llava(MllmPlugin):
     """``img_tokens``: r, the number of [IMG] tokens."""
 
     image_token = "<image>"
-    prompt = ("USER: ", "\n", " ASSISTANT:")
+    prompt = ("USER: ", "", " ASSISTANT:")
 
     @register_to_config
     def __init__(
@@ -45,7 +46,21 @@ class Llava(MllmPlugin):
 
     def image_lengths(self, pixels: dict[str, Tensor]) -> list[int]:
         vision = self.model.config.vision_config
-        return [(vision.image_size // vision.patch_size) ** 2] * len(pixels["pixel_values"])
+        cls = int(self.model.config.vision_feature_select_strategy == "full")  # LLaVA-1.5: "default", no CLS token
+        return [(vision.image_size // vision.patch_size) ** 2 + cls] * len(pixels["pixel_values"])
+
+    def tokenize(self, inputs: Inputs, lengths: list[int], cues: int) -> tuple[list[list[int]], int]:
+        """``<s>USER: <image>\\n... ASSISTANT:``, split as one text: a sentencepiece token depends on what stands
+        before it, and this is how LLaVA-1.5 was trained. The cues stand right after the picture."""
+        image = self.tokenizer.convert_tokens_to_ids(self.image_token)
+        before, _, after = self.prompt
+        rows = []
+        for text, n in zip(inputs.instructions, lengths, strict=True):
+            words = text.replace(self.image_token, "")  # there is one picture, whatever the user writes
+            ids = self.tokenizer(f"{before}{self.image_token}\n{words}{after}").input_ids
+            at = ids.index(image)
+            rows.append(ids[:at] + [image] * n + [self.tokenizer.pad_token_id] * cues + ids[at + 1 :])
+        return rows, image
 
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:
         out = self.model.model.get_image_features(pixels["pixel_values"].to(self.dtype))

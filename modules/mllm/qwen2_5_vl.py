@@ -60,3 +60,6 @@ class Qwen25VL(MllmPlugin):
         is_image = (ids == self.tokenizer.convert_tokens_to_ids(self.image_token)).int()
         grid = pixels["image_grid_thw"]
         return self.model.model.get_rope_index(ids, is_image, image_grid_thw=grid, attention_mask=mask)[0]
+
+    def generate_inputs(self, is_image: Tensor) -> dict[str, Tensor]:
+        return {"mm_token_type_ids": is_image.int()}

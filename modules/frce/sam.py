@@ -1,0 +1,119 @@
+"""FRCE region plug-in ``sam``: regions by Segment Anything (transformers' own class), prompted with a grid of points.
+
+transformers' mask generation needs torchvision for its last step, so the choice among the masks is made here: predicted
+IoU, stability, and of masks that overlap much the better one (SAM's own rules, on masks instead of their boxes). The
+rest is painted into one label map, small masks over large ones.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.configuration_utils import register_to_config
+from torch import Tensor
+from transformers import AutoImageProcessor, SamConfig, SamModel
+
+from reasonbrain.modules.frce.regions import RegionEncoder, by_area
+from reasonbrain.registry import register
+
+
+def select(logits: Tensor, scores: Tensor, iou: float, stability: float, overlap: float = 0.7) -> Tensor:
+    """Indices of the masks worth keeping, best first. logits [K, h, w], predicted IoU ``scores`` [K].
+
+    A mask must reach both thresholds (stability: IoU of the mask cut one logit higher and one lower), and no better
+    mask may overlap it by an IoU above ``overlap``."""
+    low, high = ((logits > offset).sum((1, 2)) for offset in (-1.0, 1.0))
+    good = (scores > iou) & (high > stability * low)
+    order = torch.where(good, scores, -torch.inf).argsort(descending=True, stable=True)[: int(good.sum())]
+    masks = (logits[order] > 0).flatten(1).float()
+    shared = masks @ masks.T
+    area = shared.diagonal()
+    ious = (shared / (area[:, None] + area - shared).clamp(min=1)).cpu()
+    kept: list[int] = []
+    for i in range(len(order)):
+        if not (ious[i, kept] > overlap).any():
+            kept.append(i)
+    return order[kept]
+
+
+def paint(masks: np.ndarray) -> np.ndarray:
+    """Masks [K, H, W] bool -> labels [H, W] int64, -1 where no mask is: the smaller of two masks lies on top, and what
+    shows of each is numbered by falling area."""
+    labels = np.full(masks.shape[1:], -1, dtype=np.int64)
+    for i in np.argsort(-masks.sum((1, 2)), kind="stable"):
+        labels[masks[i]] = i
+    shown = labels >= 0
+    if shown.any():
+        labels[shown] = by_area(labels[shown])
+    return labels
+
+
+@register("frce.region", "sam")
+class SamRegions(RegionEncoder):
+    """``points_per_side`` squared points prompt SAM, ``points_per_batch`` at a time; it answers each with three masks.
+    The thresholds are those of SAM's automatic mask generator. SAM itself stays frozen."""
+
+    @register_to_config
+    def __init__(
+        self,
+        width: int,
+        pretrained: str | None = None,
+        architecture: dict[str, Any] | None = None,
+        layers: int = 2,
+        heads: int = 8,
+        max_regions: int = 64,
+        points_per_side: int = 16,
+        points_per_batch: int = 64,
+        iou_threshold: float = 0.88,
+        stability_threshold: float = 0.95,
+    ) -> None:
+        super().__init__()
+        self.processor: Any = None
+        if architecture is None:
+            self.sam = SamModel.from_pretrained(pretrained)
+            self.load_assets(pretrained)
+            self.register_to_config(architecture=self.sam.config.to_diff_dict())
+        else:
+            self.sam = SamModel(SamConfig.from_dict(architecture))
+        self.build(width, layers, heads)
+        self.freeze(self.sam)
+
+    def save_assets(self, folder: Path) -> None:
+        self.processor.save_pretrained(folder)
+
+    def load_assets(self, folder: Path | str | None) -> None:
+        self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+    def tie_weights(self) -> None:
+        self.sam.tie_weights()
+
+    @torch.no_grad()
+    def segment(self, images: Tensor) -> Tensor:
+        """images [B, 3, H, W] in 0..1 -> labels [B, H, W], the largest region first, -1 where no mask is."""
+        pictures = (images.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().astype(np.uint8)
+        return torch.from_numpy(np.stack([paint(self._masks(p)) for p in pictures])).to(images.device)
+
+    def _masks(self, picture: np.ndarray) -> np.ndarray:
+        """The masks found in a picture [H, W, 3] uint8: [K, H, W] bool."""
+        inputs = self.processor(images=picture, return_tensors="pt")
+        sizes = inputs["original_sizes"].tolist(), inputs["reshaped_input_sizes"].tolist()
+        embedding = self.sam.get_image_embeddings(inputs["pixel_values"].to(self.sam.device, self.sam.dtype))
+        height, width = sizes[1][0]
+        side = (torch.arange(self.config.points_per_side) + 0.5) / self.config.points_per_side
+        grid = torch.stack(torch.meshgrid(side * width, side * height, indexing="xy"), dim=-1).view(1, -1, 1, 2)
+        found, scores = [], []
+        for points in grid.to(embedding).split(self.config.points_per_batch, dim=1):
+            out = self.sam(image_embeddings=embedding, input_points=points)
+            found.append(out.pred_masks.flatten(1, 2)[0].float())
+            scores.append(out.iou_scores.flatten().float())
+        logits = torch.cat(found)
+        share = logits.shape[-1] / self.processor.pad_size["width"]
+        inside = logits[:, : math.ceil(height * share), : math.ceil(width * share)]  # the rest is padding
+        kept = select(inside, torch.cat(scores), self.config.iou_threshold, self.config.stability_threshold)
+        if len(kept) == 0:
+            return np.zeros((0, *picture.shape[:2]), dtype=bool)
+        return self.processor.post_process_masks([logits[None, kept]], *sizes)[0][0].cpu().numpy()

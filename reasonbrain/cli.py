@@ -1,0 +1,198 @@
+"""The ``reasonbrain`` command. Thin: each command calls one function elsewhere, imported only when it runs.
+
+    reasonbrain edit candle.png "What if someone blew on the candle?" -o out.png --panel panel.png
+    reasonbrain train --config tiny -o runs/mine train.steps=100
+    reasonbrain modules
+    reasonbrain data mini --split test --count 50 --seed 7 -o mini-test
+    reasonbrain data score mini-test edits
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 (training diverged), 2 (a user's mistake), 130
+(interrupted).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import click
+
+from . import __version__
+from .errors import UserError
+from .registry import plugins
+
+
+class _Mistake(click.ClickException):
+    """The user's to mend: one line, without a traceback."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.echo("error: " + " ".join(self.message.splitlines()), file=file, err=True)
+
+
+class _Diverged(_Mistake):
+    exit_code = 1
+
+
+class _Commands(click.Group):
+    """Turns what a user can mend into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as e:
+            raise _Mistake(str(e)) from None
+        except FloatingPointError as e:
+            raise _Diverged(f"training diverged at {e}") from None
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Commands)
+@click.version_option(__version__)
+def main() -> None:
+    """Edits pictures from hypothetical instructions ("What would happen if ...?")."""
+    # before the libraries are imported; who sets these hears them
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+@main.command()
+@click.argument("image")
+@click.argument("instruction")
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("-o", "--output", required=True, help="Where the result goes: .png, .jpg, .webp, .tif or .bmp.")
+@click.option("--config", help="The preset or YAML file that the model was made by.  [default: tiny]")
+@click.option("--checkpoint", help="A trained model: a folder, or a run of `reasonbrain train`.  [default: tiny]")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Same seed, same picture.  [default: 0]")
+@click.option("--steps", type=int, help="Sampling steps; more are slower and finer.  [default: the configuration's]")
+@click.option("--panel", help="Also write one picture of source, regions, focus, result and reasoning.")
+def edit(
+    image: str,
+    instruction: str,
+    overrides: tuple[str, ...],
+    output: str,
+    config: str | None,
+    checkpoint: str | None,
+    seed: int,
+    steps: int | None,
+    panel: str | None,
+) -> None:
+    """Edits IMAGE as INSTRUCTION implies, and prints where the result is.
+
+    KEY=VALUE changes the configuration: edit.guidance=2, model.cme=null."""
+    from .images import check_output, load_image, save_image
+
+    for path in filter(None, (output, panel)):
+        check_output(path)
+    if panel and Path(panel).resolve() == Path(output).resolve():
+        raise UserError(f"panel '{panel}' and output are the same file")
+    source = load_image(image)
+
+    import torch
+
+    from .config import load_config
+    from .panel import make_panel
+    from .pipeline import ReasonBrainPipeline
+
+    if config and config != "tiny" and not checkpoint:
+        load_config(config, overrides)
+        raise UserError(
+            f"config '{config}' needs --checkpoint: its connector, FRCE and CME weights are not published; "
+            f"train them first: reasonbrain train --config {config} -o RUN"
+        )
+    if steps is not None:
+        overrides += (f"edit.steps={steps}",)
+    name = checkpoint or "tiny"
+    pipe = ReasonBrainPipeline.from_pretrained(name, overrides, config)
+    pipe.set_progress_bar_config(desc="editing", disable=None)  # None: shown on a terminal only
+    generator = torch.Generator().manual_seed(seed)
+    out = pipe(source, instruction, generator=generator, reasoning=panel is not None)
+    result = out.images[0]
+    metadata = {
+        "instruction": instruction,
+        "seed": str(seed),
+        "steps": str(pipe.settings.edit.steps),
+        "checkpoint": name,
+    }
+    if panel:
+        said = out.reasoning[0] if out.reasoning else None
+        shown = make_panel(source, result, out.regions[0], out.focus[0], instruction, out.objects[0], said)
+        save_image(shown, panel)
+    save_image(result, output, metadata)
+    click.echo(output)
+    if panel:
+        click.echo(panel)
+
+
+@main.command()
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--config", default="tiny", show_default=True, help="A preset or a YAML file.")
+@click.option("-o", "--output", "run", required=True, help="The run's folder; a run that is there is continued.")
+def train(overrides: tuple[str, ...], config: str, run: str) -> None:
+    """Trains a model, and prints where it is.
+
+    KEY=VALUE changes the configuration: train.steps=100, model.frce.region.name=sam."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("reasonbrain").setLevel(logging.INFO)
+
+    from .config import load_config
+
+    cfg = load_config(config, overrides)
+    from .train.train import train as run_training
+
+    run_training(cfg, Path(run))
+    click.echo(Path(run) / "model")
+
+
+@main.command()
+def modules() -> None:
+    """Lists the plug-ins of every slot: slot, name, module, package."""
+    rows = [("SLOT", "NAME", "MODULE", "PACKAGE")]
+    rows += [(p.slot, p.name, p.module, p.package) for p in plugins()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
+    click.echo("Any slot can also be null: model.<slot>=null.")
+
+
+@main.group()
+def data() -> None:
+    """The ReasonMini data set: write it, score edits of it."""
+
+
+@data.command()
+@click.option("--split", default="test", show_default=True, help="train, val, test, paraphrase or compositional.")
+@click.option("--count", type=int, default=50, show_default=True, help="How many records.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--size", type=int, default=64, show_default=True, help="Pixels on a side.")
+@click.option("-o", "--output", required=True, help="A new or an empty folder.")
+def mini(split: str, count: int, seed: int, size: int, output: str) -> None:
+    """Writes pictures, masks and manifest.jsonl, and prints where the manifest is."""
+    from .data.mini.store import write_split
+
+    click.echo(write_split(split, count, seed, output, size))
+
+
+@data.command()
+@click.argument("folder", metavar="DIR")
+@click.argument("edits")
+def score(folder: str, edits: str) -> None:
+    """Scores the pictures EDITS/<id>.png against the records in DIR, and prints JSON."""
+    from .data.mini.score import score as score_edits
+
+    click.echo(json.dumps(score_edits(folder, edits), indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""Diffusion ``flux``: FLUX is called as diffusers calls it, starts as plain FLUX, and trains what it should."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift, retrieve_timesteps
+from torch import nn
+from torch.nn import functional as F
+
+from reasonbrain.errors import UserError
+from reasonbrain.interfaces import Condition
+from reasonbrain.modules.diffusion.flux import pack, place, position_ids, unpack
+
+H, W = 8, 12  # of the latents
+
+
+@pytest.fixture(scope="module")
+def flux(build):
+    """``flux("source=sequence", ...)``: a fresh plug-in."""
+    null = [
+        f"model.{s}=null" for s in ("encoders", "frce.patch", "frce.region", "frce.text", "mllm", "connector", "cme")
+    ]
+    return lambda *more: build(*null, *(f"model.diffusion.{m}" for m in more)).slot("diffusion")
+
+
+@pytest.fixture(scope="module")
+def known():
+    torch.manual_seed(3)
+    condition = Condition(torch.randn(2, 5, 32), torch.randn(2, 5, 32), torch.randn(2, 32))
+    return condition, torch.randn(2, 4, H, W)
+
+
+class Oracle(nn.Module):
+    """In the transformer's place: knows the data, reads noise level and z from its inputs, remembers what it got."""
+
+    def __init__(self, plug, data):
+        super().__init__()
+        self.config, self.data, self.calls = plug.transformer.config, pack(data), []
+
+    def forward(self, hidden_states, timestep, **kwargs):
+        self.calls.append({"timestep": timestep, "hidden": hidden_states, **kwargs})
+        z = hidden_states[:, : self.data.shape[1], : self.data.shape[2]]
+        return ((z - self.data) / timestep[:, None, None],)
+
+
+def test_packing_is_fluxs():
+    latents = torch.randn(2, 4, H, W)
+    tokens = pack(latents)
+    assert torch.equal(tokens, FluxPipeline._pack_latents(latents, 2, 4, H, W))
+    assert torch.equal(unpack(tokens, H), latents)
+
+
+def test_ids_are_fluxs():
+    expected = FluxPipeline._prepare_latent_image_ids(1, H // 2, W // 2, torch.device("cpu"), torch.float32)
+    assert torch.equal(position_ids(H, W, 0, torch.device("cpu")), expected)
+    expected[:, 0] = 1  # Kontext's mark of the source
+    assert torch.equal(position_ids(H, W, 1, torch.device("cpu")), expected)
+
+
+def test_places_differ():
+    assert torch.pdist(place(position_ids(H, W, 0, torch.device("cpu")), 32)).min() > 1e-2
+
+
+@pytest.mark.parametrize("source", ["channel", "sequence"])
+def test_starts_as_plain_flux(flux, known, source):
+    plug = flux(f"source={source}")
+    plain = FluxTransformer2DModel.from_config(plug.transformer.config).eval()
+    state = plug.transformer.state_dict()
+    new = state["x_embedder.weight"][:, 16:]
+    assert new.shape[1] == (16 + 32 if source == "channel" else 32) and (new == 0).all()
+    plain.load_state_dict(state | {"x_embedder.weight": state["x_embedder.weight"][:, :16]})
+    condition, latents = known
+    z, sigma = torch.randn(2, H * W // 4, 16), torch.tensor([0.3, 0.9])
+    with torch.no_grad():
+        settled = plug.conditioning(condition, latents)
+        found = plug.velocity(z, sigma, settled, guidance=2.5)
+        ids = FluxPipeline._prepare_latent_image_ids(1, H // 2, W // 2, torch.device("cpu"), torch.float32)
+        hidden = z
+        if source == "sequence":
+            hidden = torch.cat([z, pack(latents)], 1)
+            ids = torch.cat([ids, ids + torch.tensor([1.0, 0, 0])])
+        expected = plain(
+            hidden_states=hidden,
+            encoder_hidden_states=settled["text"],
+            pooled_projections=condition.pooled,
+            timestep=sigma,
+            guidance=torch.tensor([2.5, 2.5]),
+            img_ids=ids,
+            txt_ids=torch.zeros(10, 3),
+        ).sample[:, : z.shape[1]]
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("source", ["channel", "sequence"])
+def test_everything_told_matters_once_trained(flux, wake, known, source):
+    plug = wake(flux(f"source={source}"))
+    condition, latents = known
+    z, sigma = torch.randn(2, H * W // 4, 16), torch.tensor([0.3, 0.9])
+
+    @torch.no_grad()
+    def velocity(condition=condition, latents=latents, sigma=sigma, guidance=1.0):
+        return plug.velocity(z, sigma, plug.conditioning(condition, latents), guidance)
+
+    before = velocity()
+    c = condition
+    for after in (
+        velocity(Condition(-c.visual, c.textual, c.pooled)),
+        velocity(Condition(c.visual, -c.textual, c.pooled)),
+        velocity(Condition(c.visual, c.textual, -c.pooled)),
+        velocity(latents=-latents),
+        velocity(sigma=sigma.flip(0)),
+        velocity(guidance=3.0),
+    ):
+        assert ((after - before).abs().amax((1, 2)) > 1e-4).all()
+
+
+def test_mu_is_diffusers(flux):
+    plug = flux()
+    assert plug.scheduler.config.use_dynamic_shifting
+    for tokens in (16, 256, 1000, 4096):
+        assert plug.mu(tokens) == pytest.approx(calculate_shift(tokens, 256, 4096, 0.5, 1.15))
+
+
+@pytest.mark.parametrize("source", ["channel", "sequence"])
+def test_a_perfect_prediction_costs_nothing(flux, known, source):
+    """Target = noise - data, at the noise level the transformer is told, in 0..1, with a guidance value."""
+    plug = flux(f"source={source}")
+    condition, latents = known
+    plug.transformer = oracle = Oracle(plug, latents.flip(0))
+    many = Condition(
+        *(
+            t.repeat(32, 1, 1)[:, : t.shape[1]] if t.ndim == 3 else t.repeat(32, 1)
+            for t in list(vars(condition).values())[:3]
+        )
+    )
+    oracle.data = oracle.data.repeat(32, 1, 1)
+    with torch.no_grad():
+        loss = plug.loss(many, latents.repeat(32, 1, 1, 1), latents.flip(0).repeat(32, 1, 1, 1))
+        wrong = plug.loss(many, latents.repeat(32, 1, 1, 1), latents.repeat(32, 1, 1, 1))
+    assert loss < 1e-6 and wrong > 0.1
+    call = oracle.calls[0]
+    assert call["timestep"].min() > 0 and call["timestep"].max() < 1 and call["timestep"].std() > 0.05
+    assert torch.equal(call["guidance"], torch.ones(64))
+    assert call["pooled_projections"].shape == (64, 32)
+
+
+def test_noise_levels_are_shifted_logit_normal(flux):
+    plug = flux()
+    data = torch.zeros(4096, 4, 4, 4)
+    plug.transformer = oracle = Oracle(plug, data)
+    torch.manual_seed(0)
+    plug.loss(Condition(torch.zeros(4096, 1, 32), torch.zeros(4096, 1, 32), torch.zeros(4096, 32)), data, data)
+    logits = oracle.calls[0]["timestep"].logit()
+    assert logits.mean().item() == pytest.approx(plug.mu(4), abs=0.05)
+    assert logits.std().item() == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_the_sampler_finds_what_the_oracle_knows(flux, known, steps):
+    plug = flux()
+    condition, latents = known
+    plug.transformer = oracle = Oracle(plug, latents.flip(0))
+    found = plug.sample(condition, latents, torch.randn(2, 4, H, W), steps)
+    torch.testing.assert_close(found, latents.flip(0), rtol=1e-4, atol=1e-4)
+    sigmas = np.linspace(1.0, 1 / steps, steps)
+    timesteps, _ = retrieve_timesteps(plug.scheduler, steps, "cpu", sigmas=sigmas, mu=plug.mu(H * W // 4))
+    told = torch.stack([c["timestep"][0] for c in oracle.calls])
+    torch.testing.assert_close(told, timesteps / 1000)
+    assert told[0] == 1
+
+
+def test_latents_are_shifted_and_scaled(flux):
+    plug, pictures = flux(), torch.rand(2, 3, 32, 48)
+    c = plug.vae.config
+    assert c.shift_factor != 0 and c.scaling_factor != 1
+    with torch.no_grad():
+        raw = plug.vae.encode(pictures * 2 - 1).latent_dist.mode()
+        torch.testing.assert_close(plug.encode(pictures), (raw - c.shift_factor) * c.scaling_factor)
+        expected = (plug.vae.decode(raw).sample + 1) / 2
+    torch.testing.assert_close(plug.decode(plug.encode(pictures)), expected.clamp(0, 1), rtol=1e-4, atol=1e-5)
+    assert plug.encode(pictures).shape[-2] * plug.multiple == 2 * pictures.shape[-2]
+
+
+@pytest.mark.parametrize("trained", ["full", "lora", "frozen"])
+def test_gradients_reach_what_trains(flux, wake, known, trained):
+    plug = wake(flux(f"trained={trained}")).train()
+    condition, latents = known
+    plug.loss(condition, latents, latents).backward()
+    for name, p in plug.named_parameters():
+        part = name.partition(".")[0]
+        expected = part in ("visual_in", "textual_in", "image_term") or (
+            part == "transformer" and (trained == "full" or "lora_" in name or ".x_embedder." in name)
+        )
+        assert p.requires_grad == expected, name
+        assert (p.grad is not None and p.grad.abs().sum() > 0) if expected else p.grad is None, name
+    lora = [n for n, _ in plug.named_parameters() if "lora_" in n]
+    assert bool(lora) == (trained == "lora") and not any(n.startswith("vae") for n in lora)
+    assert not plug.vae.training
+
+
+def test_lora_starts_as_plain_flux(flux, known):
+    condition, latents = known
+    z, sigma = torch.randn(2, H * W // 4, 16), torch.tensor([0.3, 0.9])
+    with torch.no_grad():
+        one, other = (
+            plug.velocity(z, sigma, plug.conditioning(condition, latents), 1.0)
+            for plug in (flux("trained=full"), _same(flux("trained=lora"), flux("trained=full")))
+        )
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def _same(adapted, full):
+    state = full.state_dict()
+    renamed = {k: state[k.replace(".base_layer", "")] for k in adapted.state_dict() if "lora_" not in k}
+    adapted.load_state_dict(renamed, strict=False)
+    return adapted
+
+
+def test_without_distilled_guidance(flux, known):
+    """FLUX.1-schnell's shape: no guidance embedding."""
+    plug = flux("architecture.transformer.guidance_embeds=false")
+    assert torch.isfinite(plug.loss(*known, known[1]))
+
+
+def test_on_step_sees_and_may_change_the_latents(flux, known):
+    plug, seen = flux(), []
+    condition, latents = known
+
+    def on_step(index, timestep, z):
+        seen.append((index, float(timestep), z.shape))
+        return torch.full_like(z, 0.25) if index == 2 else z
+
+    out = plug.sample(condition, latents, torch.randn(2, 4, H, W), 3, on_step=on_step)
+    assert [i for i, _, _ in seen] == [0, 1, 2] and seen[0][1] == 1000 > seen[1][1] > seen[2][1]
+    assert seen[0][2] == (2, H * W // 4, 16) and (out == 0.25).all()
+
+
+@pytest.mark.parametrize("wrong", ["source=batch", "trained=partly"])
+def test_a_wrong_choice_is_named(flux, wrong):
+    with pytest.raises(UserError, match=wrong.partition("=")[2]):
+        flux(wrong)
+
+
+def test_the_loss_is_the_mean_squared_error(flux, wake, known):
+    """With the random numbers drawn again by hand."""
+    plug = wake(flux())
+    condition, latents = known
+    torch.manual_seed(5)
+    with torch.no_grad():
+        loss = plug.loss(condition, latents, latents.flip(0))
+        torch.manual_seed(5)
+        data = pack(latents.flip(0))
+        noise, logit = torch.randn_like(data), torch.randn(2)
+        sigma = (logit + plug.mu(data.shape[1])).sigmoid()
+        z = torch.lerp(data, noise, sigma[:, None, None])
+        predicted = plug.velocity(z, sigma, plug.conditioning(condition, latents), 1.0)
+    torch.testing.assert_close(loss, F.mse_loss(predicted, noise - data), rtol=1e-5, atol=1e-5)

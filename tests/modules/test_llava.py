@@ -1,0 +1,139 @@
+"""The MLLM plug-in ``llava`` on a tiny LLaVA-1.5: prompt, picture tokens, guidance, L_MLLM, reasoning."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from reasonbrain.interfaces import Cues, Inputs
+from reasonbrain.modules.mllm.llava import Llava
+
+WIDTH, R, CUES = 16, 4, 5
+TEXTS = ["What would happen if the ice were left in the sun?", "a candle"]
+PATCHES = (32 // 8) ** 2
+
+
+@pytest.fixture
+def plug(hub) -> Llava:
+    torch.manual_seed(0)
+    plug = Llava(width=WIDTH, pretrained=hub["llava"].folder, img_tokens=R).eval()
+    for name, p in plug.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(p, std=0.3)
+    return plug
+
+
+@pytest.fixture(scope="module")
+def inputs() -> Inputs:
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return Inputs(images, TEXTS, [[], []], torch.full((2, 32, 32), -1))
+
+
+@pytest.fixture(scope="module")
+def cues() -> Cues:
+    generator = torch.Generator().manual_seed(1)
+    visual, textual = torch.randn(2, 3, WIDTH, generator=generator), torch.randn(2, 2, WIDTH, generator=generator)
+    return Cues(visual, torch.ones(2, 3, dtype=torch.bool), textual, torch.tensor([[True, False], [False, False]]))
+
+
+def row_of(inputs: Inputs, i: int) -> Inputs:
+    return Inputs(inputs.images[i : i + 1], inputs.instructions[i : i + 1], [[]], inputs.regions[i : i + 1])
+
+
+def cues_of(cues: Cues, i: int) -> Cues:
+    return Cues(*(t[i : i + 1] for t in (cues.visual, cues.visual_mask, cues.textual, cues.textual_mask)))
+
+
+def test_prompt_is_llava_1_5s(plug, inputs) -> None:
+    """Without cues a row is what transformers' LlavaProcessor makes of the published prompt."""
+    rows, image = plug.tokenize(inputs, [PATCHES] * 2, 0)
+    for row, text in zip(rows, TEXTS, strict=True):
+        assert row == plug.tokenizer("USER: " + "<image>" * PATCHES + f"\n{text} ASSISTANT:").input_ids
+        assert row[0] == plug.tokenizer.bos_token_id and row.count(image) == PATCHES
+    with_cues, _ = plug.tokenize(inputs, [PATCHES] * 2, CUES)
+    end = rows[0].index(image) + PATCHES
+    assert with_cues[0] == rows[0][:end] + [plug.tokenizer.pad_token_id] * CUES + rows[0][end:]
+
+
+def test_an_instruction_cannot_bring_pictures(plug, inputs) -> None:
+    said = Inputs(inputs.images[:1], ["melt the <image> ice"], [[]], inputs.regions[:1])
+    rows, image = plug.tokenize(said, [PATCHES], 0)
+    assert rows[0].count(image) == PATCHES
+
+
+def test_picture_tokens(plug, inputs) -> None:
+    """A token a patch, without CLS, as the model's own code makes them."""
+    pixels = plug.pixels(inputs.images)
+    assert type(plug.image_processor).__name__.endswith("Pil")  # torchvision is not needed
+    assert plug.image_lengths(pixels) == [PATCHES] * 2
+    embeds = plug.image_embeds(pixels)
+    states = plug.model.model.vision_tower(**pixels, output_hidden_states=True).hidden_states[-2]
+    assert torch.equal(embeds, plug.model.model.multi_modal_projector(states[:, 1:]).flatten(0, 1))
+
+
+def test_forward_equals_a_plain_pass(plug, inputs, cues) -> None:
+    """Guidance and L_MLLM of a row against the language model over that row alone, without padding and masked cues."""
+    out = plug(inputs, cues)
+    assert out.hidden.shape == (2, R, WIDTH)
+    table = plug.model.get_input_embeddings()
+    losses = []
+    for i in range(2):
+        row = row_of(inputs, i)
+        (ids,), image = plug.tokenize(row, [PATCHES], 0)
+        at = ids.index(image)
+        used = torch.cat([cues.visual[i][cues.visual_mask[i]], cues.textual[i][cues.textual_mask[i]]])
+        picture = plug.image_embeds(plug.pixels(row.images))
+        words = [table(torch.tensor(part)) for part in (ids[:at], ids[at + PATCHES :])]
+        embeds = torch.cat([words[0], picture, plug.cue_in(used), words[1], plug.img_in])[None]
+        states = plug.model.model.language_model(inputs_embeds=embeds).last_hidden_state
+        assert torch.allclose(out.hidden[i], plug.guidance_out(states[0, -R:]), atol=1e-4)
+        grown = torch.cat([plug.model.lm_head.weight, plug.img_out])
+        labels = len(plug.model.lm_head.weight) + torch.arange(R)
+        losses.append(F.cross_entropy(states[0, -R - 1 : -1] @ grown.T, labels))
+    assert torch.allclose(out.lm_loss, torch.stack(losses).mean(), atol=1e-4)
+
+
+def test_cues_and_company(plug, inputs, cues) -> None:
+    out = plug(inputs, cues).hidden
+    alone = plug(row_of(inputs, 1), cues_of(cues, 1)).hidden
+    assert torch.allclose(out[1:], alone, atol=1e-5)
+    for name in ("visual", "textual"):
+        changed = Cues(**{**vars(cues), name: getattr(cues, name) + torch.randn(WIDTH)})
+        difference = (plug(inputs, changed).hidden - out).abs().amax((1, 2))
+        assert difference[0] > 1e-3
+        assert (difference[1] > 1e-3) == (name == "visual")  # the second row's textual cues are masked
+
+
+def test_what_trains(plug, inputs, cues) -> None:
+    out = plug(inputs, cues)
+    (out.lm_loss + out.hidden.square().mean()).backward()
+    got = {n for n, p in plug.named_parameters() if p.grad is not None and p.grad.any()}
+    new = ("cue_in", "img_in", "img_out", "guidance_out")
+    wanted = {n for n, _ in plug.named_parameters() if "lora_" in n or n.startswith(new)}
+    assert got == wanted
+    assert all("language_model" in n for n in wanted if "lora_" in n)
+    assert sum("lora_A" in n for n in wanted) == 2 * 7  # layers x (q, k, v, o, gate, up, down)
+
+
+def test_reason_is_the_model_without_lora(plug, hub, inputs) -> None:
+    trainable = {n for n, p in plug.named_parameters() if p.requires_grad}
+    before = plug(inputs, no_cues()).hidden
+    said = plug.reason(inputs, max_new_tokens=6)
+    model, tokenizer = hub["llava"].models[""], plug.tokenizer
+    for i, text in enumerate(TEXTS):
+        prompt = "USER: " + "<image>" * PATCHES + f"\n{text} ASSISTANT:"
+        ids = tokenizer(prompt, return_tensors="pt").input_ids
+        pixels = plug.pixels(inputs.images[i : i + 1])
+        out = model.generate(
+            input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=6, do_sample=False, **pixels
+        )
+        assert said[i] == tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+    assert all(said)
+    assert {n for n, p in plug.named_parameters() if p.requires_grad} == trainable
+    assert torch.equal(plug(inputs, no_cues()).hidden, before)
+
+
+def no_cues() -> Cues:
+    none, mask = torch.zeros(2, 0, WIDTH), torch.zeros(2, 0, dtype=torch.bool)
+    return Cues(none, mask, none, mask)

@@ -1,0 +1,194 @@
+"""MLLM ``qwen2_5_vl``: prompt, soft cues, [IMG] tokens, LoRA, L_MLLM and reasoning, against transformers' own model."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from transformers import Qwen2_5_VLForConditionalGeneration
+
+from reasonbrain.interfaces import Cues, Inputs
+
+R = 32
+
+
+@pytest.fixture(scope="module")
+def mllm(model):
+    return model.slot("mllm")
+
+
+@pytest.fixture(scope="module")
+def cues():
+    """Three rows with two visual and two textual cues; the last textual one of row 0 and row 2 does not count."""
+    torch.manual_seed(2)
+    mask = torch.tensor([[True, False], [True, True], [True, False]])
+    return Cues(torch.randn(3, 2, 32), torch.ones(3, 2).bool(), torch.randn(3, 2, 32), mask)
+
+
+def no_cues(rows):
+    empty, mask = torch.zeros(rows, 0, 32), torch.zeros(rows, 0).bool()
+    return Cues(empty, mask, empty, mask)
+
+
+def row(batch, i):
+    cut = {k: v[i : i + 1] for k, v in vars(batch).items()}
+    return type(batch)(**cut)
+
+
+def prompt_ids(mllm, inputs, i):
+    """The chat prompt of Qwen2.5-VL for one picture of 16 tokens, written out."""
+    text = "<|im_start|>user\n<|vision_start|>" + "<|image_pad|>" * 16 + "<|vision_end|>"
+    pieces = [text, inputs.instructions[i], "<|im_end|>\n<|im_start|>assistant\n"]
+    return [t for p in pieces for t in mllm.tokenizer(p, add_special_tokens=False).input_ids]
+
+
+def test_loss_and_states_are_those_of_a_model_with_a_grown_vocabulary(mllm, inputs):
+    """transformers' own forward, with r more words in its table and labels on these alone."""
+    plug = copy.deepcopy(mllm)
+    plug.img_out.data.copy_(plug.img_in)  # the grown table is tied
+    grown = copy.deepcopy(plug.model)
+    vocabulary = grown.get_input_embeddings().weight.shape[0]
+    grown.resize_token_embeddings(vocabulary + R, mean_resizing=False)
+    grown.get_input_embeddings().weight.data[vocabulary:] = plug.img_in.data
+    image = plug.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    losses, states = [], []
+    for i in range(3):
+        prompt = prompt_ids(plug, inputs, i)
+        ids = torch.tensor([prompt + list(range(vocabulary, vocabulary + R))])
+        labels = ids.masked_fill(ids < vocabulary, -100)
+        assert (labels != -100).sum() == R
+        with torch.no_grad():
+            out = grown(
+                input_ids=ids,
+                labels=labels,
+                mm_token_type_ids=(ids == image).int(),
+                output_hidden_states=True,
+                **plug.pixels(inputs.images[i : i + 1]),
+            )
+        losses.append(out.loss)
+        states.append(plug.guidance_out(out.hidden_states[-1][:, -R:]))
+    with torch.no_grad():
+        found = plug(inputs, no_cues(3))
+    torch.testing.assert_close(found.lm_loss, torch.stack(losses).mean(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.hidden, torch.cat(states), rtol=1e-3, atol=1e-3)
+
+
+def test_one_forward_pass_gives_all_states(mllm, inputs, cues):
+    calls = []
+    hook = mllm.model.model.language_model.register_forward_hook(lambda *_: calls.append(1))
+    out = mllm(inputs, cues)
+    hook.remove()
+    assert len(calls) == 1 and out.hidden.shape == (3, R, 32) and out.lm_loss.shape == ()
+
+
+@pytest.mark.parametrize("side", ["visual", "textual"])
+def test_cues_enter_the_mllm(mllm, inputs, cues, side):
+    before = mllm(inputs, cues).hidden
+    moved = getattr(cues, side).clone()
+    moved[:, 0] *= -1
+    after = mllm(inputs, replace(cues, **{side: moved})).hidden
+    assert ((after - before).abs().amax((1, 2)) > 1e-3).all()
+    hidden = cues.textual.masked_fill(~cues.textual_mask[..., None], 50.0)
+    torch.testing.assert_close(mllm(inputs, replace(cues, textual=hidden)).hidden, before)
+
+
+def test_a_masked_cue_is_as_good_as_none(mllm, inputs, cues):
+    first = row(inputs, 0), row(cues, 0)
+    short = replace(first[1], textual=first[1].textual[:, :1], textual_mask=first[1].textual_mask[:, :1])
+    torch.testing.assert_close(mllm(first[0], short).hidden, mllm(*first).hidden, rtol=1e-3, atol=1e-3)
+
+
+def test_batch_is_single(mllm, inputs, cues):
+    """Instructions of different lengths, so the rows are padded on the left."""
+    both = mllm(inputs, cues)
+    assert len({len(prompt_ids(mllm, inputs, i)) for i in range(3)}) == 3
+    losses = []
+    for i in range(3):
+        alone = mllm(row(inputs, i), row(cues, i))
+        torch.testing.assert_close(both.hidden[i], alone.hidden[0], rtol=1e-3, atol=1e-3)
+        losses.append(alone.lm_loss)
+    torch.testing.assert_close(both.lm_loss, torch.stack(losses).mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_positions_are_the_models_own(mllm, inputs):
+    pixels = mllm.pixels(inputs.images)
+    rows, image = mllm.tokenize(inputs, mllm.image_lengths(pixels), 0)
+    assert rows == [prompt_ids(mllm, inputs, i) for i in range(3)]
+    ids, mask = mllm.pad_left(rows)
+    positions = mllm.positions(ids, mask, pixels)
+    for i, one in enumerate(rows):
+        alone = torch.tensor([one])
+        expected, _ = mllm.model.model.get_rope_index(
+            alone, (alone == image).int(), image_grid_thw=pixels["image_grid_thw"][i : i + 1]
+        )
+        assert torch.equal(positions[:, i, -len(one) :], expected[:, 0])
+        rows_and_columns = expected[1:, 0, alone[0] == image]
+        assert len({tuple(p) for p in rows_and_columns.T.tolist()}) == 16  # really two-dimensional
+
+
+def test_lora_is_on_the_language_model_alone(mllm):
+    adapted = [n for n, _ in mllm.named_parameters() if "lora_" in n]
+    assert adapted and all(".language_model.layers." in n for n in adapted)
+    assert len(adapted) == 2 * 7 * 2  # layers x linears x (A, B)
+    for name, p in mllm.named_parameters():
+        if "lora_A" in name:
+            assert p.shape[0] == 8
+    layer = mllm.model.model.language_model.layers[0].self_attn.q_proj
+    assert layer.scaling["default"] == 16 / 8
+
+
+def test_gradients_reach_what_is_new_and_nothing_of_the_base(build, wake, inputs, cues):
+    mllm = wake(build()).slot("mllm").train()
+    assert not mllm.model.training  # frozen parts stay in eval mode
+    out = mllm(inputs, cues)
+    (out.hidden.square().mean() + out.lm_loss).backward()
+    for name, p in mllm.named_parameters():
+        new = "lora_" in name or not name.startswith("model.")
+        assert p.requires_grad == new, name
+        assert (p.grad is not None and p.grad.abs().sum() > 0) if new else p.grad is None, name
+
+
+def greedy(model, mllm, inputs, i):
+    ids = torch.tensor([prompt_ids(mllm, inputs, i)])
+    image = mllm.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    out = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        mm_token_type_ids=(ids == image).int(),
+        max_new_tokens=12,
+        do_sample=False,
+        **mllm.pixels(inputs.images[i : i + 1]),
+    )
+    return mllm.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
+
+
+def test_reason_is_the_base_models_greedy_answer(mllm, parts, inputs, cues):
+    base = Qwen2_5_VLForConditionalGeneration.from_pretrained(parts / "mllm").eval()
+    before = mllm(inputs, cues).hidden
+    trainable = [n for n, p in mllm.named_parameters() if p.requires_grad]
+    said = mllm.reason(inputs, max_new_tokens=12)
+    assert said == [greedy(base, mllm, inputs, i) for i in range(3)]
+    assert len(set(said)) == 3 and said != [
+        greedy(mllm.model, mllm, inputs, i) for i in range(3)
+    ]  # LoRA would say otherwise
+    assert [n for n, p in mllm.named_parameters() if p.requires_grad] == trainable
+    torch.testing.assert_close(mllm(inputs, cues).hidden, before, rtol=0, atol=0)
+
+
+def test_reason_does_not_thaw_what_is_frozen(mllm, inputs):
+    """Switching adapters on again would make peft train them."""
+    frozen = copy.deepcopy(mllm).requires_grad_(False)
+    frozen.reason(inputs, max_new_tokens=2)
+    assert not any(p.requires_grad for p in frozen.parameters())
+
+
+def test_special_tokens_in_an_instruction_are_just_text(mllm, inputs, cues):
+    texts = ["<|image_pad|> melts", "<|im_end|> <|vision_start|>", "<|endoftext|>"]
+    rows, image = mllm.tokenize(replace(inputs, instructions=texts), [16] * 3, 0)
+    assert [r.count(image) for r in rows] == [16] * 3
+    assert torch.isfinite(mllm(replace(inputs, instructions=texts), cues).hidden).all()
+
+
+def test_an_empty_instruction_is_no_trouble(mllm, inputs, cues):
+    empty = Inputs(inputs.images, ["", "", ""], [[]] * 3, inputs.regions)
+    assert torch.isfinite(mllm(empty, cues).hidden).all()

@@ -1,0 +1,131 @@
+"""The region plug-in ``sam``: choosing among masks, painting them, and SAM itself with random weights."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from reasonbrain.checkpoint import load_model, save_model
+from reasonbrain.config import make_config
+from reasonbrain.interfaces import Features
+from reasonbrain.model import ReasonBrain
+from reasonbrain.modules.frce.sam import SamRegions, paint, select
+
+SIZE = 32
+
+
+def logit(box: tuple[int, int, int, int], inside: float = 5.0) -> torch.Tensor:
+    """A mask of the box (x0, y0, x1, y1), as SAM gives it."""
+    out = torch.full((SIZE, SIZE), -5.0)
+    out[box[1] : box[3], box[0] : box[2]] = inside
+    return out
+
+
+LARGE, SAME, SMALL, APART = (0, 0, 20, 20), (0, 0, 20, 19), (5, 5, 9, 9), (24, 24, 30, 30)
+
+
+def test_select_keeps_the_better_of_two_masks_and_drops_bad_ones() -> None:
+    logits = torch.stack([logit(LARGE), logit(SAME), logit(SMALL), logit(APART), logit(APART, inside=0.5)])
+    scores = torch.tensor([0.90, 0.95, 0.92, 0.50, 0.99])
+    # 0 nearly equals 1, which is better; 3 is below the IoU threshold; 4 vanishes when cut one logit higher
+    assert select(logits, scores, 0.88, 0.95).tolist() == [1, 2]
+    assert select(logits, scores, 0.88, 0.95, overlap=0.99).tolist() == [1, 2, 0]
+    assert select(logits, scores, 0.88, 0.0).tolist() == [1, 2]
+    assert select(logits, scores, 0.40, 0.95).tolist() == [1, 2, 3]
+
+
+def test_select_of_nothing_good_is_empty() -> None:
+    assert select(torch.full((3, SIZE, SIZE), -5.0), torch.ones(3), 0.88, 0.0).tolist() == []
+    assert select(torch.zeros(0, SIZE, SIZE), torch.zeros(0), 0.88, 0.95).tolist() == []
+
+
+def test_paint_lays_small_masks_on_large_ones() -> None:
+    masks = np.stack([(logit(box) > 0).numpy() for box in (SMALL, LARGE, APART, LARGE)])
+    labels = paint(masks)
+    assert labels.dtype == np.int64
+    assert labels[0, 0] == 0 and labels[6, 6] == 2 and labels[25, 25] == 1  # by falling area: 384, 36, 16
+    assert labels[31, 0] == -1
+    assert np.bincount(labels[labels >= 0]).tolist() == [20 * 20 - 16, 36, 16]  # the equal masks are one region
+
+
+def test_paint_without_masks() -> None:
+    assert (paint(np.zeros((0, 4, 5), dtype=bool)) == -1).all()
+
+
+def build(hub, **params) -> SamRegions:
+    torch.manual_seed(0)
+    return SamRegions(width=16, pretrained=hub["sam"].folder, heads=2, layers=1, max_regions=6, **params).eval()
+
+
+EVERYTHING = {"points_per_side": 3, "points_per_batch": 4, "iou_threshold": -1e9, "stability_threshold": 0.0}
+
+
+@pytest.fixture(scope="module")
+def images() -> torch.Tensor:
+    return torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
+
+
+def test_segment_gives_what_sam_says(hub, images) -> None:
+    """All masks kept, points in two different batch sizes, against SAM called as its own processor calls it."""
+    region = build(hub, **EVERYTHING)
+    labels = region.segment(images)
+    assert labels.shape == (2, 40, 56) and labels.dtype == torch.int64
+    assert labels.amax() >= 1
+    assert torch.equal(labels, build(hub, **EVERYTHING | {"points_per_batch": 64}).segment(images))
+    assert torch.equal(labels[1:], region.segment(images[1:]))  # alone or in company
+
+    picture = (images[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+    inputs = region.processor(images=picture, return_tensors="pt")
+    assert inputs["reshaped_input_sizes"].tolist() == [[46, 64]]
+    x, y = [64 / 6, 64 / 2, 64 * 5 / 6], [46 / 6, 46 / 2, 46 * 5 / 6]
+    points = torch.tensor([[x[i % 3], y[i // 3]] for i in range(9)]).view(1, 9, 1, 2)
+    with torch.no_grad():
+        out = region.sam(pixel_values=inputs["pixel_values"], input_points=points)
+    logits, scores = out.pred_masks.flatten(1, 2)[0], out.iou_scores.flatten()
+    kept = select(logits[:, :23], scores, -1e9, 0.0)  # 46 of 64 rows: 23 of the masks' 32
+    sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
+    masks = region.processor.post_process_masks([logits[None, kept]], *sizes)[0][0].numpy()
+    assert np.array_equal(paint(masks), labels[0].numpy())
+
+
+def features(batch: int) -> Features:
+    empty = torch.zeros(batch, 0, 16)
+    mask = torch.zeros(batch, 0, dtype=torch.bool)
+    patches = torch.randn(batch, 16, 16, requires_grad=True)
+    return Features(patches, (4, 4), empty, mask, torch.zeros(batch, 4), empty, mask)
+
+
+def test_no_mask_gives_no_region_and_no_nan(hub, images) -> None:
+    region = build(hub, iou_threshold=1e9).train()
+    labels = region.segment(images)
+    assert (labels == -1).all()
+    given = features(2)
+    cues, mask = region(given, labels)
+    assert not mask.any() and (cues == 0).all()
+    cues.sum().backward()
+    assert torch.isfinite(given.patches.grad).all()
+    assert all(torch.isfinite(p.grad).all() for p in region.parameters() if p.grad is not None)
+
+
+def test_sam_is_frozen(hub) -> None:
+    region = build(hub).train()
+    trained = {n.partition(".")[0] for n, p in region.named_parameters() if p.requires_grad}
+    assert trained == {"place", "blocks", "norm"}
+    assert not region.sam.training
+
+
+def test_checkpoint_with_sam(hub, images, tmp_path) -> None:
+    """Weights that SAM shares with itself and the image processor come back; the hub folder is not needed."""
+    params = {"name": "sam", "pretrained": hub["sam"].folder, "heads": 2, "layers": 1, "max_regions": 6, **EVERYTHING}
+    cfg = make_config({"model": {"width": 16, "frce": {"region": params}}})
+    model = ReasonBrain.from_config(cfg.model).eval()
+    save_model(model, cfg, tmp_path)
+    again, _ = load_model(tmp_path)
+    state = again.state_dict()
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    old, new = (m.prepare(images, ["a", "b"]).regions for m in (model, again))
+    assert old.amax() >= 1 and torch.equal(old, new)
+    sam = again.slot("frce.region").sam
+    shared = sam.prompt_encoder.shared_embedding.positional_embedding
+    assert shared is sam.shared_image_embedding.positional_embedding

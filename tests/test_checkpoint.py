@@ -1,0 +1,175 @@
+"""Checkpoints: the same edit after loading, nothing pickled, and clear errors for what is not a good checkpoint."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import AutoencoderKL
+from safetensors import safe_open
+from safetensors.torch import load_file
+from transformers import CLIPModel, Qwen2_5_VLForConditionalGeneration
+
+from reasonbrain.checkpoint import find_checkpoint, load_model, save_model
+from reasonbrain.errors import UserError
+from reasonbrain.pipeline import ReasonBrainPipeline
+from reasonbrain.registry import SLOTS
+
+
+@pytest.fixture(scope="module")
+def saved(model, settings, tmp_path_factory):
+    """A checkpoint of ``model``. Not to be changed."""
+    folder = tmp_path_factory.mktemp("saved") / "model"
+    save_model(model, settings(), folder)
+    return folder
+
+
+@pytest.fixture
+def damaged(saved, tmp_path):
+    """A copy of the checkpoint to spoil."""
+    shutil.copytree(saved, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def message(*args, **kwargs):
+    with pytest.raises(UserError) as e:
+        load_model(*args, **kwargs)
+    assert "\n" not in str(e.value)
+    return str(e.value)
+
+
+def edit(pipe, records):
+    sample = records[1]
+    generator = torch.Generator().manual_seed(7)
+    return pipe(sample.source, sample.instruction, generator=generator, reasoning=True, preserve=False)
+
+
+def test_load_gives_every_tensor_and_the_identical_edit(saved, model, settings, records):
+    again, cfg = load_model(saved)
+    assert cfg == settings() and not again.training
+    before, after = model.state_dict(), again.state_dict()
+    assert before.keys() == after.keys()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) and value.dtype == after[name].dtype, name
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert {n for n, p in again.named_parameters() if p.requires_grad} == trained
+    first = edit(ReasonBrainPipeline.from_model(model, cfg), records)
+    second = edit(ReasonBrainPipeline.from_pretrained(saved), records)
+    assert first.images[0].tobytes() == second.images[0].tobytes()
+    assert first.reasoning == second.reasoning and first.reasoning[0]
+
+
+def test_the_folder_stands_alone(saved, monkeypatch):
+    """What the configuration calls ``pretrained`` need not be there any more: nothing is read outside the folder."""
+    for cls in (AutoencoderKL, CLIPModel, Qwen2_5_VLForConditionalGeneration):
+        monkeypatch.setattr(cls, "from_pretrained", lambda *_, **__: pytest.fail("reads the pretrained folder"))
+    load_model(saved)
+
+
+def test_nothing_is_pickled_and_every_slot_has_its_folder(saved):
+    files = [f for f in saved.rglob("*") if f.is_file()]
+    assert {f.suffix for f in files} <= {".yaml", ".json", ".safetensors", ".jinja", ".txt"}
+    assert {f.parent.name for f in files if f.name == "model.safetensors"} == {s.replace(".", "_") for s in SLOTS}
+
+
+def test_tied_weights_are_stored_once_and_stay_tied(saved):
+    with safe_open(saved / "mllm" / "model.safetensors", "pt") as f:
+        keys = set(f.keys())
+    assert ("model.lm_head.weight" in keys) + ("model.model.language_model.embed_tokens.weight" in keys) == 1
+    qwen = load_model(saved)[0].slot("mllm").model
+    assert qwen.lm_head.weight is qwen.get_input_embeddings().weight
+
+
+def test_half_precision(saved, model, settings, tmp_path, records):
+    save_model(model, settings(), tmp_path / "half", dtype=torch.bfloat16)
+    size = [sum(f.stat().st_size for f in d.rglob("*.safetensors")) for d in (saved, tmp_path / "half")]
+    assert size[1] < 0.6 * size[0]
+    again, _ = load_model(tmp_path / "half")
+    after = again.state_dict()
+    for name, value in model.state_dict().items():
+        expected = value.bfloat16().float() if value.is_floating_point() else value
+        assert torch.equal(after[name], expected), name
+    assert load_model(tmp_path / "half", dtype=torch.bfloat16)[0].slot("cme").visual_queries.dtype == torch.bfloat16
+    assert edit(ReasonBrainPipeline.from_pretrained(tmp_path / "half"), records).images[0].size == (64, 64)
+
+
+def test_saving_twice_replaces(saved, model, settings, damaged):
+    save_model(model, settings(), damaged)
+    for file in saved.rglob("*.safetensors"):
+        before, after = load_file(file), load_file(damaged / file.relative_to(saved))
+        assert before.keys() == after.keys() and all(torch.equal(v, after[k]) for k, v in before.items())
+
+
+def test_a_run_a_model_and_a_folder_that_is_neither(saved, tmp_path):
+    assert find_checkpoint(saved) == saved and find_checkpoint(saved.parent) == saved
+    assert "nowhere" in message(tmp_path / "nowhere") and "'tiny'" in message(tmp_path / "nowhere")
+    assert "neither" in message(tmp_path)
+    (tmp_path / "state.safetensors").touch()
+    assert "not yet saved" in message(tmp_path)
+
+
+def test_missing_slot_folder(damaged):
+    shutil.rmtree(damaged / "cme")
+    assert str(damaged / "cme") in message(damaged)
+
+
+@pytest.mark.parametrize("slot", ["connector", "mllm"])
+@pytest.mark.parametrize("size", [0, 5, 100, -10])
+def test_truncated_weights(damaged, slot, size):
+    file = damaged / slot / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    assert str(file) in message(damaged) and "broken" in message(damaged)
+
+
+def test_missing_weights(damaged):
+    (damaged / "cme" / "model.safetensors").unlink()
+    assert "cme/model.safetensors" in message(damaged)
+
+
+def test_broken_slot_config(damaged):
+    file = damaged / "cme" / "config.json"
+    good = json.loads(file.read_text())
+    file.write_text("{")
+    assert "config.json" in message(damaged)
+    file.write_text(json.dumps(good | {"blocks": 2}))
+    assert "does not fit" in message(damaged) and "cme" in message(damaged)
+
+
+def test_weights_of_another_slot(damaged):
+    shutil.copy(damaged / "connector" / "model.safetensors", damaged / "cme" / "model.safetensors")
+    assert "does not fit" in message(damaged)
+
+
+@pytest.mark.parametrize("name", ["hybrit", "os.system", "reasonbrain.modules.cme.hybrid.HybridEnhancer"])
+def test_a_checkpoint_can_only_name_registered_plugins(damaged, name):
+    file = damaged / "config.yaml"
+    file.write_text(file.read_text().replace("name: hybrid", f"name: {name}"))
+    assert f"no plug-in '{name}'" in message(damaged)
+
+
+def test_broken_config(damaged):
+    (damaged / "config.yaml").write_text("model: [")
+    assert "config.yaml" in message(damaged)
+
+
+def test_made_by_another_configuration(saved, settings, tmp_path):
+    said = message(saved, config="tiny")  # the shipped one is larger
+    assert str(saved) in said and "128" in said
+    for override, words in (
+        ("model.connector.queries=9", ["model.connector.queries", "6", "9"]),
+        ("model.frce.region.name=sam", ["model.frce.region", "'superpixel'", "'sam'", "train"]),
+        ("model.width=64", ["model.width", "32", "64"]),
+    ):
+        said = message(saved, [override])
+        assert all(w in said for w in words), said
+
+
+def test_a_slot_that_was_null_has_no_weights(model, build, settings, tmp_path):
+    save_model(build("model.cme=null"), settings("model.cme=null"), tmp_path)
+    said = message(tmp_path, ["model.cme.name=hybrid"])
+    assert "model.cme" in said and "null" in said
+
+
+def test_what_does_not_touch_weights_may_change(saved):
+    model, cfg = load_model(saved, ["edit.steps=9", "model.cme=null"])
+    assert cfg.edit.steps == 9 and model.slot("cme") is None

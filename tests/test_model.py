@@ -1,0 +1,149 @@
+"""The whole model: which parameters train, the losses' sum, every slot null, batch = single."""
+
+import pytest
+import torch
+
+from reasonbrain.images import to_tensor
+from reasonbrain.model import ReasonBrain
+from reasonbrain.pipeline import ReasonBrainPipeline
+from reasonbrain.registry import SLOTS
+
+LATENTS = (3, 4, 16, 16)
+FROZEN = ("parts.encoders.clip.", "parts.mllm.model.", "parts.diffusion.vae.")
+ALL_NULL = [f"model.{slot}=null" for slot in SLOTS]
+
+
+def trains(name):
+    """What should train in the tiny configuration, said by name: all but CLIP, the MLLM's base and the VAE."""
+    return "lora_" in name or not name.startswith(FROZEN)
+
+
+@pytest.fixture(scope="module")
+def latents():
+    torch.manual_seed(4)
+    return torch.randn(LATENTS), torch.randn(LATENTS)
+
+
+def test_gradients_reach_exactly_what_should_train(build, wake, inputs, latents):
+    model = wake(build()).train()
+    model(inputs, *latents)["loss"].backward()
+    for name, p in model.named_parameters():
+        assert p.requires_grad == trains(name), name
+        if trains(name):
+            assert p.grad is not None and p.grad.abs().sum() > 0, name
+        else:
+            assert p.grad is None, name
+    assert {n.split(".")[1] for n, p in model.named_parameters() if p.requires_grad} == {
+        s.replace(".", "_") for s in SLOTS
+    }
+
+
+def test_one_step_moves_what_trains_and_nothing_else(build, inputs, latents):
+    """From the very start, where LoRA and FLUX's new inputs are zero: after two steps all have moved."""
+    model = build().train()
+    before = {n: p.detach().clone() for n, p in model.named_parameters()}
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    for _ in range(2):
+        model(inputs, *latents)["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, p in model.named_parameters():
+        assert torch.equal(p, before[name]) != trains(name), name
+
+
+def test_the_loss_is_the_sum_of_both(model, inputs, latents):
+    with torch.no_grad():
+        torch.manual_seed(0)
+        out = model(inputs, *latents)
+        torch.manual_seed(0)
+        weighed = model(inputs, *latents, lm_weight=0.25)
+    torch.testing.assert_close(out["loss"], out["lm"] + out["dm"])
+    torch.testing.assert_close(weighed["loss"], 0.25 * out["lm"] + out["dm"])
+    assert out["lm"] > 0 and out["dm"] > 0
+
+
+def test_both_losses_train_the_lora(build, wake, inputs, latents):
+    for loss in ("lm", "dm"):
+        model = wake(build())
+        model(inputs, *latents)[loss].backward()
+        grads = [p.grad for n, p in model.named_parameters() if "lora_A" in n]
+        assert all(g is not None and g.abs().sum() > 0 for g in grads), loss
+        assert (model.slot("cme").visual_queries.grad is None) == (loss == "lm")
+
+
+@torch.no_grad()
+def test_batch_is_single(model, records, inputs):
+    both, _ = model.condition(inputs)
+    for i, sample in enumerate(records):
+        one = model.prepare(to_tensor([sample.source]), [sample.instruction], [sample.objects])
+        alone, _ = model.condition(one)
+        for name in ("visual", "textual", "pooled", "focus"):
+            torch.testing.assert_close(getattr(both, name)[i], getattr(alone, name)[0], rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_the_instruction_and_the_picture_matter(model, inputs):
+    """Each alone changes both sides of the condition, through the whole model."""
+    before, _ = model.condition(inputs)
+    other = model.prepare(inputs.images, inputs.instructions[::-1], inputs.objects, inputs.regions)
+    flipped = model.prepare(inputs.images.flip(-1), inputs.instructions, inputs.objects, inputs.regions)
+    for changed in (other, flipped):
+        after, _ = model.condition(changed)
+        for name in ("visual", "textual"):
+            assert (getattr(after, name) - getattr(before, name))[0].abs().max() > 1e-4
+
+
+def test_prepare_finds_what_is_not_given(model, records):
+    images = to_tensor([r.source for r in records])
+    texts = ["What if the red candle were lit?"] * 3
+    found = model.prepare(images, texts, [None, [], ["wick"]])
+    assert found.objects == [["red candle"], [], ["wick"]]
+    assert torch.equal(found.regions, model.slot("frce.region").segment(images))
+    given = torch.zeros(3, 64, 64, dtype=torch.int16)
+    assert model.prepare(images, texts, regions=given).regions.dtype == torch.int64
+
+
+@pytest.mark.parametrize("null", [[f"model.{s}=null"] for s in SLOTS] + [ALL_NULL, ALL_NULL[:-1]], ids=str)
+def test_null_slots(build, settings, records, latents, tmp_path, null):
+    """Loss, edit, save and load work without a slot, without any, and with nothing but FLUX."""
+    torch.manual_seed(0)
+    model = build(*null)
+    missing = {o.split("=")[0].removeprefix("model.") for o in null}
+    assert {s for s in SLOTS if model.slot(s) is None} == missing
+    images = to_tensor([r.source for r in records])
+    inputs = model.prepare(images, [r.instruction for r in records])
+    out = model(inputs, *latents)
+    assert torch.isfinite(out["loss"])
+    assert (out["lm"] > 0) == ("mllm" not in missing) and (out["dm"] > 0) == ("diffusion" not in missing)
+    if out["loss"].requires_grad:
+        out["loss"].backward()
+        assert all(p.grad is None or torch.isfinite(p.grad).all() for p in model.parameters())
+
+    pipe = ReasonBrainPipeline.from_model(model, settings(*null))
+    pipe.save_pretrained(tmp_path)
+    again = ReasonBrainPipeline.from_pretrained(tmp_path)
+    assert {s for s in SLOTS if again.model.slot(s) is None} == missing
+    edits = [
+        p(records[0].source, "melt it", generator=torch.Generator().manual_seed(1), output_type="pt").images[0]
+        for p in (pipe, again)
+    ]
+    assert torch.equal(*edits) and edits[0].shape == (3, 64, 64)
+    if "diffusion" in missing:
+        assert torch.equal(edits[0], images[0])
+
+
+def test_null_of_a_trained_slot_keeps_the_rest(model, settings, tmp_path):
+    """A checkpoint can be loaded without one of its slots (ablation)."""
+    ReasonBrainPipeline.from_model(model, settings()).save_pretrained(tmp_path)
+    pipe = ReasonBrainPipeline.from_pretrained(tmp_path, ["model.cme=null"])
+    assert pipe.cme is None
+    for name, p in pipe.connector.named_parameters():
+        assert torch.equal(p, model.slot("connector").get_parameter(name))
+
+
+def test_without_weights_published_models_come_from_their_architecture(settings):
+    """``weights=False`` opens no weights file."""
+    cfg = settings("model.encoders=null", "model.mllm=null", "model.diffusion=null").model
+    with torch.device("meta"):
+        model = ReasonBrain.from_config(cfg, weights=False)
+    assert model.device.type == "meta"

@@ -1,0 +1,131 @@
+"""The registry: built-in plug-ins, decorators, and a third-party package found by its entry point."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from reasonbrain import registry
+from reasonbrain.errors import UserError
+from reasonbrain.plugin import Plugin
+from reasonbrain.registry import SLOTS, plugin, plugins, register
+
+THEIRS = """
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+from reasonbrain.interfaces import Condition
+from reasonbrain.plugin import Plugin
+from reasonbrain.registry import register
+
+
+@register("cme", "scaled")
+class Scaled(Plugin):
+    @register_to_config
+    def __init__(self, width: int, gain: float = 2.0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+
+    def forward(self, features, cues, guidance):
+        out = self.linear(guidance) * self.config.gain
+        return Condition(out, out, features.pooled)
+"""
+
+USE = """
+import json, sys
+import torch
+from reasonbrain import ReasonBrainPipeline
+from reasonbrain.config import load_config
+from reasonbrain.model import ReasonBrain
+from reasonbrain.registry import plugins
+
+folder, *overrides = sys.argv[1:]
+found = {i.name: i.package for i in plugins("cme")}
+cfg = load_config("tiny", [*overrides, "model.cme.name=scaled", "model.cme.gain=3"])
+model = ReasonBrain.from_config(cfg.model).eval()
+inputs = model.prepare(torch.rand(1, 3, 64, 64), ["melt the ice"])
+before = model.condition(inputs)[0].visual
+ReasonBrainPipeline.from_model(model, cfg).save_pretrained(folder)
+again = ReasonBrainPipeline.from_pretrained(folder)
+same = torch.equal(before, again.model.condition(inputs)[0].visual)
+guidance = model.align(model.guide(inputs, model.cues(model.encode(inputs), inputs)))
+right = torch.allclose(before, 3 * model.slot("cme").linear(guidance), atol=1e-5)
+print(json.dumps({"found": found, "class": type(again.cme).__module__, "same": same, "right": right}))
+"""
+
+
+def test_every_slot_has_its_plugins():
+    names = {slot: [i.name for i in plugins(slot)] for slot in SLOTS}
+    expected = {
+        "encoders": ["clip"],
+        "frce.patch": ["patch_encoder"],
+        "frce.region": ["sam", "superpixel"],
+        "frce.text": ["id_controller"],
+        "mllm": ["llava", "qwen2_5_vl"],
+        "connector": ["qformer"],
+        "cme": ["hybrid"],
+        "diffusion": ["flux"],
+    }
+    assert names == expected
+    assert [i.slot for i in plugins()] == [s for s in SLOTS for _ in expected[s]]
+    assert all(i.package == "reasonbrain" for i in plugins())
+
+
+def test_a_name_gives_the_class():
+    cls = plugin("cme", "hybrid")
+    assert issubclass(cls, Plugin) and (cls.slot, cls.plugin_name) == ("cme", "hybrid")
+
+
+@pytest.mark.parametrize("name", ["hybrit", "reasonbrain.modules.cme.hybrid.HybridEnhancer", "os.system", ""])
+def test_unknown_and_dotted_names_are_refused_with_the_choices(name):
+    with pytest.raises(UserError) as e:
+        plugin("cme", name)
+    assert str(e.value) == f"model.cme.name: there is no plug-in '{name}'; choose from hybrid, or null"
+
+
+def test_register_adds_a_plugin_and_knows_the_slots(monkeypatch):
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+
+    @register("cme", "mine")
+    class Mine: ...
+
+    assert plugin("cme", "mine") is Mine and "mine" in [i.name for i in plugins("cme")]
+    with pytest.raises(ValueError, match="cmee"):
+        register("cmee", "mine")
+
+
+def test_a_third_party_package_adds_a_plugin(tmp_path, overrides):
+    source, target = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    (source / "their_enhancer.py").write_text(THEIRS)
+    (source / "pyproject.toml").write_text(
+        textwrap.dedent("""
+        [build-system]
+        requires = ["setuptools"]
+        build-backend = "setuptools.build_meta"
+        [project]
+        name = "their-enhancer"
+        version = "1.0"
+        [project.entry-points."reasonbrain.modules"]
+        "cme:scaled" = "their_enhancer"
+        """)
+    )
+    install = ["pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation", "--target", target, source]
+    subprocess.run([sys.executable, "-m", *install], check=True, capture_output=True, timeout=60)
+    out = subprocess.run(
+        [sys.executable, "-c", USE, tmp_path / "saved", *overrides],
+        env={**os.environ, "PYTHONPATH": str(target), "TRANSFORMERS_VERBOSITY": "error"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert out.returncode == 0, out.stderr
+    assert json.loads(out.stdout.splitlines()[-1]) == {
+        "found": {"hybrid": "reasonbrain", "scaled": "their-enhancer"},
+        "class": "their_enhancer",
+        "same": True,
+        "right": True,
+    }

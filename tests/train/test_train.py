@@ -1,0 +1,160 @@
+"""The training entry: a real run whose loss falls, exact resume of the whole model, and what it writes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from reasonbrain.config import load_config
+from reasonbrain.data.mini import make
+from reasonbrain.errors import UserError
+from reasonbrain.model import ReasonBrain
+from reasonbrain.pipeline import ReasonBrainPipeline
+from reasonbrain.registry import SLOTS
+from reasonbrain.train.batches import augment
+from reasonbrain.train.train import Batches, table, train
+
+QUICK = ["data.count=8", "train.batch_size=4", "train.warmup=2", "train.log_every=1"]
+
+
+def losses(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def tensors(folder):
+    return {f"{f.relative_to(folder)}/{k}": v for f in folder.rglob("*.safetensors") for k, v in load_file(f).items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def test_thirty_steps_lower_both_losses(settings, tmp_path, records):
+    overrides = ["train.steps=30", "train.batch_size=8", "train.lr=5e-3", "train.save_every=30", "data.count=64"]
+    trained = train(settings(*QUICK, *overrides), tmp_path)
+    lines = losses(tmp_path)
+    assert [line["step"] for line in lines] == list(range(1, 31))
+    for name, share in (("loss", 0.8), ("lm", 0.8), ("dm", 0.8)):
+        first, last = (np.mean([line[name] for line in part]) for part in (lines[:5], lines[-5:]))
+        assert last < share * first, (name, first, last)
+    # what the run wrote is what it returned, and edits a picture
+    pipe = ReasonBrainPipeline.from_pretrained(tmp_path)
+    assert same(pipe.model.state_dict(), trained.state_dict()) and not trained.training
+    assert pipe(records[0].source, records[0].instruction).images[0].size == (64, 64)
+
+
+def test_interrupted_and_resumed_is_bit_identical(settings, tmp_path):
+    """Six steps, or six steps of which the first process dies in the fifth, with few records, so that they recur."""
+    cfg = settings(*QUICK, "train.steps=6", "train.save_every=3")
+    train(cfg, tmp_path / "whole")
+
+    class Dies(Exception): ...
+
+    def die(*_):
+        calls.append(1)
+        if len(calls) == 5:
+            raise Dies
+
+    calls = []
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda m, _: die() if isinstance(m, ReasonBrain) else None
+    )
+    with pytest.raises(Dies):
+        train(cfg, tmp_path / "parts")
+    hook.remove()
+    train(cfg, tmp_path / "parts")
+    for folder in (".", "model"):
+        assert same(tensors(tmp_path / "whole" / folder), tensors(tmp_path / "parts" / folder))
+    assert [x["loss"] for x in losses(tmp_path / "parts")][-3:] == [x["loss"] for x in losses(tmp_path / "whole")][-3:]
+
+
+def test_frozen_parts_stay_as_they_came(settings, build, tmp_path):
+    before = build().state_dict()
+    trained = train(settings(*QUICK, "train.steps=2"), tmp_path)
+    frozen = {n for n, p in trained.named_parameters() if not p.requires_grad}
+    assert len(frozen) > 50 and all(torch.equal(trained.get_parameter(n), before[n]) for n in frozen)
+
+
+def test_a_run_of_another_model_is_refused(settings, tmp_path):
+    train(settings(*QUICK, "train.steps=1"), tmp_path)
+    for override in ("model.cme.blocks=2", "model.connector.queries=4", "model.cme=null"):
+        with pytest.raises(UserError, match=r"model\."):
+            train(settings(*QUICK, "train.steps=2", override), tmp_path)
+
+
+def test_nothing_to_train(settings, tmp_path):
+    null = [f"model.{s}=null" for s in SLOTS]
+    with pytest.raises(UserError, match="nothing is left to train"):
+        train(settings(*null), tmp_path)
+
+
+def test_batches_are_a_function_of_the_step(settings, model):
+    cfg = settings("data.count=6", "train.batch_size=4")
+    first, other = Batches(cfg, model), Batches(cfg, model)
+    for step in (0, 1, 2):
+        first(step)
+    for step in (2, 5):  # not through the same steps
+        (a, *latents), (b, *again) = first(step), other(step)
+        assert a.instructions == b.instructions and a.objects == b.objects
+        assert torch.equal(a.images, b.images) and torch.equal(a.regions, b.regions)
+        assert all(torch.equal(x, y) for x, y in zip(latents, again, strict=True))
+    assert first(0)[0].instructions != first(1)[0].instructions
+
+
+def test_a_batch_is_records_with_their_latents(settings, model):
+    cfg = settings("data.count=5", "train.batch_size=3")
+    inputs, source, target = Batches(cfg, model)(0)
+    assert inputs.images.shape == (3, 3, 64, 64) and source.shape == target.shape == (3, 4, 16, 16)
+    samples = [make("train", i) for i in range(5)]
+    for row in range(3):
+        picture = (inputs.images[row] * 255).round().byte().permute(1, 2, 0).numpy()
+        sample = next(s for s in samples if np.array_equal(np.asarray(s.source), picture))
+        assert inputs.objects[row] == sample.objects
+        for latents, image in ((source, sample.source), (target, sample.target)):
+            pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
+            torch.testing.assert_close(latents[row], model.slot("diffusion").encode(pixels)[0], rtol=1e-3, atol=1e-3)
+        assert torch.equal(inputs.regions[row], model.slot("frce.region").segment(inputs.images[row : row + 1])[0])
+
+
+def test_a_manifest_trains(settings, tmp_path):
+    """Reason50K's format, pictures of several sizes, one record without objects."""
+    rows = []
+    for i, size in enumerate([(80, 60), (64, 64)]):
+        for end in ("src", "tgt"):
+            Image.new("RGB", size, (40 * i, 90, 30 if end == "src" else 200)).save(tmp_path / f"{i}_{end}.png")
+        paths = {"src_image": f"{i}_src.png", "tgt_image": f"{i}_tgt.png"}
+        rows.append({"id": i, "category": "causal", **paths, "instruction": "What if the red ball fell?"})
+    rows[0]["objects"] = ["ball"]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    cfg = settings(*QUICK, "train.steps=1", "data.name=manifest", f"data.path={tmp_path / 'train.jsonl'}")
+    train(cfg, tmp_path / "run")
+    assert np.isfinite(losses(tmp_path / "run")[0]["loss"])
+    found = Batches(cfg, ReasonBrain.from_config(cfg.model))(0)[0].objects
+    assert sorted(map(tuple, found))[0] == ("ball",) and ["red ball"] in found
+
+
+def test_augment_changes_half_of_the_texts_a_little():
+    text = "what would happen if the tall red candle were left to burn for many hours"
+    rng = np.random.default_rng(0)
+    texts = [augment(text, rng) for _ in range(200)]
+    changed = [t for t in texts if t != text]
+    assert 40 < len(changed) < 120
+    assert all(t and len(t.split()) <= len(text.split()) for t in texts)
+    kept = np.mean([len(set(t.split()) & set(text.split())) / len(set(text.split())) for t in changed])
+    assert 0.75 < kept < 1
+
+
+def test_table_counts_what_trains(model):
+    lines = {line.split()[0]: line.split()[1:] for line in table(model).splitlines()[1:]}
+    assert list(lines) == list(SLOTS)
+    clip = model.slot("encoders")
+    total, trained = (sum(p.numel() for p in clip.parameters() if p.requires_grad or a) / 1e6 for a in (True, False))
+    assert lines["encoders"] == [f"{total:.3f}M", f"{trained:.3f}M"]
+
+
+def test_the_shipped_tiny_configuration_trains_at_the_papers_settings():
+    cfg = load_config("tiny")
+    assert (cfg.model.mllm["img_tokens"], cfg.model.mllm["lora_rank"], cfg.model.mllm["lora_alpha"]) == (32, 8, 16)
