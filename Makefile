@@ -23,8 +23,9 @@ tiny: .venv/.installed
 	$(BIN)/python -m reasonbrain.train.autoencoder -o runs/tiny/vae
 	$(BIN)/python -m reasonbrain.train.clip -o runs/tiny/clip
 	$(BIN)/python -m reasonbrain.train.mllm -o runs/tiny/mllm
-	$(BIN)/reasonbrain train --config tiny -o runs/tiny/edit
-	$(BIN)/python -m reasonbrain.train.publish runs/tiny/edit configs/tiny
+	$(BIN)/reasonbrain train --config tiny -o runs/tiny/edit model.encoders.pretrained=runs/tiny/clip \
+		model.mllm.pretrained=runs/tiny/mllm model.diffusion.autoencoder=runs/tiny/vae
+	$(BIN)/python -m reasonbrain.train.publish runs/tiny configs/tiny
 
 eval: .venv/.installed
 	$(BIN)/python -m reasonbrain.eval.mini --checkpoint tiny --count 200 --blank -o runs/eval

@@ -52,7 +52,7 @@ setup(
         "peft>=0.18",
         "accelerate>=1.10",
         "safetensors>=0.5",
-        "omegaconf>=2.3",
+        "omegaconf>=2.4",
         "einops>=0.8",
         "numpy>=1.26",
         "pillow>=11",

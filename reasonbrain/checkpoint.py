@@ -6,7 +6,8 @@ Safetensors in, safetensors out; nothing is pickled, and a checkpoint can only n
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,11 @@ from torch import Tensor
 
 from .config import Config, dump_config, load_config, slot_config
 from .errors import UserError
-from .model import ReasonBrain
+from .model import WEIGHT_SOURCES, ReasonBrain
 from .plugin import Plugin
 from .registry import SLOTS, plugin
 
 WEIGHTS = "model.safetensors"
-BUILD_ONLY = ("pretrained", "architecture", "autoencoder")  # where weights came from, not what the model is
 
 
 def slot_folder(folder: Path, slot: str) -> Path:
@@ -36,6 +36,10 @@ def save_model(model: ReasonBrain, cfg: Config, folder: Path, dtype: torch.dtype
     """Writes every tensor of every slot, frozen ones too, so that the folder stands alone. ``dtype``: store floats
     in this precision. Tensors that share memory are stored once."""
     folder.mkdir(parents=True, exist_ok=True)
+    cfg = deepcopy(cfg)
+    for name in SLOTS:
+        for params in filter(None, [slot_config(cfg.model, name)]):
+            params.update(_forget_folders(params))
     (folder / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
     for name in SLOTS:
         part = model.slot(name)
@@ -43,6 +47,7 @@ def save_model(model: ReasonBrain, cfg: Config, folder: Path, dtype: torch.dtype
             continue
         target = slot_folder(folder, name)
         target.mkdir(exist_ok=True)
+        part.register_to_config(**_forget_folders(part.config))
         part.save_config(target)
         part.save_assets(target)
         tensors: dict[str, Tensor] = {}
@@ -56,6 +61,11 @@ def save_model(model: ReasonBrain, cfg: Config, folder: Path, dtype: torch.dtype
                 half = dtype is not None and value.is_floating_point()
                 tensors[key] = value.to(dtype).contiguous() if half else value.contiguous()
         save_file(tensors, target / WEIGHTS, metadata={"format": "pt", "shared": json.dumps(shared)})
+
+
+def _forget_folders(params: Mapping[str, Any]) -> dict[str, None]:
+    """A hub id says where weights came from; a folder of this machine says nothing elsewhere."""
+    return {k: None for k in WEIGHT_SOURCES if params.get(k) and Path(params[k]).exists()}
 
 
 def embedded() -> Path:
@@ -75,8 +85,8 @@ def find_checkpoint(name: str | Path) -> Path:
     return folder
 
 
-def _without_build(params: dict[str, Any] | None) -> dict[str, Any] | None:
-    return None if params is None else {k: v for k, v in params.items() if k not in BUILD_ONLY}
+def _without_sources(params: dict[str, Any] | None) -> dict[str, Any] | None:
+    return None if params is None else {k: v for k, v in params.items() if k not in WEIGHT_SOURCES}
 
 
 def check_same_model(cfg: Config, saved: Config, folder: Path) -> None:
@@ -84,7 +94,7 @@ def check_same_model(cfg: Config, saved: Config, folder: Path) -> None:
     if cfg.model.width != saved.model.width:
         raise UserError(f"checkpoint '{folder}' has model.width={saved.model.width}, not {cfg.model.width}")
     for slot in SLOTS:
-        asked, stored = (_without_build(slot_config(c.model, slot)) for c in (cfg, saved))
+        asked, stored = (_without_sources(slot_config(c.model, slot)) for c in (cfg, saved))
         if asked is None or asked == stored:
             continue
         if stored is None or asked["name"] != stored["name"]:

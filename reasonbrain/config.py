@@ -23,6 +23,9 @@ from omegaconf.errors import OmegaConfBaseException
 from .errors import UserError
 from .registry import SLOTS, plugin
 
+# a path inside the installed package: "${package:tiny/parts/clip}" is below reasonbrain/configs
+OmegaConf.register_resolver("package", lambda path: str(files("reasonbrain.configs") / path), replace=True)
+
 
 @dataclass
 class FrceConfig:

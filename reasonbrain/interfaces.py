@@ -66,16 +66,12 @@ class Guidance:
 class Condition:
     """What the diffusion model is told. visual [B, Q, D], textual [B, Q', D], pooled [B, P].
 
-    focus [B, N]: how much the visual-oriented enhancer attended to each patch (sums to 1), or None."""
+    focus [B, rows, columns]: the share of the visual-oriented enhancer's attention on each patch, or None."""
 
     visual: Tensor
     textual: Tensor
     pooled: Tensor
     focus: Tensor | None = None
-
-    def __getitem__(self, rows: slice | Tensor) -> Condition:
-        focus = None if self.focus is None else self.focus[rows]
-        return Condition(self.visual[rows], self.textual[rows], self.pooled[rows], focus)
 
 
 def no_tokens(like: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from .objects import find_objects
 from .plugin import Plugin, public_architecture
 from .registry import SLOTS, plugin
 
-SOURCES = ("pretrained", "autoencoder")  # parameters that say where published weights are: a folder or a hub id
+WEIGHT_SOURCES = ("pretrained", "autoencoder")  # parameters that say where published weights are: a folder or a hub id
 
 
 class ReasonBrain(nn.Module):
@@ -144,7 +144,7 @@ def _build(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Plugin:
     try:
         return plug(width=width, **params)
     except (OSError, SafetensorError) as e:
-        sources = {key: params[key] for key in SOURCES if params.get(key)}
+        sources = {key: params[key] for key in WEIGHT_SOURCES if params.get(key)}
         for key, source in sources.items():
             is_path = source.count("/") > 1 or source[0] in "./~"  # a hub id is owner/name
             if is_path and not Path(source).is_dir():

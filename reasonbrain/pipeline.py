@@ -223,7 +223,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
             out.reasoning[row] = said[i]  # type: ignore[index]
             out.regions[row] = inputs.regions[i].cpu().numpy()
             if condition.focus is not None:
-                out.focus[row] = condition.focus[i].view(self.encoders.grid).float().cpu().numpy()
+                out.focus[row] = condition.focus[i].float().cpu().numpy()
 
 
 def _check(

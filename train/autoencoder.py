@@ -1,6 +1,6 @@
 """Stage 1 of the embedded default: a KL autoencoder (diffusers' AutoencoderKL, FLUX's layout) on ReasonMini.
 
-    python -m reasonbrain.train.autoencoder -o runs/tiny/vae --steps 4000
+    python -m reasonbrain.train.autoencoder -o runs/tiny/vae
 
 Writes a diffusers folder; its ``scaling_factor`` and ``shift_factor`` are measured, so that latents have
 mean 0 and deviation 1 as the diffusion model expects.
@@ -63,7 +63,7 @@ def scribble(rng: np.random.Generator) -> np.ndarray:
     return np.asarray(canvas.image())
 
 
-def batch(step: int, size: int, seed: int = 0, scribbles: float = 0.25) -> Tensor:
+def batch(step: int, size: int, seed: int = 0, scribbles: float = 0.15) -> Tensor:
     """Pictures of one step, [size, 3, 64, 64] in -1..1: sources, targets and scribbles."""
     rng = np.random.default_rng([seed, step])
     pictures: list[np.ndarray] = []
@@ -96,10 +96,10 @@ def normalise(vae: AutoencoderKL, count: int = 512) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=3400)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--scribbles", type=float, default=0.25, help="share of pictures of random shapes")
+    parser.add_argument("--scribbles", type=float, default=0.15, help="share of pictures of random shapes")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 

@@ -1,6 +1,6 @@
 """Stage 2 of the embedded default: a tokenizer and a CLIP (transformers' CLIPModel) from scratch on ReasonMini.
 
-    python -m reasonbrain.train.clip -o runs/tiny/clip --steps 1500
+    python -m reasonbrain.train.clip -o runs/tiny/clip
 
 Contrastive pairs: the target with its outcome or its instruction, the source with the names of its objects.
 Writes a folder in the hub's layout.
@@ -26,7 +26,8 @@ from reasonbrain.train.loop import Loop
 
 SIZE, LENGTH = 64, 32
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-SPECIAL = [PAD, START, END, "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+# END must not get the id 2: CLIPTextModel would take it for CLIP's legacy configuration and pool elsewhere
+SPECIAL = [PAD, START, "<|vision_start|>", "<|vision_end|>", END, "<|image_pad|>", "<|video_pad|>"]
 
 
 def train_tokenizer(vocab_size: int = 2048) -> Tokenizer:
@@ -98,7 +99,7 @@ def losses(clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, step: int, batch
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=64)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

@@ -124,7 +124,9 @@ class Loop:
                 if not torch.isfinite(out["loss"]):
                     raise FloatingPointError(f"step {self.step}: the loss is {out['loss'].item()}")
                 out["loss"].backward()
-            torch.nn.utils.clip_grad_norm_(params, cfg.grad_clip)
+            norm = torch.nn.utils.clip_grad_norm_(params, cfg.grad_clip)
+            if not torch.isfinite(norm):
+                raise FloatingPointError(f"step {self.step}: the gradients' norm is {norm.item()}")
             self.optimizer.step()
             self.optimizer.zero_grad(set_to_none=True)
             self.step += 1

@@ -1,6 +1,6 @@
 """Stage 3 of the embedded default: a Qwen2.5-VL (transformers' class) from scratch, taught to say what happens.
 
-    python -m reasonbrain.train.mllm -o runs/tiny/mllm --steps 2500
+    python -m reasonbrain.train.mllm -o runs/tiny/mllm
 
 Picture and hypothetical instruction in, one sentence with the outcome out, in the prompt that the plug-in
 ``qwen2_5_vl`` uses. Writes a folder in the hub's layout.
@@ -102,7 +102,7 @@ def losses(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=640)
     parser.add_argument("--batch-size", type=int, default=32)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

@@ -73,5 +73,5 @@ class HybridEnhancer(Plugin):
                 focus = block.visual.fused.weights(xv, patches)
             xv, xt = block.to_visual(xv, xt), block.to_textual(xt, xv)
         if focus is not None:
-            focus = focus / focus.sum(-1, keepdim=True)
+            focus = (focus / focus.sum(-1, keepdim=True)).unflatten(1, features.grid)
         return Condition(self.visual_norm(xv), self.textual_norm(xt), features.pooled, focus)

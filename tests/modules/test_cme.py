@@ -82,8 +82,8 @@ def test_what_is_masked_does_not_count(cme, known):
 def test_focus_is_a_share_of_attention(cme, known):
     features, cues, guidance = known
     focus = cme(features, cues, guidance).focus
-    assert focus.shape == (2, 4) and (focus > 0).all()
-    torch.testing.assert_close(focus.sum(-1), torch.ones(2))
+    assert focus.shape == (2, *features.grid) and (focus > 0).all()
+    torch.testing.assert_close(focus.sum((1, 2)), torch.ones(2))
 
 
 def test_nothing_at_all_is_no_nan(cme, known):
@@ -105,5 +105,5 @@ def test_batch_is_single(cme, known):
         row = slice(i, i + 1)
         one = replace(features, **{k: v[row] for k, v in vars(features).items() if k != "grid"})
         alone = cme(one, Cues(*(v[row] for v in vars(cues).values())), guidance[row])
-        torch.testing.assert_close(both[row].visual, alone.visual, rtol=1e-4, atol=1e-5)
-        torch.testing.assert_close(both[row].focus, alone.focus, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(both.visual[row], alone.visual, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(both.focus[row], alone.focus, rtol=1e-4, atol=1e-5)

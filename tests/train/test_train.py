@@ -104,6 +104,15 @@ def test_batches_are_a_function_of_the_step(settings, model):
     assert first(0)[0].instructions != first(1)[0].instructions
 
 
+def test_latents_are_computed_once_a_record(settings, model):
+    batches, calls = Batches(settings("data.count=3", "train.batch_size=4"), model), []
+    hook = model.slot("diffusion").vae.encoder.register_forward_hook(lambda *_: calls.append(1))
+    for step in range(6):
+        batches(step)
+    hook.remove()
+    assert len(calls) == 3
+
+
 def test_a_batch_is_records_with_their_latents(settings, model):
     cfg = settings("data.count=5", "train.batch_size=3")
     inputs, source, target = Batches(cfg, model)(0)
