@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -39,6 +40,27 @@ def fastest_attention(device: str) -> AbstractContextManager[None]:
     """On a CPU, attention in plain matrix products: the backward of torch's fused kernel for CPUs takes a third of a
     step's time (docs/log.md). Elsewhere torch chooses."""
     return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
+
+
+def rank() -> int:
+    """This process's number among those of the run."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes share the run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def average_gradients(params: list[Tensor]) -> None:
+    """The mean over all processes, in one exchange; a parameter without a gradient has none anywhere."""
+    if world() == 1:
+        return
+    grads = [p.grad for p in params if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in grads])
+    dist.all_reduce(flat)
+    for grad, mean in zip(grads, (flat / world()).split([g.numel() for g in grads]), strict=True):
+        grad.copy_(mean.view_as(grad))
 
 
 class Loop:
@@ -86,7 +108,10 @@ class Loop:
                 self.average[name].copy_(f.get_tensor(f"average/{name}"))
                 moments = ("step", "exp_avg", "exp_avg_sq")
                 if f"adam.step/{name}" in stored:
-                    self.optimizer.state[p] = {k: f.get_tensor(f"adam.{k}/{name}").clone() for k in moments}
+                    self.optimizer.state[p] = {
+                        k: f.get_tensor(f"adam.{k}/{name}").to(p.device if k != "step" else "cpu", copy=True)
+                        for k in moments
+                    }
         return True
 
     def use_average(self) -> None:
@@ -116,7 +141,7 @@ class Loop:
         while self.step < cfg.steps:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate(cfg, self.step)
-            torch.manual_seed(cfg.seed * 1_000_003 + self.step)
+            torch.manual_seed(cfg.seed * 1_000_003 + self.step + rank() * 1_000_000_007)
             device = params[0].device.type
             with fastest_attention(device):
                 with torch.autocast(device, torch.bfloat16, enabled=cfg.bf16):
@@ -124,6 +149,7 @@ class Loop:
                 if not torch.isfinite(out["loss"]):
                     raise FloatingPointError(f"step {self.step}: the loss is {out['loss'].item()}")
                 out["loss"].backward()
+            average_gradients(params)
             norm = torch.nn.utils.clip_grad_norm_(params, cfg.grad_clip)
             if not torch.isfinite(norm):
                 raise FloatingPointError(f"step {self.step}: the gradients' norm is {norm.item()}")
@@ -135,14 +161,14 @@ class Loop:
             for key, value in out.items():
                 sums[key] = sums.get(key, 0.0) + float(value.detach())
             count += 1
-            if self.step % cfg.log_every == 0 or self.step == cfg.steps:
+            if rank() == 0 and (self.step % cfg.log_every == 0 or self.step == cfg.steps):
                 line = {"step": self.step, **{k: round(v / count, 5) for k, v in sums.items()}}
                 line["seconds_per_step"] = round((time.monotonic() - start) / count, 3)
                 log.info(" ".join(f"{k}={v}" for k, v in line.items()))
                 with (self.run / "log.jsonl").open("a") as f:
                     f.write(json.dumps(line) + "\n")
                 sums, count, start = {}, 0, time.monotonic()
-            if self.step % cfg.save_every == 0 or self.step == cfg.steps:
+            if rank() == 0 and (self.step % cfg.save_every == 0 or self.step == cfg.steps):
                 self.save()
                 if on_save:
                     on_save()

@@ -1,6 +1,7 @@
 """Trains ReasonBrain: L = L_MLLM + L_DM over everything that the configuration leaves trainable.
 
     reasonbrain train --config tiny -o RUN [key=value ...]
+    torchrun --nproc_per_node 2 -m reasonbrain.cli train --config tiny -o RUN     # shares the batch
 
 The same command continues a run that was stopped. RUN/model is a checkpoint that ``reasonbrain edit --checkpoint RUN``
 takes; RUN/log.jsonl holds the losses.
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from reasonbrain.checkpoint import check_same_model, save_model
@@ -25,7 +27,7 @@ from reasonbrain.interfaces import Inputs
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
 from reasonbrain.train.batches import augment
-from reasonbrain.train.loop import Loop
+from reasonbrain.train.loop import Loop, rank, world
 
 log = logging.getLogger(__name__)
 
@@ -52,13 +54,19 @@ class Batches:
         self.kept[index] = (both[0], regions[0].to("cpu", torch.int16), latents[0].cpu(), latents[1].cpu())
 
     def __call__(self, step: int) -> tuple[Inputs, Tensor, Tensor]:
-        """Inputs and the latents of source and target."""
+        """Inputs and the latents of source and target: this process's share of the global batch."""
         rng = np.random.default_rng([self.cfg.train.seed, step])
         indices = rng.integers(0, len(self.records), self.cfg.train.batch_size).tolist()
+        seeds = rng.integers(0, 1 << 32, len(indices))
+        share = slice(rank(), None, world())
+        indices = indices[share]
         for index in set(indices) - self.kept.keys():
             self._compute(index)
         records = [self.records[i] for i in indices]
-        words = [augment(str(rng.choice(np.array(r.instructions))), rng) for r in records]
+        words = []
+        for record, seed in zip(records, seeds[share], strict=True):
+            draw = np.random.default_rng(seed)
+            words.append(augment(str(draw.choice(np.array(record.instructions))), draw))
         images, regions, source, target = (torch.stack(t) for t in zip(*(self.kept[i] for i in indices), strict=True))
         device = self.model.device
         inputs = self.model.prepare(images.to(device).float() / 255, words, [r.objects for r in records], regions)
@@ -91,6 +99,11 @@ def train(cfg: Config, run: Path) -> ReasonBrain:
     """Trains up to ``train.steps``, continuing RUN where there is one, and returns the averaged model.
 
     Raises UserError if RUN was made by another model configuration or if nothing can train."""
+    processes = int(os.environ.get("WORLD_SIZE", 1))
+    if cfg.train.batch_size % processes:
+        raise UserError(f"train.batch_size: {cfg.train.batch_size} cannot be shared by {processes} processes")
+    if processes > 1:
+        dist.init_process_group()
     if (run / "config.yaml").is_file():
         made = load_config(str(run / "config.yaml"))
         check_same_model(cfg, made, run)
@@ -98,7 +111,8 @@ def train(cfg: Config, run: Path) -> ReasonBrain:
             if slot_config(cfg.model, slot) is None and slot_config(made.model, slot) is not None:
                 raise UserError(f"model.{slot}: run '{run}' trains it; give another folder to train without it")
     torch.manual_seed(cfg.train.seed)
-    model = ReasonBrain.from_config(cfg.model).train()
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    model = ReasonBrain.from_config(cfg.model).to(device).train()
     without_loss = model.slot("mllm") is None and model.slot("diffusion") is None
     if without_loss or not any(p.requires_grad for p in model.parameters()):
         raise UserError("model: nothing is left to train: every slot is frozen, or mllm and diffusion are null")
@@ -107,11 +121,13 @@ def train(cfg: Config, run: Path) -> ReasonBrain:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"run folder '{run}' cannot be made: {e.strerror}") from None
-    log.info("\n" + table(model))
+    if rank() == 0:
+        log.info("\n" + table(model))
     loop = Loop(model, cfg.train, run)
     if loop.resume():
         log.info(f"continuing {run} at step {loop.step}")
-    (run / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
+    if rank() == 0:
+        (run / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
 
     def losses(step: int) -> dict[str, Tensor]:
         return model(*batches(step), lm_weight=cfg.train.lm_weight)
