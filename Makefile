@@ -1,8 +1,8 @@
 # Two commands on a fresh machine:   make edit   (an edit with the embedded default)   and   make test
 PYTHON ?= python3
 BIN := .venv/bin
-SAMPLE ?= docs/samples/candle.png
-INSTRUCTION ?= What would happen if someone blew on this candle?
+SAMPLE ?= docs/samples/ice.png
+INSTRUCTION ?= What would happen if this ice cube were left in the sun?
 
 .PHONY: edit test lint tiny eval clean
 

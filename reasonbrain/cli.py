@@ -152,7 +152,8 @@ def train(overrides: tuple[str, ...], config: str, run: str) -> None:
     from .train.train import train as run_training
 
     run_training(cfg, Path(run))
-    click.echo(Path(run) / "model")
+    if os.environ.get("RANK", "0") == "0":  # one of the processes that share a run speaks for all
+        click.echo(Path(run) / "model")
 
 
 @main.command()

@@ -43,7 +43,7 @@ class ReasonBrainOutput(BaseOutput):
     focus: list[np.ndarray | None]
 
 
-def change_mask(edited: Tensor, source: Tensor, low: float = 0.06, high: float = 0.14) -> Tensor:
+def change_mask(edited: Tensor, source: Tensor, low: float = 0.03, high: float = 0.08) -> Tensor:
     """Where an edit changed the picture: [B, 1, H, W] in 0..1, from the decoded edit and the decoded source.
 
     What the autoencoder itself does to a picture is in both and cancels out. The mask reaches one pixel beyond the

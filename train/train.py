@@ -124,8 +124,10 @@ def train(cfg: Config, run: Path) -> ReasonBrain:
     if rank() == 0:
         log.info("\n" + table(model))
     loop = Loop(model, cfg.train, run)
-    if loop.resume():
+    if loop.resume() and rank() == 0:
         log.info(f"continuing {run} at step {loop.step}")
+    if processes > 1:
+        dist.barrier()  # until all have read the run as it was
     if rank() == 0:
         (run / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
 
@@ -138,5 +140,8 @@ def train(cfg: Config, run: Path) -> ReasonBrain:
         model.train()
 
     loop.fit(losses, on_save)
+    if processes > 1:
+        dist.barrier()  # until the first process has written the model
+        dist.destroy_process_group()
     loop.use_average()
     return model.eval()

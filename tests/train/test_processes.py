@@ -1,0 +1,56 @@
+"""Several real processes share a run: gradients are the mean over all, each process takes its share of the batch."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from reasonbrain.errors import UserError
+from reasonbrain.train.train import train
+
+SCRIPT = """
+import sys, torch, torch.distributed as dist
+from reasonbrain.train.loop import average_gradients, rank, world
+dist.init_process_group("gloo")
+params = [torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(1))]
+params[0].grad = torch.full((2, 3), float(rank() + 1))
+params[1].grad = torch.arange(4.0) * (rank() + 1)
+average_gradients(params)
+assert world() == 2 and params[2].grad is None
+assert torch.equal(params[0].grad, torch.full((2, 3), 1.5)), params[0].grad
+assert torch.equal(params[1].grad, torch.arange(4.0) * 1.5), params[1].grad
+"""
+
+
+def launch(*args):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *args]
+    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=180)
+
+
+def test_gradients_are_averaged(tmp_path):
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = launch(str(tmp_path / "script.py"))
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_two_processes_train_and_one_continues(overrides, settings, tmp_path):
+    run = tmp_path / "run"
+    common = ["train.batch_size=4", "train.save_every=2", "train.log_every=1", "train.bf16=false"]
+    command = ["train", "--config", "tiny", "-o", str(run), *overrides, *common, "train.steps=2"]
+    done = launch("-m", "reasonbrain.cli", *command)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count(str(run / "model")) == 1
+    train(settings(*common, "train.steps=3"), run)
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3]
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="train.batch_size: 3 cannot be shared by 2 processes"):
+        train(settings("train.batch_size=3"), tmp_path / "run")
+    assert not torch.distributed.is_initialized()
