@@ -22,6 +22,8 @@ average_gradients(params)
 assert world() == 2 and params[2].grad is None
 assert torch.equal(params[0].grad, torch.full((2, 3), 1.5)), params[0].grad
 assert torch.equal(params[1].grad, torch.arange(4.0) * 1.5), params[1].grad
+dist.barrier()
+dist.destroy_process_group()
 """
 
 
