@@ -46,7 +46,7 @@ setup(
         "reasonbrain.data.mini": ["*.yaml"],
     },
     install_requires=[
-        "torch>=2.6",
+        "torch>=2.9",
         "diffusers>=0.38",
         "transformers>=5.0",
         "peft>=0.18",

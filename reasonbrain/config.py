@@ -64,11 +64,13 @@ class EditConfig:
 @dataclass
 class DataConfig:
     """``name``: ``mini``, or ``manifest`` with ``path``: a JSONL manifest in Reason50K's format.
-    ``size``: pictures are scaled to size x size for training. ``count``: records of ``mini``."""
+    ``size``: pictures are scaled to size x size for training. ``count``: records of ``mini``. ``turns``: how often
+    a kind of ``mini`` takes its turn among the others (a kind that is not named: once)."""
 
     name: str = "mini"
     path: str | None = None
     count: int = 20000
+    turns: dict[str, int] = field(default_factory=dict)
     size: int = 64
     seed: int = 0
 
@@ -76,10 +78,14 @@ class DataConfig:
 @dataclass
 class TrainConfig:
     """One training run. ``batch_size`` is the global one. The learning rate warms up over ``warmup`` steps, then
-    falls by a cosine to ``final_lr`` x ``lr``. ``lm_weight`` weighs L_MLLM in L = L_MLLM + L_DM (the paper's: 1)."""
+    falls by a cosine to ``final_lr`` x ``lr``. ``optimizer``: ``adamw``, or ``muon`` for the matrices between hidden
+    layers. ``draws``: noise levels a record is trained at in one step, for one pass through the conditioning path.
+    ``lm_weight`` weighs L_MLLM in L = L_MLLM + L_DM (the paper's: 1)."""
 
     steps: int = 1000
     batch_size: int = 16
+    draws: int = 1
+    optimizer: str = "adamw"
     lr: float = 1e-3
     weight_decay: float = 1e-2
     warmup: int = 100

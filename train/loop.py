@@ -2,7 +2,7 @@
 
 A batch is a function of (seed, step) and torch's random state is set from the same pair before each step,
 so a resumed run needs no saved random state: it continues bit for bit where it was stopped.
-State lives in ``RUN/state.safetensors`` (trained tensors, their averages, AdamW's moments), written atomically.
+State lives in ``RUN/state.safetensors`` (trained tensors, their averages, the optimizers' moments), written atomically.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -24,6 +25,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reasonbrain.config import TrainConfig
+from reasonbrain.errors import UserError
+
+OPTIMIZERS = ("adamw", "muon")
 
 log = logging.getLogger(__name__)
 
@@ -63,19 +67,37 @@ def average_gradients(params: list[Tensor]) -> None:
         grad.copy_(mean.view_as(grad))
 
 
+def is_hidden(name: str, p: Tensor) -> bool:
+    """Whether a parameter is a weight matrix between hidden layers: one inside a numbered block, no adapter."""
+    return p.ndim == 2 and bool(re.search(r"\.\d+\.", name)) and ".lora_" not in name
+
+
+def optimizers(trained: dict[str, Tensor], cfg: TrainConfig) -> list[torch.optim.Optimizer]:
+    """What ``train.optimizer`` names. ``muon`` (Jordan et al. 2024): orthogonalised momentum for the matrices between
+    hidden layers, its step scaled to AdamW's size so that one rate serves both (Liu et al. 2025); AdamW for all
+    the rest. Vectors do not decay.
+
+    Raises UserError for another name."""
+    if cfg.optimizer not in OPTIMIZERS:
+        raise UserError(f"train.optimizer: '{cfg.optimizer}' is not one of {', '.join(OPTIMIZERS)}")
+    hidden = [p for n, p in trained.items() if cfg.optimizer == "muon" and is_hidden(n, p)]
+    ids = {id(p) for p in hidden}
+    decay = [p for p in trained.values() if p.ndim > 1 and id(p) not in ids]
+    plain = [p for p in trained.values() if p.ndim <= 1]
+    groups = [{"params": decay, "weight_decay": cfg.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    made: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=cfg.lr, betas=(0.9, 0.99))]
+    if hidden:
+        made.append(torch.optim.Muon(hidden, cfg.lr, cfg.weight_decay, adjust_lr_fn="match_rms_adamw"))
+    return made
+
+
 class Loop:
-    """AdamW with warm-up, cosine, clipping, weight averaging and exact resume over a module's trainable tensors."""
+    """Warm-up, cosine, clipping, weight averaging and exact resume over a module's trainable tensors."""
 
     def __init__(self, module: nn.Module, cfg: TrainConfig, run: Path) -> None:
         self.module, self.cfg, self.run = module, cfg, run
         self.trained = {n: p for n, p in module.named_parameters() if p.requires_grad}
-        decay = [p for p in self.trained.values() if p.ndim > 1]
-        plain = [p for p in self.trained.values() if p.ndim <= 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": decay, "weight_decay": cfg.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-            lr=cfg.lr,
-            betas=(0.9, 0.99),
-        )
+        self.optimizers = optimizers(self.trained, cfg)
         self.average = {n: p.detach().clone() for n, p in self.trained.items()}
         self.step = 0
 
@@ -89,8 +111,9 @@ class Loop:
         for name, p in self.trained.items():
             tensors[f"param/{name}"] = p.detach()
             tensors[f"average/{name}"] = self.average[name]
-            for key, value in self.optimizer.state.get(p, {}).items():
-                tensors[f"adam.{key}/{name}"] = value
+            for optimizer in self.optimizers:
+                for key, value in optimizer.state.get(p, {}).items():
+                    tensors[f"optimizer.{key}/{name}"] = value
         self.run.mkdir(parents=True, exist_ok=True)
         new = self.state_file.with_suffix(".new")
         save_file({k: v.contiguous() for k, v in tensors.items()}, new, metadata={"step": str(self.step)})
@@ -102,16 +125,16 @@ class Loop:
             return False
         with safe_open(self.state_file, "pt") as f:
             self.step = int(f.metadata()["step"])
-            stored = set(f.keys())
             for name, p in self.trained.items():
                 p.data.copy_(f.get_tensor(f"param/{name}"))
                 self.average[name].copy_(f.get_tensor(f"average/{name}"))
-                moments = ("step", "exp_avg", "exp_avg_sq")
-                if f"adam.step/{name}" in stored:
-                    self.optimizer.state[p] = {
-                        k: f.get_tensor(f"adam.{k}/{name}").to(p.device if k != "step" else "cpu", copy=True)
-                        for k in moments
-                    }
+            for stored in f.keys():  # noqa: SIM118 - safetensors' handle is no mapping
+                kind, name = stored.split("/", 1)
+                if kind.startswith("optimizer."):
+                    key, p = kind.removeprefix("optimizer."), self.trained[name]
+                    owner = next(o for o in self.optimizers if any(p is q for g in o.param_groups for q in g["params"]))
+                    device = "cpu" if key == "step" else p.device
+                    owner.state[p][key] = f.get_tensor(stored).to(device, copy=True)
         return True
 
     def use_average(self) -> None:
@@ -139,7 +162,7 @@ class Loop:
         sums: dict[str, float] = {}
         count, start = 0, time.monotonic()
         while self.step < cfg.steps:
-            for group in self.optimizer.param_groups:
+            for group in (g for o in self.optimizers for g in o.param_groups):
                 group["lr"] = learning_rate(cfg, self.step)
             torch.manual_seed(cfg.seed * 1_000_003 + self.step + rank() * 1_000_000_007)
             device = params[0].device.type
@@ -153,8 +176,9 @@ class Loop:
             norm = torch.nn.utils.clip_grad_norm_(params, cfg.grad_clip)
             if not torch.isfinite(norm):
                 raise FloatingPointError(f"step {self.step}: the gradients' norm is {norm.item()}")
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
             self.step += 1
             weight = 1 - min(cfg.ema, (1 + self.step) / (10 + self.step))
             torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in params], weight)

@@ -132,7 +132,7 @@ def train(cfg: Config, run: Path) -> ReasonBrain:
         (run / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
 
     def losses(step: int) -> dict[str, Tensor]:
-        return model(*batches(step), lm_weight=cfg.train.lm_weight)
+        return model(*batches(step), lm_weight=cfg.train.lm_weight, draws=cfg.train.draws)
 
     def on_save() -> None:
         with loop.averaged():

@@ -189,18 +189,24 @@ class Flux(Plugin):
         )[0]
         return out[:, : z.shape[1]]
 
-    def loss(self, condition: Condition, source: Tensor, target: Tensor) -> Tensor:
+    def loss(self, condition: Condition, source: Tensor, target: Tensor, draws: int = 1) -> Tensor:
         """L_DM: flow-matching regression on (noise - target), logit-normal noise levels with the resolution's shift.
 
-        source, target: latents [B, C, h, w] as ``encode`` gives them. Guidance value 1, as for a model that is not
-        to learn more distillation."""
-        data = pack(target)
+        source, target: latents [B, C, h, w] as ``encode`` gives them; each is noised ``draws`` times. Guidance value 1,
+        as for a model that is not to learn more distillation."""
+        known = self.conditioning(condition, source)
+        rows = {
+            k: v.repeat(draws, *[1] * (v.ndim - 1))
+            for k, v in known.items()
+            if k in ("source", "term", "text", "pooled")
+        }
+        data = pack(target).repeat(draws, 1, 1)
         noise = torch.randn_like(data)
         shift = math.exp(self.mu(data.shape[1]))
         u = torch.randn(len(data), device=data.device).sigmoid()
         sigma = shift * u / (1 + (shift - 1) * u)
         z = (1 - sigma[:, None, None]) * data + sigma[:, None, None] * noise
-        predicted = self.velocity(z, sigma, self.conditioning(condition, source), guidance=1.0)
+        predicted = self.velocity(z, sigma, known | rows, guidance=1.0)
         return F.mse_loss(predicted.float(), (noise - data).float())
 
     @torch.no_grad()

@@ -20,7 +20,7 @@ from reasonbrain.config import DataConfig
 from reasonbrain.errors import UserError
 from reasonbrain.images import load_image
 
-from .mini.world import make
+from .mini.world import kinds, make
 
 
 @dataclass
@@ -43,16 +43,25 @@ class Records(Protocol):
 
 
 class MiniRecords:
-    """ReasonMini's training split, drawn on the fly; a record brings all training phrasings of its kind."""
+    """ReasonMini's training split, drawn on the fly; a record brings all training phrasings of its kind.
+
+    Raises UserError if ``data.turns`` names an unknown kind or a number below 0."""
 
     def __init__(self, cfg: DataConfig) -> None:
         self.cfg = cfg
+        names = [kind.name for _, kind in kinds()]
+        for name, count in cfg.turns.items():
+            if name not in names:
+                raise UserError(f"data.turns: ReasonMini has no kind '{name}', but {', '.join(names)}")
+            if count < 0:
+                raise UserError(f"data.turns.{name} is {count}, but must be 0 or more")
+        self.turns = [name for name in names for _ in range(cfg.turns.get(name, 1))]
 
     def __len__(self) -> int:
         return self.cfg.count
 
     def __getitem__(self, index: int) -> Record:
-        s = make("train", index, self.cfg.seed, self.cfg.size)
+        s = make("train", index, self.cfg.seed, self.cfg.size, self.turns[index % len(self.turns)])
         return Record(s.id, s.source, s.target, [t.format(**s.params) for t in s.kind.phrasings], s.objects)
 
 

@@ -156,6 +156,23 @@ def test_noise_levels_are_shifted_logit_normal(flux):
     assert logits.std().item() == pytest.approx(1, abs=0.05)
 
 
+@pytest.mark.parametrize("source", ["channel", "sequence"])
+def test_every_draw_has_its_own_noise_and_its_own_rows_condition(flux, known, source):
+    plug = flux(f"source={source}")
+    condition, latents = known
+    plug.transformer = oracle = Oracle(plug, latents.flip(0))
+    oracle.data = oracle.data.repeat(3, 1, 1)
+    with torch.no_grad():
+        assert plug.loss(condition, latents, latents.flip(0), draws=3) < 1e-6
+        once = plug.conditioning(condition, latents)
+    call = oracle.calls[0]
+    assert len(call["timestep"].unique()) == 3 * len(latents)
+    for draw in range(3):
+        rows = slice(draw * len(latents), (draw + 1) * len(latents))
+        torch.testing.assert_close(call["encoder_hidden_states"][rows], once["text"])
+        torch.testing.assert_close(call["pooled_projections"][rows], once["pooled"])
+
+
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_the_sampler_finds_what_the_oracle_knows(flux, known, steps):
     plug = flux()

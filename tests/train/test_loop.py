@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from reasonbrain.config import TrainConfig
-from reasonbrain.train.loop import Loop, learning_rate
+from reasonbrain.errors import UserError
+from reasonbrain.train.loop import Loop, is_hidden, learning_rate, optimizers
 
 CFG = TrainConfig(steps=8, lr=0.1, warmup=2, ema=0.5, save_every=3, log_every=2)
 
@@ -28,6 +29,19 @@ class Toy(nn.Module):
         x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
         loss = (self.frozen(self.linear(x)) + torch.randn(16, 2)).square().mean()
         return {"loss": loss, "half": loss / 2}
+
+
+class Deep(Toy):
+    """The same behind a block of hidden layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4, bias=False)])
+
+    def losses(self, step):
+        """Weights beyond the blocks get gradients too."""
+        both = self.blocks[1](self.blocks[0](torch.randn(16, 4))).square().mean()
+        return {k: v + both for k, v in super().losses(step).items()}
 
 
 def fit(run, steps=8, on_save=None, module=None, **kwargs):
@@ -51,14 +65,44 @@ def test_learning_rate_warms_up_then_falls_by_a_cosine():
 
 def test_the_rate_reaches_the_optimizer_and_biases_do_not_decay(tmp_path):
     _, loop = fit(tmp_path, steps=1, weight_decay=0.3)
-    groups = loop.optimizer.param_groups
+    (optimizer,) = loop.optimizers
+    groups = optimizer.param_groups
     assert [g["weight_decay"] for g in groups] == [0.3, 0.0] and groups[0]["lr"] == 0.1 / 2
     assert [p.ndim for g in groups for p in g["params"]] == [2, 1]
 
 
-def test_resumed_is_bit_identical_to_uninterrupted(tmp_path):
-    whole, _ = fit(tmp_path / "whole")
-    module = Toy()
+def test_muon_steps_the_hidden_matrices_as_its_paper_says(tmp_path):
+    """Orthogonal steps: every singular value near 0.2 sqrt(4) x rate, which a gradient's are not."""
+    module, (before, after) = Deep(), (Deep().blocks[0].weight, None)
+    _, loop = fit(tmp_path, steps=1, module=module, optimizer="muon", weight_decay=0.0)
+    adamw, muon = loop.optimizers
+    assert [p is q for p, q in zip(muon.param_groups[0]["params"], (b.weight for b in module.blocks), strict=True)]
+    assert {id(p) for g in adamw.param_groups for p in g["params"]} == {
+        id(p) for p in (module.linear.weight, module.linear.bias, module.blocks[0].bias)
+    }
+    after = module.blocks[0].weight
+    step = torch.linalg.svdvals((after - before).detach()) / (0.05 * 0.2 * 2)
+    assert step.min() > 0.5 and step.max() < 1.3
+    assert "momentum_buffer" in muon.state[after] and "exp_avg" not in muon.state[after]
+
+
+def test_adapters_vectors_and_what_is_in_no_block_stay_with_adamw():
+    matrix, vector = torch.zeros(2, 2), torch.zeros(2)
+    assert is_hidden("cme.blocks.0.visual.to_q.weight", matrix)
+    assert not is_hidden("cme.blocks.0.visual.norm.weight", vector)
+    assert not is_hidden("connector.queries", matrix) and not is_hidden("mllm.layers.1.to_q.lora_A.weight", matrix)
+
+
+def test_an_unknown_optimizer_is_named():
+    with pytest.raises(UserError, match="train.optimizer: 'sgd' is not one of adamw, muon"):
+        optimizers({}, TrainConfig(optimizer="sgd"))
+
+
+@pytest.mark.parametrize(("make", "optimizer", "tensors"), [(Toy, "adamw", 2 * 5), (Deep, "muon", 3 * 5 + 2 * 3)])
+def test_resumed_is_bit_identical_to_uninterrupted(tmp_path, make, optimizer, tensors):
+    cfg = TrainConfig(**{**vars(CFG), "optimizer": optimizer})
+    whole, _ = fit(tmp_path / "whole", module=make(), optimizer=optimizer)
+    module = make()
     with pytest.raises(KeyboardInterrupt):
 
         def stopped(step):
@@ -66,13 +110,13 @@ def test_resumed_is_bit_identical_to_uninterrupted(tmp_path):
                 raise KeyboardInterrupt
             return module.losses(step)
 
-        Loop(module, CFG, tmp_path / "parts").fit(stopped)
-    again, loop = fit(tmp_path / "parts")
+        Loop(module, cfg, tmp_path / "parts").fit(stopped)
+    again, loop = fit(tmp_path / "parts", module=make(), optimizer=optimizer)
     assert loop.step == 8
-    assert torch.equal(whole.linear.weight, again.linear.weight) and torch.equal(whole.linear.bias, again.linear.bias)
+    assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), again.parameters(), strict=True))
     states = [load_file(tmp_path / d / "state.safetensors") for d in ("whole", "parts")]
     assert states[0].keys() == states[1].keys() and all(torch.equal(v, states[1][k]) for k, v in states[0].items())
-    assert len(states[0]) == 2 * 5  # of weight and bias: tensor, average, Adam's step and two moments
+    assert len(states[0]) == tensors  # tensor, average, AdamW's step and two moments, or Muon's one
 
 
 def test_a_finished_run_does_nothing_more(tmp_path):
@@ -127,7 +171,7 @@ def test_a_loss_that_is_no_number_names_the_step_and_saves_nothing(tmp_path, bad
 def test_gradients_are_clipped(tmp_path):
     """AdamW hides the size of a gradient, but not in its moments."""
     _, loop = fit(tmp_path, steps=1, grad_clip=1e-3)
-    norm = math.sqrt(sum(float((s["exp_avg"] / 0.1).square().sum()) for s in loop.optimizer.state.values()))
+    norm = math.sqrt(sum(float((s["exp_avg"] / 0.1).square().sum()) for s in loop.optimizers[0].state.values()))
     assert norm == pytest.approx(1e-3, rel=1e-3)
 
 
