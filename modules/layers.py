@@ -6,15 +6,20 @@ so a row with nothing to attend to (no object, no region, a null slot) gives zer
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from diffusers.models.attention import FeedForward
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class Attention(nn.Module):
     """Multi-head attention of ``x`` [B, L, D] on ``context`` [B, S, D] (S may be 0)."""
+
+    plain_attention = False  # plain matrix products instead of a fused kernel; see reasonbrain/attention.py
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -33,7 +38,8 @@ class Attention(nn.Module):
         if mask is not None:
             mask = F.pad(mask, (1, 0), value=True)[:, None, None, :]
         q, k, v = self._qkv(x, context)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        with sdpa_kernel(SDPBackend.MATH) if self.plain_attention else nullcontext():
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.to_out(rearrange(out, "b h l d -> b l (h d)"))
 
     @torch.no_grad()

@@ -63,6 +63,7 @@ def main() -> None:
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it looks for kernels on the hub and says so
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 
@@ -139,7 +140,9 @@ def edit(
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--config", default="tiny", show_default=True, help="A preset or a YAML file.")
 @click.option("-o", "--output", "run", required=True, help="The run's folder; a run that is there is continued.")
-def train(overrides: tuple[str, ...], config: str, run: str) -> None:
+@click.option("--deepspeed", help="A DeepSpeed JSON (configs/deepspeed/zero3.json): train with ZeRO.")
+@click.option("--local_rank", hidden=True)  # the deepspeed launcher adds it
+def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | None, local_rank: str | None) -> None:
     """Trains a model, and prints where it is.
 
     KEY=VALUE changes the configuration: train.steps=100, model.frce.region.name=sam."""
@@ -149,11 +152,28 @@ def train(overrides: tuple[str, ...], config: str, run: str) -> None:
     from .config import load_config
 
     cfg = load_config(config, overrides)
+    from .train.loop import Preempted
     from .train.train import train as run_training
 
-    run_training(cfg, Path(run))
+    try:
+        run_training(cfg, Path(run), Path(deepspeed) if deepspeed else None)
+    except Preempted as e:
+        click.echo(f"{e}; the same command goes on from there", err=True)
+        return
     if os.environ.get("RANK", "0") == "0":  # one of the processes that share a run speaks for all
         click.echo(Path(run) / "model")
+
+
+@main.command()
+@click.argument("run")
+@click.option("-o", "--output", required=True, help="A new or an empty folder, or a checkpoint to be replaced.")
+@click.option("--last", is_flag=True, help="The last weights instead of the averaged ones.")
+def export(run: str, output: str, last: bool) -> None:
+    """Makes a model of RUN's last checkpoint, and prints where it is."""
+    from .train.export import export as export_run
+
+    export_run(Path(run), Path(output), average=not last)
+    click.echo(output)
 
 
 @main.command()

@@ -36,11 +36,16 @@ class FrceConfig:
     text: Any = None
 
 
+ATTENTION = ("auto", "sdpa", "math", "flash_attention_2", "flash_attention_3")
+
+
 @dataclass
 class ModelConfig:
-    """``width`` is D, the width of everything that passes from slot to slot."""
+    """``width`` is D, the width of everything that passes from slot to slot. ``attention``: the kernel for it, see
+    attention.py; ``auto`` takes the fastest that works where the model runs."""
 
     width: int = 768
+    attention: str = "auto"
     encoders: Any = None
     frce: FrceConfig = field(default_factory=FrceConfig)
     mllm: Any = None
@@ -65,7 +70,8 @@ class EditConfig:
 class DataConfig:
     """``name``: ``mini``, or ``manifest`` with ``path``: a JSONL manifest in Reason50K's format.
     ``size``: pictures are scaled to size x size for training. ``count``: records of ``mini``. ``turns``: how often
-    a kind of ``mini`` takes its turn among the others (a kind that is not named: once)."""
+    a kind of ``mini`` takes its turn among the others (a kind that is not named: once). ``skip_bad``: a record that
+    cannot be read is counted and the next one takes its place, instead of ending the run."""
 
     name: str = "mini"
     path: str | None = None
@@ -73,28 +79,54 @@ class DataConfig:
     turns: dict[str, int] = field(default_factory=dict)
     size: int = 64
     seed: int = 0
+    skip_bad: bool = False
+
+
+@dataclass
+class SlotTrainConfig:
+    """How one slot trains. null: as the run does. ``train``: false freezes it."""
+
+    train: bool = True
+    lr: float | None = None
+    weight_decay: float | None = None
+    warmup: int | None = None
 
 
 @dataclass
 class TrainConfig:
-    """One training run. ``batch_size`` is the global one. The learning rate warms up over ``warmup`` steps, then
-    falls by a cosine to ``final_lr`` x ``lr``. ``optimizer``: ``adamw``, or ``muon`` for the matrices between hidden
-    layers. ``draws``: noise levels a record is trained at in one step, for one pass through the conditioning path.
+    """One training run.
+
+    ``batch_size``: records in an optimizer step, over all processes. ``micro_batch``: records in one forward pass of
+    one process (null: its whole share); what is left is accumulated. ``draws``: noise levels a record is trained at in
+    one step, for one pass through the conditioning path.
+    ``optimizer``: ``adamw``, ``adamw_8bit``, or ``muon`` for the matrices between hidden layers. The rate warms
+    up over ``warmup`` steps, then falls by a cosine to ``final_lr`` x ``lr``. ``slots``: other settings for single
+    slots, named with "_" (``frce_patch``). ``ema``: decay of the averaged weights, those that a finished run writes.
+    ``bad_steps``: how many steps in a row may be skipped for a loss that is no number before the run ends.
+    ``checkpointing``: slots whose blocks keep only their inputs for the backward pass and compute the rest again.
+    ``compile``: slots whose repeated blocks torch.compile takes.
+    ``save_every``, ``keep``: a checkpoint every so many steps, and how many of them stay.
     ``lm_weight`` weighs L_MLLM in L = L_MLLM + L_DM (the paper's: 1)."""
 
     steps: int = 1000
     batch_size: int = 16
+    micro_batch: int | None = None
     draws: int = 1
     optimizer: str = "adamw"
     lr: float = 1e-3
     weight_decay: float = 1e-2
     warmup: int = 100
     final_lr: float = 0.05
+    slots: dict[str, SlotTrainConfig] = field(default_factory=dict)
     grad_clip: float = 1.0
     ema: float = 0.999
     seed: int = 0
     save_every: int = 500
+    keep: int = 2
     log_every: int = 50
+    bad_steps: int = 5
+    checkpointing: list[str] = field(default_factory=list)
+    compile: list[str] = field(default_factory=list)
     bf16: bool = False
     lm_weight: float = 1.0
 
@@ -231,9 +263,17 @@ def _check_ranges(cfg: Config) -> None:
         "train.batch_size": cfg.train.batch_size,
         "train.save_every": cfg.train.save_every,
         "train.log_every": cfg.train.log_every,
+        "train.micro_batch": cfg.train.micro_batch,
+        "train.keep": cfg.train.keep,
+        "train.draws": cfg.train.draws,
+        "train.bad_steps": cfg.train.bad_steps,
     }.items():
         if value is not None and value < 1:
             raise UserError(f"{key}: must be 1 or more, not {value}")
+    for key in ("slots", "checkpointing", "compile"):
+        _unknown(getattr(cfg.train, key), [slot.replace(".", "_") for slot in SLOTS], f"train.{key}")
+    if cfg.model.attention not in ATTENTION:
+        raise UserError(f"model.attention: '{cfg.model.attention}' is not one of {', '.join(ATTENTION)}")
     if cfg.data.name not in ("mini", "manifest"):
         raise UserError(f"data.name: '{cfg.data.name}' is not one of mini, manifest")
     if cfg.data.name == "manifest" and not cfg.data.path:

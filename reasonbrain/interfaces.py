@@ -5,13 +5,15 @@
 
 Shapes: B pictures, N image patches, T text tokens, K object tokens, M visual cues, r [IMG] tokens, Q queries,
 D the common width (``model.width``): whatever passes from slot to slot is D wide, each plug-in adapts its own side.
+What modules give each other are named tuples, which ZeRO-3's hooks look into; they pass over dataclasses.
 A mask is bool and true where a token counts. Any sequence may have length 0: that is what a null slot gives.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -30,8 +32,7 @@ class Inputs:
     regions: Tensor
 
 
-@dataclass
-class Features:
+class Features(NamedTuple):
     """E_I(I) and E_T(H). patches [B, N, D] row by row over ``grid`` = (rows, columns); text [B, T, D];
     pooled [B, P], as the diffusion model takes it; objects [B, K, D], the tokens of the key objects' names."""
 
@@ -44,8 +45,7 @@ class Features:
     objects_mask: Tensor
 
 
-@dataclass
-class Cues:
+class Cues(NamedTuple):
     """What FRCE found. visual R_V [B, M, D] (patch branch, then region branch); textual R_T [B, K, D]."""
 
     visual: Tensor
@@ -54,16 +54,14 @@ class Cues:
     textual_mask: Tensor
 
 
-@dataclass
-class Guidance:
+class Guidance(NamedTuple):
     """hidden V [B, r, D]: the [IMG] tokens' hidden states; lm_loss: L_MLLM (eq. A1), a scalar."""
 
     hidden: Tensor
     lm_loss: Tensor
 
 
-@dataclass
-class Condition:
+class Condition(NamedTuple):
     """What the diffusion model is told. visual [B, Q, D], textual [B, Q', D], pooled [B, P].
 
     focus [B, rows, columns]: the share of the visual-oriented enhancer's attention on each patch, or None."""
@@ -139,6 +137,8 @@ class Diffusion(Protocol):
 
     def decode(self, latents: Tensor) -> Tensor: ...
 
-    def loss(self, condition: Condition, source: Tensor, target: Tensor, draws: int = 1) -> Tensor: ...
+    def loss(
+        self, condition: Condition, source: Tensor, target: Tensor, seeds: Sequence[int], draws: int = 1
+    ) -> Tensor: ...
 
     def sample(self, condition: Condition, source: Tensor, noise: Tensor, steps: int, **kwargs: object) -> Tensor: ...

@@ -126,15 +126,21 @@ class ReasonBrain(nn.Module):
         return self.enhance(features, cues, self.align(guidance)), guidance.lm_loss
 
     def forward(
-        self, inputs: Inputs, source: Tensor, target: Tensor, lm_weight: float = 1.0, draws: int = 1
+        self,
+        inputs: Inputs,
+        source: Tensor,
+        target: Tensor,
+        seeds: Sequence[int],
+        draws: int = 1,
+        lm_weight: float = 1.0,
     ) -> dict[str, Tensor]:
         """The losses of a batch: ``loss`` = lm_weight x ``lm`` + ``dm``.
 
         source, target: latents [B, C, h, w] from the diffusion plug-in's ``encode``. Every target is noised ``draws``
-        times, which costs the diffusion model alone."""
+        times, which costs the diffusion model alone; a row's noise depends on its seed alone."""
         condition, lm = self.condition(inputs)
         diffusion = self.slot("diffusion")
-        dm = diffusion.loss(condition, source, target, draws) if diffusion else lm.new_zeros(())
+        dm = diffusion.loss(condition, source, target, seeds, draws) if diffusion else lm.new_zeros(())
         return {"loss": lm_weight * lm + dm, "lm": lm, "dm": dm}
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from .attention import set_attention
 from .checkpoint import load_model, save_model
 from .config import Config, EditConfig, make_config
 from .errors import UserError
@@ -131,6 +132,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
         on its company), or one a picture. ``callback_on_step_end(pipe, step, timestep, {"latents": ...})`` is called
         with the packed latents of a batch of like-sized pictures. ``reasoning``: also say what happens, in a sentence.
         Raises UserError for an empty instruction, no steps, or numbers of pictures and instructions that differ."""
+        set_attention(self.model, self.settings.model.attention)
         single = isinstance(image, (str, Path, Image.Image, np.ndarray))
         pictures = [load_image(i) for i in ([image] if single else image)]  # type: ignore
         texts = [instruction] * len(pictures) if isinstance(instruction, str) else list(instruction)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from diffusers import ConfigMixin, ModelMixin
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from .errors import UserError
 
@@ -25,6 +28,7 @@ class Plugin(ModelMixin, ConfigMixin):
     config_name = "config.json"
     slot: str
     plugin_name: str
+    preparing: tuple[str, ...] = ()  # submodules that prepare records and take no part in a forward pass
     _frozen: tuple[nn.Module, ...] = ()
 
     def freeze(self, *modules: nn.Module) -> None:
@@ -39,6 +43,24 @@ class Plugin(ModelMixin, ConfigMixin):
             module.eval()
         return self
 
+    def repeated(self) -> list[nn.Module]:
+        """The like blocks that make up most of the plug-in, in the order they run; none here."""
+        return []
+
+    def checkpoint_activations(self) -> None:
+        """From now on ``repeated`` blocks keep their inputs alone for the backward pass and compute the rest again.
+
+        The libraries' own switch would do nothing here: transformers' looks at ``training``, and what is frozen stays
+        in eval mode. As there, ``forward`` is what is wrapped, so that hooks (ZeRO's) run once."""
+        for block in self.repeated():
+            block.forward = partial(_recomputed, block.forward)  # type: ignore[method-assign]
+
+    def compile_blocks(self) -> None:
+        """Compiles the ``repeated`` blocks (torch.compile) when they first run: like blocks share the work, which makes
+        it far quicker than compiling the whole. Needs a C++ compiler on a CPU."""
+        for block in self.repeated():
+            block.compile()
+
     def tie_weights(self) -> None:
         """Shares again what a checkpoint stores once; called after loading."""
 
@@ -47,6 +69,11 @@ class Plugin(ModelMixin, ConfigMixin):
 
     def load_assets(self, folder: Path) -> None:
         """Reads what ``save_assets`` wrote."""
+
+
+def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    # a function of its own: torch.compile looks into it, but would pass over the block where ``checkpoint`` stands here
+    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 def public_architecture(name: str) -> dict[str, Any]:

@@ -309,9 +309,10 @@ def test_train_then_edit_then_train_on(training):
 
 
 def test_a_loss_that_is_not_finite_is_one_line_and_exit_code_1(training):
-    result = call(*training, "train.lr=1e30", "train.steps=5", "train.save_every=100")
+    result = call(*training, "train.lr=1e30", "train.steps=9", "train.save_every=100", "train.bad_steps=4")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.startswith("error: training diverged at step ") and result.stderr.count("\n") == 1
+    assert "records train-0-" in result.stderr and result.stderr.endswith("4 steps in a row were skipped\n")
     assert not Path("run/model").exists()
 
 

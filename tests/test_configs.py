@@ -29,7 +29,7 @@ def count(module: nn.Module) -> int:
 @pytest.fixture(scope="module", params=BIG)
 def built(request):
     """A configuration's name, itself, and its model without memory."""
-    cfg = load_config(request.param)
+    cfg = load_config(request.param, [f"model.{s}.precision=float32" for s in ("mllm", "diffusion")])
     start = time.monotonic()
     with torch.device("meta"):
         model = ReasonBrain.from_config(cfg.model, weights=False)
@@ -106,7 +106,7 @@ def test_shapes_fit_all_the_way(built) -> None:
         flux = model.slot("diffusion")
         latents = flux.encode(torch.rand(1, 3, 1024, 1024))
         assert latents.shape == (1, 16, 128, 128) and flux.multiple == 16
-        assert flux.loss(condition, latents, latents).shape == ()
+        assert flux.loss(condition, latents, latents, [1]).shape == ()
 
 
 def test_tokens_of_a_picture(built) -> None:

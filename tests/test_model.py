@@ -26,7 +26,7 @@ def latents():
 
 def test_gradients_reach_exactly_what_should_train(build, wake, inputs, latents):
     model = wake(build()).train()
-    model(inputs, *latents)["loss"].backward()
+    model(inputs, *latents, range(3))["loss"].backward()
     for name, p in model.named_parameters():
         assert p.requires_grad == trains(name), name
         if trains(name):
@@ -44,7 +44,7 @@ def test_one_step_moves_what_trains_and_nothing_else(build, inputs, latents):
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
     for _ in range(2):
-        model(inputs, *latents)["loss"].backward()
+        model(inputs, *latents, range(3))["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
     for name, p in model.named_parameters():
@@ -54,9 +54,9 @@ def test_one_step_moves_what_trains_and_nothing_else(build, inputs, latents):
 def test_the_loss_is_the_sum_of_both(model, inputs, latents):
     with torch.no_grad():
         torch.manual_seed(0)
-        out = model(inputs, *latents)
+        out = model(inputs, *latents, range(3))
         torch.manual_seed(0)
-        weighed = model(inputs, *latents, lm_weight=0.25)
+        weighed = model(inputs, *latents, range(3), lm_weight=0.25)
     torch.testing.assert_close(out["loss"], out["lm"] + out["dm"])
     torch.testing.assert_close(weighed["loss"], 0.25 * out["lm"] + out["dm"])
     assert out["lm"] > 0 and out["dm"] > 0
@@ -65,7 +65,7 @@ def test_the_loss_is_the_sum_of_both(model, inputs, latents):
 def test_both_losses_train_the_lora(build, wake, inputs, latents):
     for loss in ("lm", "dm"):
         model = wake(build())
-        model(inputs, *latents)[loss].backward()
+        model(inputs, *latents, range(3))[loss].backward()
         grads = [p.grad for n, p in model.named_parameters() if "lora_A" in n]
         assert all(g is not None and g.abs().sum() > 0 for g in grads), loss
         assert (model.slot("cme").visual_queries.grad is None) == (loss == "lm")
@@ -112,7 +112,7 @@ def test_null_slots(build, settings, records, latents, tmp_path, null):
     assert {s for s in SLOTS if model.slot(s) is None} == missing
     images = to_tensor([r.source for r in records])
     inputs = model.prepare(images, [r.instruction for r in records])
-    out = model(inputs, *latents)
+    out = model(inputs, *latents, range(3))
     assert torch.isfinite(out["loss"])
     assert (out["lm"] > 0) == ("mllm" not in missing) and (out["dm"] > 0) == ("diffusion" not in missing)
     if out["loss"].requires_grad:

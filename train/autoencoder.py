@@ -112,8 +112,8 @@ def main() -> None:
         pictures = batch(step, args.batch_size, scribbles=args.scribbles).contiguous(memory_format=torch.channels_last)
         return losses(vae, pictures)
 
-    loop.fit(step_losses)
-    loop.use_average()
+    loop.fit(lambda step, _: step_losses(step))
+    loop.engine.use_average()
     normalise(vae.eval())
     vae.save_pretrained(args.output)
 

@@ -109,8 +109,8 @@ def main() -> None:
     clip = CLIPModel(architecture(tokenizer))
     loop = Loop(clip, TrainConfig(steps=args.steps, lr=1e-3, save_every=200, bf16=True), args.output)
     loop.resume()
-    loop.fit(lambda step: losses(clip, tokenizer, step, args.batch_size))
-    loop.use_average()
+    loop.fit(lambda step, _: losses(clip, tokenizer, step, args.batch_size))
+    loop.engine.use_average()
     clip.eval().save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)
 

@@ -116,8 +116,8 @@ def main() -> None:
     model = Qwen2_5_VLForConditionalGeneration(architecture(tokenizer))
     loop = Loop(model, TrainConfig(steps=args.steps, lr=1e-3, save_every=200, bf16=True), args.output)
     loop.resume()
-    loop.fit(lambda step: losses(model, tokenizer, processor, step, args.batch_size))
-    loop.use_average()
+    loop.fit(lambda step, _: losses(model, tokenizer, processor, step, args.batch_size))
+    loop.engine.use_average()
     model.eval()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id

@@ -1,76 +1,37 @@
 """Trains ReasonBrain: L = L_MLLM + L_DM over everything that the configuration leaves trainable.
 
-    reasonbrain train --config tiny -o RUN [key=value ...]
-    torchrun --nproc_per_node 2 -m reasonbrain.cli train --config tiny -o RUN     # shares the batch
+    reasonbrain train --config tiny -o RUN [key=value ...]                        # one process
+    torchrun --nproc_per_node 2 train/train.py --config tiny -o RUN               # several, each holds everything
+    deepspeed train/train.py --config CONFIG --deepspeed configs/deepspeed/zero3.json -o RUN     # ZeRO
 
-The same command continues a run that was stopped. RUN/model is a checkpoint that ``reasonbrain edit --checkpoint RUN``
-takes; RUN/log.jsonl holds the losses.
+The same command continues a run that was stopped, also with another number of processes or another of these three.
+RUN/checkpoints holds the checkpoints, RUN/log.jsonl the losses, and RUN/model, once the run is through, what
+``reasonbrain edit --checkpoint RUN`` takes (``reasonbrain export`` makes it of any checkpoint).
 """
 
 from __future__ import annotations
 
 import logging
-import os
-import shutil
+import sys
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
-from reasonbrain.checkpoint import check_same_model, save_model
+from reasonbrain.attention import set_attention
+from reasonbrain.checkpoint import check_same_model
 from reasonbrain.config import Config, dump_config, load_config, slot_config
-from reasonbrain.data.records import as_array, open_records
 from reasonbrain.errors import UserError
-from reasonbrain.interfaces import Inputs
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
-from reasonbrain.train.batches import augment
-from reasonbrain.train.loop import Loop, rank, world
+from reasonbrain.train import processes
+from reasonbrain.train.data import Batches, micro_batch
+from reasonbrain.train.engine import Engine
+from reasonbrain.train.export import build, export
+from reasonbrain.train.loop import Loop
+from reasonbrain.train.optim import trained_parameters
+from reasonbrain.train.zero import ZeroEngine, fill
 
 log = logging.getLogger(__name__)
-
-
-class Batches:
-    """Batch ``step`` of a run. What no training changes (latents, regions) is computed once a record and kept."""
-
-    def __init__(self, cfg: Config, model: ReasonBrain) -> None:
-        self.cfg, self.model = cfg, model
-        self.records = open_records(cfg.data)
-        self.kept: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
-
-    def _compute(self, index: int) -> None:
-        """One record at a time: in the company of others its latents differ in the last bit, and a resumed run keeps
-        other company."""
-        record = self.records[index]
-        both = torch.from_numpy(as_array([record.source, record.target]))
-        device = self.model.device
-        diffusion = self.model.slot("diffusion")
-        with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            images = both.to(device).float() / 255
-            regions = self.model.prepare(images[:1], [""], [[]]).regions
-            latents = diffusion.encode(images) if diffusion else images
-        self.kept[index] = (both[0], regions[0].to("cpu", torch.int16), latents[0].cpu(), latents[1].cpu())
-
-    def __call__(self, step: int) -> tuple[Inputs, Tensor, Tensor]:
-        """Inputs and the latents of source and target: this process's share of the global batch."""
-        rng = np.random.default_rng([self.cfg.train.seed, step])
-        indices = rng.integers(0, len(self.records), self.cfg.train.batch_size).tolist()
-        seeds = rng.integers(0, 1 << 32, len(indices))
-        share = slice(rank(), None, world())
-        indices = indices[share]
-        for index in set(indices) - self.kept.keys():
-            self._compute(index)
-        records = [self.records[i] for i in indices]
-        words = []
-        for record, seed in zip(records, seeds[share], strict=True):
-            draw = np.random.default_rng(seed)
-            words.append(augment(str(draw.choice(np.array(record.instructions))), draw))
-        images, regions, source, target = (torch.stack(t) for t in zip(*(self.kept[i] for i in indices), strict=True))
-        device = self.model.device
-        inputs = self.model.prepare(images.to(device).float() / 255, words, [r.objects for r in records], regions)
-        return inputs, source.to(device), target.to(device)
 
 
 def table(model: ReasonBrain) -> str:
@@ -84,64 +45,70 @@ def table(model: ReasonBrain) -> str:
     return "\n".join(lines)
 
 
-def write_model(model: ReasonBrain, cfg: Config, run: Path) -> None:
-    """RUN/model, replaced in one move."""
-    new, old = run / "model.new", run / "model.old"
-    shutil.rmtree(new, ignore_errors=True)
-    save_model(model, cfg, new)
-    if (run / "model").exists():
-        os.replace(run / "model", old)
-    os.replace(new, run / "model")
-    shutil.rmtree(old, ignore_errors=True)
+def check_run(cfg: Config, run: Path) -> None:
+    """Raises UserError if RUN was made by another model configuration."""
+    if not (run / "config.yaml").is_file():
+        return
+    made = load_config(str(run / "config.yaml"))
+    check_same_model(cfg, made, run)
+    for slot in SLOTS:
+        if slot_config(cfg.model, slot) is None and slot_config(made.model, slot) is not None:
+            raise UserError(f"model.{slot}: run '{run}' trains it; give another folder to train without it")
 
 
-def train(cfg: Config, run: Path) -> ReasonBrain:
-    """Trains up to ``train.steps``, continuing RUN where there is one, and returns the averaged model.
+def train(cfg: Config, run: Path, deepspeed: Path | None = None) -> None:
+    """Trains up to ``train.steps``, continuing RUN where there is one, and writes RUN/model.
 
-    Raises UserError if RUN was made by another model configuration or if nothing can train."""
-    processes = int(os.environ.get("WORLD_SIZE", 1))
-    if cfg.train.batch_size % processes:
-        raise UserError(f"train.batch_size: {cfg.train.batch_size} cannot be shared by {processes} processes")
-    if processes > 1:
-        dist.init_process_group()
-    if (run / "config.yaml").is_file():
-        made = load_config(str(run / "config.yaml"))
-        check_same_model(cfg, made, run)
-        for slot in SLOTS:
-            if slot_config(cfg.model, slot) is None and slot_config(made.model, slot) is not None:
-                raise UserError(f"model.{slot}: run '{run}' trains it; give another folder to train without it")
-    torch.manual_seed(cfg.train.seed)
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
-    model = ReasonBrain.from_config(cfg.model).to(device).train()
+    ``deepspeed``: a DeepSpeed JSON; without it plain torch trains. Raises UserError for a run of another model, if
+    nothing can train, and for a batch, a launch or a DeepSpeed JSON that does not fit the configuration;
+    FloatingPointError and Preempted like ``Loop.fit``."""
+    device = processes.join()
+    try:
+        _train(cfg, run, deepspeed, device)
+    finally:
+        processes.leave()
+
+
+def _train(cfg: Config, run: Path, deepspeed: Path | None, device: torch.device) -> None:
+    micro_batch(cfg.train, processes.world())
+    zero = fill(deepspeed, cfg.train, processes.world()) if deepspeed else None
+    check_run(cfg, run)
+    model = build(cfg).to(device).train()
     without_loss = model.slot("mllm") is None and model.slot("diffusion") is None
-    if without_loss or not any(p.requires_grad for p in model.parameters()):
+    for name in {*cfg.train.slots, *cfg.train.checkpointing, *cfg.train.compile} - set(model.parts.keys()):
+        raise UserError(f"train: slot '{name}' is null, so there is nothing to set for it")
+    if without_loss or not trained_parameters(model, cfg.train):
         raise UserError("model: nothing is left to train: every slot is frozen, or mllm and diffusion are null")
+    for name in cfg.train.checkpointing:
+        model.parts[name].checkpoint_activations()
+    for name in cfg.train.compile:
+        model.parts[name].compile_blocks()
+    set_attention(model, cfg.model.attention, training=True, autocast=torch.bfloat16 if cfg.train.bf16 else None)
     batches = Batches(cfg, model)
     try:
         run.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"run folder '{run}' cannot be made: {e.strerror}") from None
-    if rank() == 0:
+    first = processes.rank() == 0
+    if first:
         log.info("\n" + table(model))
-    loop = Loop(model, cfg.train, run)
-    if loop.resume() and rank() == 0:
+    engine = ZeroEngine(model, cfg.train, zero) if zero else Engine(model, cfg.train)
+    loop = Loop(engine, cfg.train, run)
+    if loop.resume() and first:
         log.info(f"continuing {run} at step {loop.step}")
-    if processes > 1:
-        dist.barrier()  # until all have read the run as it was
-    if rank() == 0:
+    processes.wait()  # until all have read the run as it was
+    if first:
         (run / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
 
-    def losses(step: int) -> dict[str, Tensor]:
-        return model(*batches(step), lm_weight=cfg.train.lm_weight, draws=cfg.train.draws)
+    def losses(step: int, part: int) -> dict[str, torch.Tensor]:
+        return engine.model(*batches(step, part), draws=cfg.train.draws, lm_weight=cfg.train.lm_weight)
 
-    def on_save() -> None:
-        with loop.averaged():
-            write_model(model.eval(), cfg, run)
-        model.train()
+    loop.fit(losses, batches.parts, batches.ids)
+    if first:
+        export(run, run / "model")
 
-    loop.fit(losses, on_save)
-    if processes > 1:
-        dist.barrier()  # until the first process has written the model
-        dist.destroy_process_group()
-    loop.use_average()
-    return model.eval()
+
+if __name__ == "__main__":
+    from reasonbrain.cli import main
+
+    main(["train", *sys.argv[1:]])

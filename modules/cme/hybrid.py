@@ -46,6 +46,24 @@ class HybridBlock(nn.Module):
         self.visual, self.textual = Enhancer(width, heads), Enhancer(width, heads)
         self.to_visual, self.to_textual = CrossBlock(width, heads), CrossBlock(width, heads)
 
+    def forward(
+        self,
+        xv: Tensor,
+        xt: Tensor,
+        patches: Tensor,
+        patches_mask: Tensor,
+        text: Tensor,
+        text_mask: Tensor,
+        guidance: Tensor,
+        cues: Cues,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Both sides' queries [B, Q, D] and features -> the same, enhanced, and how much the visual queries look at
+        each patch [B, N]."""
+        xv, patches = self.visual(xv, guidance, patches, patches_mask, cues.visual, cues.visual_mask)
+        xt, text = self.textual(xt, guidance, text, text_mask, cues.textual, cues.textual_mask)
+        focus = self.visual.fused.weights(xv, patches)
+        return self.to_visual(xv, xt), self.to_textual(xt, xv), patches, text, focus
+
 
 @register("cme", "hybrid")
 class HybridEnhancer(Plugin):
@@ -59,19 +77,18 @@ class HybridEnhancer(Plugin):
         self.hybrid_blocks = nn.ModuleList(HybridBlock(width, heads) for _ in range(blocks))
         self.visual_norm, self.textual_norm = nn.LayerNorm(width), nn.LayerNorm(width)
 
+    def repeated(self) -> list[nn.Module]:
+        return list(self.hybrid_blocks)
+
     def forward(self, features: Features, cues: Cues, guidance: Tensor) -> Condition:
         """V^ [B, Q, D] and the cues -> R-_V and R-_T, [B, queries, D] each."""
         batch = guidance.shape[0]
         patches, text = features.patches, features.text
         patches_mask = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
         xv, xt = (q.expand(batch, -1, -1) for q in (self.visual_queries, self.textual_queries))
-        focus = None
+        text_mask, focus = features.text_mask, None
         for block in self.hybrid_blocks:
-            xv, patches = block.visual(xv, guidance, patches, patches_mask, cues.visual, cues.visual_mask)
-            xt, text = block.textual(xt, guidance, text, features.text_mask, cues.textual, cues.textual_mask)
+            xv, xt, patches, text, looked = block(xv, xt, patches, patches_mask, text, text_mask, guidance, cues)
             if patches.shape[1]:
-                focus = block.visual.fused.weights(xv, patches)
-            xv, xt = block.to_visual(xv, xt), block.to_textual(xt, xv)
-        if focus is not None:
-            focus = (focus / focus.sum(-1, keepdim=True)).unflatten(1, features.grid)
+                focus = (looked / looked.sum(-1, keepdim=True)).unflatten(1, features.grid)
         return Condition(self.visual_norm(xv), self.textual_norm(xt), features.pooled, focus)

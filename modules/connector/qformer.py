@@ -36,6 +36,9 @@ class QFormer(Plugin):
             )
         )
 
+    def repeated(self) -> list[nn.Module]:
+        return list(self.qformer.encoder.layer)
+
     def forward(self, hidden: Tensor) -> Tensor:
         """V [B, r, D] -> V^ [B, Q, D]; with no [IMG] tokens (a null MLLM) there is no guidance: [B, 0, D]."""
         if hidden.shape[1] == 0:

@@ -11,7 +11,7 @@ So before the first training step the transformer computes what plain FLUX compu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition
 from reasonbrain.modules.layers import CrossBlock
+from reasonbrain.modules.precision import base_dtype, computes, hold_base, train_in_float32
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
 
@@ -90,7 +91,10 @@ def grow_inputs(linear: nn.Linear, extra: int) -> nn.Linear:
 class Flux(Plugin):
     """``pretrained``: a FLUX repository (transformer, vae, scheduler); ``architecture`` may give the configs of any of
     the three instead. ``autoencoder``: a folder with another VAE. ``trained``: full, lora (``lora_rank``) or frozen;
-    what is new beside the transformer trains always."""
+    what is new beside the transformer trains always. ``precision``: of the transformer where it is not trained in full:
+    float32, bfloat16 or nf4."""
+
+    preparing = ("vae",)
 
     @register_to_config
     def __init__(
@@ -103,13 +107,21 @@ class Flux(Plugin):
         trained: str = "full",
         lora_rank: int = 16,
         heads: int = 8,
+        precision: str = "float32",
     ) -> None:
         super().__init__()
         for key, value, choices in (("source", source, SOURCES), ("trained", trained, TRAINED)):
             if value not in choices:
                 raise UserError(f"model.diffusion.{key}: '{value}' is not one of {', '.join(choices)}")
+        if trained == "full" and precision != "float32":
+            raise UserError(
+                f"model.diffusion.precision: '{precision}' needs a frozen base, but model.diffusion.trained=full "
+                f"trains it; choose trained={' or '.join(TRAINED[1:])}, or precision=float32"
+            )
         known = dict(architecture or {})
-        self.transformer = _part(FluxTransformer2DModel, known, "transformer", pretrained, "transformer")
+        dtype = base_dtype(precision, "diffusion")
+        self.transformer = _part(FluxTransformer2DModel, known, "transformer", pretrained, "transformer", dtype)
+        hold_base(self.transformer, self.repeated(), precision, "diffusion")
         self.vae = _part(AutoencoderKL, known, "vae", autoencoder or pretrained, None if autoencoder else "vae")
         self.scheduler = _part(FlowMatchEulerDiscreteScheduler, known, "scheduler", pretrained, "scheduler")
         self.register_to_config(architecture=known)
@@ -130,6 +142,10 @@ class Flux(Plugin):
                 lora = LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=LORA_TARGETS)
                 inject_adapter_in_model(lora, self.transformer)
             self.transformer.x_embedder.requires_grad_(True)
+            train_in_float32(self.transformer)
+
+    def repeated(self) -> list[nn.Module]:
+        return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
@@ -167,6 +183,7 @@ class Flux(Plugin):
             "source_ids": position_ids(height, width, 1, source.device),
         }
 
+    @computes
     def velocity(self, z: Tensor, sigma: Tensor, known: dict[str, Tensor], guidance: float) -> Tensor:
         """The transformer's (noise - data) for packed z [B, L, C] at noise levels sigma [B] in 0..1."""
         ids = known["ids"]
@@ -187,26 +204,29 @@ class Flux(Plugin):
             txt_ids=ids.new_zeros(known["text"].shape[1], 3),
             return_dict=False,
         )[0]
-        return out[:, : z.shape[1]]
+        return out[:, : z.shape[1]].to(z.dtype)
 
-    def loss(self, condition: Condition, source: Tensor, target: Tensor, draws: int = 1) -> Tensor:
+    def loss(
+        self, condition: Condition, source: Tensor, target: Tensor, seeds: Sequence[int], draws: int = 1
+    ) -> Tensor:
         """L_DM: flow-matching regression on (noise - target), logit-normal noise levels with the resolution's shift.
 
-        source, target: latents [B, C, h, w] as ``encode`` gives them; each is noised ``draws`` times. Guidance value 1,
-        as for a model that is not to learn more distillation."""
+        source, target: latents [B, C, h, w] as ``encode`` gives them; each is noised ``draws`` times. A row's noise and
+        levels depend on its seed alone, so the loss does not depend on how many processes share a batch. Guidance
+        value 1, as for a model that is not to learn more distillation."""
         known = self.conditioning(condition, source)
-        rows = {
-            k: v.repeat(draws, *[1] * (v.ndim - 1))
-            for k, v in known.items()
-            if k in ("source", "term", "text", "pooled")
-        }
-        data = pack(target).repeat(draws, 1, 1)
-        noise = torch.randn_like(data)
+        repeated = {k: known[k].repeat_interleave(draws, 0) for k in ("source", "term", "text", "pooled")}
+        data = pack(target).repeat_interleave(draws, 0)
+        drawn = []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            drawn += [torch.randn(data[0].numel() + 1, generator=generator) for _ in range(draws)]
+        noise, level = torch.stack(drawn).to(data).split([data[0].numel(), 1], dim=1)
+        noise, u = noise.view_as(data), level[:, 0].sigmoid()
         shift = math.exp(self.mu(data.shape[1]))
-        u = torch.randn(len(data), device=data.device).sigmoid()
         sigma = shift * u / (1 + (shift - 1) * u)
         z = (1 - sigma[:, None, None]) * data + sigma[:, None, None] * noise
-        predicted = self.velocity(z, sigma, known | rows, guidance=1.0)
+        predicted = self.velocity(z, sigma, known | repeated, guidance=1.0)
         return F.mse_loss(predicted.float(), (noise - data).float())
 
     @torch.no_grad()
@@ -235,12 +255,20 @@ class Flux(Plugin):
         return unpack(z, noise.shape[-2])
 
 
-def _part(cls: Any, known: dict[str, Any], key: str, pretrained: str | None, subfolder: str | None) -> Any:
+def _part(
+    cls: Any,
+    known: dict[str, Any],
+    key: str,
+    pretrained: str | None,
+    subfolder: str | None,
+    dtype: torch.dtype | None = None,
+) -> Any:
     """One of FLUX's models: from its config where ``known`` has it, else with its weights; remembers the config."""
     if key in known:
         return cls.from_config(known[key])
     if pretrained is None:
         raise UserError(f"model.diffusion: neither 'pretrained' nor 'architecture.{key}' says what to build")
-    part = cls.from_pretrained(pretrained, subfolder=subfolder)
+    loading = {"torch_dtype": dtype} if dtype else {}  # a scheduler has none
+    part = cls.from_pretrained(pretrained, subfolder=subfolder, **loading)
     known[key] = {k: v for k, v in part.config.items() if not k.startswith("_") or k == "_class_name"}
     return part

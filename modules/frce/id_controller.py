@@ -25,6 +25,9 @@ class IdController(Plugin):
         self.blocks = nn.ModuleList(CrossBlock(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
+    def repeated(self) -> list[nn.Module]:
+        return list(self.blocks)
+
     def forward(self, features: Features, visual: Tensor, visual_mask: Tensor) -> tuple[Tensor, Tensor]:
         """objects [B, K, D], visual [B, M, D] -> R_T [B, K, D], mask [B, K]."""
         x, mask = features.objects, features.objects_mask

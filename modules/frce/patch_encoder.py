@@ -22,6 +22,9 @@ class PatchEncoder(Plugin):
         self.blocks = nn.ModuleList(SelfBlock(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
+    def repeated(self) -> list[nn.Module]:
+        return list(self.blocks)
+
     def forward(self, features: Features) -> Tensor:
         """patches [B, N, D] -> cues [B, N / pool^2, D]."""
         x = features.patches

@@ -24,6 +24,9 @@ class RegionEncoder(Plugin):
         self.blocks = nn.ModuleList(SelfBlock(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 
+    def repeated(self) -> list[nn.Module]:
+        return list(self.blocks)
+
     def forward(self, features: Features, regions: Tensor) -> tuple[Tensor, Tensor]:
         """regions [B, H, W] labels, -1 where there is none -> cues [B, R, D], mask [B, R]; R = ``max_regions``."""
         x = features.patches

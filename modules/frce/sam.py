@@ -57,6 +57,8 @@ class SamRegions(RegionEncoder):
     """``points_per_side`` squared points prompt SAM, ``points_per_batch`` at a time; it answers each with three masks.
     The thresholds are those of SAM's automatic mask generator. SAM itself stays frozen."""
 
+    preparing = ("sam",)
+
     @register_to_config
     def __init__(
         self,

@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from reasonbrain.interfaces import Cues, Guidance, Inputs
+from reasonbrain.modules.precision import computes, hold_base, train_in_float32
 from reasonbrain.plugin import Plugin
 
 IGNORE = -100
@@ -35,20 +36,24 @@ class MllmPlugin(Plugin):
     image_token: str
     prompt: tuple[str, str, str]  # before the image, between the cues and the instruction, after the instruction
 
-    def build(self, width: int, hidden: int, img_tokens: int, lora_rank: int, lora_alpha: int, targets: str) -> None:
+    def build(
+        self, width: int, hidden: int, img_tokens: int, lora_rank: int, lora_alpha: int, targets: str, precision: str
+    ) -> None:
         """Freezes the model, adds LoRA to its language part and creates the parts that train."""
         self.tokenizer: Any = None
         self.image_processor: Any = None
+        hold_base(self.model, self.repeated(), precision, "mllm")
         self.freeze(self.model)
         lora = LoraConfig(r=lora_rank, lora_alpha=lora_alpha, target_modules=targets)
         inject_adapter_in_model(lora, self.model)
-        for p in self.model.parameters():
-            if p.requires_grad:  # peft gives adapters the model's precision: 16 bits are too few to train
-                p.data = p.data.float()
+        train_in_float32(self.model)
         self.cue_in = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
         self.img_in = nn.Parameter(torch.randn(img_tokens, hidden) * 0.02)
         self.img_out = nn.Parameter(torch.randn(img_tokens, hidden) * 0.02)
         self.guidance_out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width))
+
+    def repeated(self) -> list[nn.Module]:
+        return list(self.model.model.language_model.layers)
 
     def load_assets(self, folder: Path | str) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -102,6 +107,7 @@ class MllmPlugin(Plugin):
         mask = torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in rows], device=self.device)
         return ids, mask
 
+    @computes
     def forward(self, inputs: Inputs, cues: Cues) -> Guidance:
         """One pass: hidden states of the [IMG] tokens, and L_MLLM on them alone (paper, eq. A1)."""
         r = self.img_in.shape[0]
@@ -132,7 +138,8 @@ class MllmPlugin(Plugin):
         states = self.model.model.language_model(
             inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state
-        return Guidance(self.guidance_out(states[:, -r:]), self.lm_loss(states[:, -r - 1 :]))
+        hidden = self.guidance_out(states[:, -r:]).to(self.img_in.dtype)
+        return Guidance(hidden, self.lm_loss(states[:, -r - 1 :]))
 
     def lm_loss(self, states: Tensor) -> Tensor:
         """-sum_i log p([IMG_i] | ... [IMG_{i-1}]) / r over the grown vocabulary; states [B, r + 1, hidden] begin with
@@ -140,7 +147,7 @@ class MllmPlugin(Plugin):
         before = states[:, :-1]
         head = self.model.get_output_embeddings()
         logits = torch.cat([head(before), F.linear(before, self.img_out)], dim=-1)
-        labels = head.weight.shape[0] + torch.arange(before.shape[1], device=states.device)
+        labels = head.out_features + torch.arange(before.shape[1], device=states.device)
         return F.cross_entropy(logits.flatten(0, 1).float(), labels.repeat(before.shape[0]))
 
     def adapters(self, enabled: bool) -> None:
@@ -150,6 +157,7 @@ class MllmPlugin(Plugin):
                 module.enable_adapters(enabled)
 
     @torch.no_grad()
+    @computes
     def reason(self, inputs: Inputs, max_new_tokens: int = 48) -> list[str]:
         """What happens, in one sentence a row, decoded greedily by the MLLM as it was before LoRA."""
         pixels = self.pixels(inputs.images)

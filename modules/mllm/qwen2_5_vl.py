@@ -9,6 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
+from reasonbrain.modules.precision import base_dtype
 from reasonbrain.registry import register
 
 from .base import MllmPlugin
@@ -16,7 +17,7 @@ from .base import MllmPlugin
 
 @register("mllm", "qwen2_5_vl")
 class Qwen25VL(MllmPlugin):
-    """``img_tokens``: r, the number of [IMG] tokens."""
+    """``img_tokens``: r, the number of [IMG] tokens. ``precision`` of the published model: float32, bfloat16 or nf4."""
 
     image_token = "<|image_pad|>"
     prompt = (
@@ -34,16 +35,19 @@ class Qwen25VL(MllmPlugin):
         img_tokens: int = 32,
         lora_rank: int = 8,
         lora_alpha: int = 16,
+        precision: str = "float32",
     ) -> None:
         super().__init__()
         if architecture is None:
-            self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(pretrained)
+            self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
+                pretrained, dtype=base_dtype(precision, "mllm")
+            )
             self.register_to_config(architecture=self.model.config.to_diff_dict())
         else:
             self.model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict(architecture))
         hidden = self.model.config.text_config.hidden_size
         targets = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-        self.build(width, hidden, img_tokens, lora_rank, lora_alpha, targets)
+        self.build(width, hidden, img_tokens, lora_rank, lora_alpha, targets, precision)
         if architecture is None and pretrained is not None:
             self.load_assets(pretrained)
 

@@ -87,10 +87,13 @@ class ManifestRecords:
 
     def __getitem__(self, index: int) -> Record:
         row = self.rows[index]
-        source, target = (
-            load_image(self.path.parent / row[k]).resize((self.size, self.size), Image.Resampling.LANCZOS)
-            for k in ("src_image", "tgt_image")
-        )
+        try:
+            source, target = (
+                load_image(self.path.parent / row[k]).resize((self.size, self.size), Image.Resampling.LANCZOS)
+                for k in ("src_image", "tgt_image")
+            )
+        except UserError as e:
+            raise UserError(f"record '{row['id']}' of {self.path}: {e}") from None
         return Record(str(row["id"]), source, target, [row["instruction"]], row.get("objects"))
 
 

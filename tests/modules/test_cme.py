@@ -1,7 +1,5 @@
 """CME ``hybrid``: both sides read each other, and the guidance, the features and the cues."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -49,9 +47,9 @@ def test_defaults_are_the_papers():
 def test_truly_bidirectional(cme, known):
     features, cues, guidance = known
     before = cme(features, cues, guidance)
-    text = cme(replace(features, text=features.text + torch.randn(2, 3, WIDTH)), cues, guidance)
+    text = cme(features._replace(text=features.text + torch.randn(2, 3, WIDTH)), cues, guidance)
     assert differs(text.visual, before.visual), "what the text says does not reach R-_V"
-    picture = cme(replace(features, patches=features.patches + torch.randn(2, 4, WIDTH)), cues, guidance)
+    picture = cme(features._replace(patches=features.patches + torch.randn(2, 4, WIDTH)), cues, guidance)
     assert differs(picture.textual, before.textual), "what the picture shows does not reach R-_T"
 
 
@@ -60,7 +58,7 @@ def test_cues_and_guidance_reach_both_sides(cme, known, side):
     features, cues, guidance = known
     before = cme(features, cues, guidance)
     for after in (
-        cme(features, replace(cues, **{side: getattr(cues, side) + torch.randn(2, 2, WIDTH)}), guidance),
+        cme(features, cues._replace(**{side: getattr(cues, side) + torch.randn(2, 2, WIDTH)}), guidance),
         cme(features, cues, guidance + torch.randn(2, 3, WIDTH)),
     ):
         assert differs(after.visual, before.visual) and differs(after.textual, before.textual)
@@ -69,10 +67,10 @@ def test_cues_and_guidance_reach_both_sides(cme, known, side):
 def test_what_is_masked_does_not_count(cme, known):
     features, cues, guidance = known
     before = cme(features, cues, guidance)
-    junk = replace(features, text=features.text.masked_fill(~features.text_mask[..., None], 99.0))
+    junk = features._replace(text=features.text.masked_fill(~features.text_mask[..., None], 99.0))
     hidden = ~cues.visual_mask[..., None]
-    junk_cues = replace(
-        cues, visual=cues.visual.masked_fill(hidden, 9.0), textual=cues.textual.masked_fill(hidden, -9.0)
+    junk_cues = cues._replace(
+        visual=cues.visual.masked_fill(hidden, 9.0), textual=cues.textual.masked_fill(hidden, -9.0)
     )
     after = cme(junk, junk_cues, guidance)
     torch.testing.assert_close(after.visual, before.visual)
@@ -90,7 +88,7 @@ def test_nothing_at_all_is_no_nan(cme, known):
     features, cues, guidance = known
     empty, none = torch.zeros(2, 0, WIDTH), torch.zeros(2, 0).bool()
     out = cme(
-        replace(features, patches=empty, grid=(0, 0), text=empty, text_mask=none),
+        features._replace(patches=empty, grid=(0, 0), text=empty, text_mask=none),
         Cues(empty, none, empty, none),
         guidance[:, :0],
     )
@@ -103,7 +101,7 @@ def test_batch_is_single(cme, known):
     both = cme(features, cues, guidance)
     for i in range(2):
         row = slice(i, i + 1)
-        one = replace(features, **{k: v[row] for k, v in vars(features).items() if k != "grid"})
-        alone = cme(one, Cues(*(v[row] for v in vars(cues).values())), guidance[row])
+        one = features._replace(**{k: v[row] for k, v in features._asdict().items() if k != "grid"})
+        alone = cme(one, Cues(*(v[row] for v in cues)), guidance[row])
         torch.testing.assert_close(both.visual[row], alone.visual, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(both.focus[row], alone.focus, rtol=1e-4, atol=1e-5)

@@ -128,16 +128,11 @@ def test_a_perfect_prediction_costs_nothing(flux, known, source):
     plug = flux(f"source={source}")
     condition, latents = known
     plug.transformer = oracle = Oracle(plug, latents.flip(0))
-    many = Condition(
-        *(
-            t.repeat(32, 1, 1)[:, : t.shape[1]] if t.ndim == 3 else t.repeat(32, 1)
-            for t in list(vars(condition).values())[:3]
-        )
-    )
+    many = Condition(*(t.repeat(32, 1, 1)[:, : t.shape[1]] if t.ndim == 3 else t.repeat(32, 1) for t in condition[:3]))
     oracle.data = oracle.data.repeat(32, 1, 1)
     with torch.no_grad():
-        loss = plug.loss(many, latents.repeat(32, 1, 1, 1), latents.flip(0).repeat(32, 1, 1, 1))
-        wrong = plug.loss(many, latents.repeat(32, 1, 1, 1), latents.repeat(32, 1, 1, 1))
+        loss = plug.loss(many, latents.repeat(32, 1, 1, 1), latents.flip(0).repeat(32, 1, 1, 1), range(64))
+        wrong = plug.loss(many, latents.repeat(32, 1, 1, 1), latents.repeat(32, 1, 1, 1), range(64))
     assert loss < 1e-6 and wrong > 0.1
     call = oracle.calls[0]
     assert call["timestep"].min() > 0 and call["timestep"].max() < 1 and call["timestep"].std() > 0.05
@@ -149,8 +144,8 @@ def test_noise_levels_are_shifted_logit_normal(flux):
     plug = flux()
     data = torch.zeros(4096, 4, 4, 4)
     plug.transformer = oracle = Oracle(plug, data)
-    torch.manual_seed(0)
-    plug.loss(Condition(torch.zeros(4096, 1, 32), torch.zeros(4096, 1, 32), torch.zeros(4096, 32)), data, data)
+    blank = Condition(torch.zeros(4096, 1, 32), torch.zeros(4096, 1, 32), torch.zeros(4096, 32))
+    plug.loss(blank, data, data, range(4096))
     logits = oracle.calls[0]["timestep"].logit()
     assert logits.mean().item() == pytest.approx(plug.mu(4), abs=0.05)
     assert logits.std().item() == pytest.approx(1, abs=0.05)
@@ -161,14 +156,14 @@ def test_every_draw_has_its_own_noise_and_its_own_rows_condition(flux, known, so
     plug = flux(f"source={source}")
     condition, latents = known
     plug.transformer = oracle = Oracle(plug, latents.flip(0))
-    oracle.data = oracle.data.repeat(3, 1, 1)
+    oracle.data = oracle.data.repeat_interleave(3, 0)
     with torch.no_grad():
-        assert plug.loss(condition, latents, latents.flip(0), draws=3) < 1e-6
+        assert plug.loss(condition, latents, latents.flip(0), [5, 6], draws=3) < 1e-6
         once = plug.conditioning(condition, latents)
     call = oracle.calls[0]
     assert len(call["timestep"].unique()) == 3 * len(latents)
     for draw in range(3):
-        rows = slice(draw * len(latents), (draw + 1) * len(latents))
+        rows = slice(draw, None, 3)
         torch.testing.assert_close(call["encoder_hidden_states"][rows], once["text"])
         torch.testing.assert_close(call["pooled_projections"][rows], once["pooled"])
 
@@ -203,7 +198,7 @@ def test_latents_are_shifted_and_scaled(flux):
 def test_gradients_reach_what_trains(flux, wake, known, trained):
     plug = wake(flux(f"trained={trained}")).train()
     condition, latents = known
-    plug.loss(condition, latents, latents).backward()
+    plug.loss(condition, latents, latents, [1, 2]).backward()
     for name, p in plug.named_parameters():
         part = name.partition(".")[0]
         expected = part in ("visual_in", "textual_in", "image_term") or (
@@ -237,7 +232,7 @@ def _same(adapted, full):
 def test_without_distilled_guidance(flux, known):
     """FLUX.1-schnell's shape: no guidance embedding."""
     plug = flux("architecture.transformer.guidance_embeds=false")
-    assert torch.isfinite(plug.loss(*known, known[1]))
+    assert torch.isfinite(plug.loss(*known, known[1], [1, 2]))
 
 
 def test_on_step_sees_and_may_change_the_latents(flux, known):
@@ -263,13 +258,36 @@ def test_the_loss_is_the_mean_squared_error(flux, wake, known):
     """With the random numbers drawn again by hand."""
     plug = wake(flux())
     condition, latents = known
-    torch.manual_seed(5)
     with torch.no_grad():
-        loss = plug.loss(condition, latents, latents.flip(0))
-        torch.manual_seed(5)
+        loss = plug.loss(condition, latents, latents.flip(0), [7, 8])
         data = pack(latents.flip(0))
-        noise, logit = torch.randn_like(data), torch.randn(2)
+        drawn = torch.stack(
+            [torch.randn(data[0].numel() + 1, generator=torch.Generator().manual_seed(i)) for i in (7, 8)]
+        )
+        noise, logit = drawn[:, :-1].view_as(data), drawn[:, -1]
         sigma = (logit + plug.mu(data.shape[1])).sigmoid()
         z = torch.lerp(data, noise, sigma[:, None, None])
         predicted = plug.velocity(z, sigma, plug.conditioning(condition, latents), 1.0)
     torch.testing.assert_close(loss, F.mse_loss(predicted, noise - data), rtol=1e-5, atol=1e-5)
+
+
+def test_a_rows_noise_is_its_seeds(flux, known):
+    """Two rows' loss is the mean of each alone, in whatever company."""
+    plug = flux()
+    condition, latents = known
+    with torch.no_grad():
+        both = plug.loss(condition, latents, latents.flip(0), [3, 4], draws=2)
+        alone = [
+            plug.loss(
+                Condition(*(t[i : i + 1] for t in condition[:3])),
+                latents[i : i + 1],
+                latents.flip(0)[i : i + 1],
+                [3 + i],
+                2,
+            )
+            for i in (0, 1)
+        ]
+    torch.testing.assert_close(both, sum(alone) / 2)
+    assert plug.loss(condition, latents, latents.flip(0), [3, 5]) != plug.loss(
+        condition, latents, latents.flip(0), [3, 4]
+    )

@@ -1,7 +1,5 @@
 """FRCE: patch, region and text branch, and that nothing to see never becomes NaN."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -130,7 +128,7 @@ def test_id_controller_reads_visual_cues_but_not_masked_ones():
 
 def test_absent_objects_give_zero_cues():
     f = features()
-    f = replace(f, objects_mask=torch.tensor([[True, False], [False, False]]))
+    f = f._replace(objects_mask=torch.tensor([[True, False], [False, False]]))
     cues, _ = IdController(WIDTH, heads=2)(f, torch.randn(2, 3, WIDTH), torch.ones(2, 3).bool())
     assert (cues[~f.objects_mask] == 0).all() and (cues[0, 0] != 0).any()
 
@@ -150,7 +148,7 @@ def test_nothing_to_see_is_never_nan(build, wake, company):
         regions,
     )
     source = torch.randn(rows, 4, 16, 16)
-    out = model(inputs, source, source)
+    out = model(inputs, source, source, range(rows))
     out["loss"].backward()
     assert torch.isfinite(out["lm"]) and torch.isfinite(out["dm"])
     for name, p in model.named_parameters():

@@ -99,7 +99,7 @@ def test_cues_and_company(plug, inputs, cues) -> None:
     alone = plug(row_of(inputs, 1), cues_of(cues, 1)).hidden
     assert torch.allclose(out[1:], alone, atol=1e-5)
     for name in ("visual", "textual"):
-        changed = Cues(**{**vars(cues), name: getattr(cues, name) + torch.randn(WIDTH)})
+        changed = cues._replace(**{name: getattr(cues, name) + torch.randn(WIDTH)})
         difference = (plug(inputs, changed).hidden - out).abs().amax((1, 2))
         assert difference[0] > 1e-3
         assert (difference[1] > 1e-3) == (name == "visual")  # the second row's textual cues are masked

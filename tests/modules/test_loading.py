@@ -65,9 +65,10 @@ def test_an_autoencoder_of_its_own(hub) -> None:
     assert_equal(flux.vae.state_dict(), models["vae"].state_dict())
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
 @pytest.mark.parametrize("name", ["qwen", "llava"])
-def test_half_precision_is_kept_but_not_for_what_trains(hub, name, tmp_path) -> None:
-    """The MLLMs are published in 16 bits and stay so; what trains beside them is float32, and takes gradients so."""
+def test_precision_is_of_the_base_and_not_of_what_trains(hub, name, tmp_path, precision, dtype) -> None:
+    """The MLLMs are published in 16 bits; what trains beside them is float32, and takes gradients so."""
     slot, plug, part = PARTS[name]
     folder, models = hub[name]
     half = type(models[""]).from_pretrained(folder, dtype=torch.bfloat16)
@@ -75,8 +76,10 @@ def test_half_precision_is_kept_but_not_for_what_trains(hub, name, tmp_path) -> 
     for file in Path(folder).glob("*token*"):
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "preprocessor_config.json").write_bytes((Path(folder) / "preprocessor_config.json").read_bytes())
-    loaded = plugin(slot, plug)(width=48, pretrained=str(tmp_path))
-    assert_equal(published(getattr(loaded, part)), half.state_dict())
+    loaded = plugin(slot, plug)(width=48, pretrained=str(tmp_path), precision=precision)
+    found = published(getattr(loaded, part))
+    assert_equal(found, {k: v.to(found[k].dtype) for k, v in half.state_dict().items()})
+    assert {p.dtype for n, p in loaded.model.named_parameters() if "lora_" not in n} == {dtype}
     assert {p.dtype for p in loaded.parameters() if p.requires_grad} == {torch.float32}
     inputs = Inputs(torch.rand(1, 3, 56, 56), ["melt"], [[]], torch.full((1, 56, 56), -1))
     cues = Cues(torch.randn(1, 3, 48), torch.ones(1, 3).bool(), torch.randn(1, 2, 48), torch.ones(1, 2).bool())
@@ -120,7 +123,7 @@ def test_shipped_configuration_on_small_parts(hub, name, tmp_path) -> None:
     inputs = model.prepare(images, ["What if the ice melts?", "What would a candle do in the wind of a fan?"])
     assert inputs.regions.amax() >= 1
     latents = model.slot("diffusion").encode(images)
-    out = model(inputs, latents, latents.flip(0))
+    out = model(inputs, latents, latents.flip(0), range(len(latents)))
     out["loss"].backward()
     assert torch.isfinite(out["loss"]) and out["lm"] > 0
     grads = [p.grad for p in model.parameters() if p.grad is not None]

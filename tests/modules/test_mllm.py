@@ -31,8 +31,8 @@ def no_cues(rows):
 
 
 def row(batch, i):
-    cut = {k: v[i : i + 1] for k, v in vars(batch).items()}
-    return type(batch)(**cut)
+    fields = vars(batch) if isinstance(batch, Inputs) else batch._asdict()
+    return type(batch)(**{k: v[i : i + 1] for k, v in fields.items()})
 
 
 def prompt_ids(mllm, inputs, i):
@@ -86,15 +86,15 @@ def test_cues_enter_the_mllm(mllm, inputs, cues, side):
     before = mllm(inputs, cues).hidden
     moved = getattr(cues, side).clone()
     moved[:, 0] *= -1
-    after = mllm(inputs, replace(cues, **{side: moved})).hidden
+    after = mllm(inputs, cues._replace(**{side: moved})).hidden
     assert ((after - before).abs().amax((1, 2)) > 1e-3).all()
     hidden = cues.textual.masked_fill(~cues.textual_mask[..., None], 50.0)
-    torch.testing.assert_close(mllm(inputs, replace(cues, textual=hidden)).hidden, before)
+    torch.testing.assert_close(mllm(inputs, cues._replace(textual=hidden)).hidden, before)
 
 
 def test_a_masked_cue_is_as_good_as_none(mllm, inputs, cues):
     first = row(inputs, 0), row(cues, 0)
-    short = replace(first[1], textual=first[1].textual[:, :1], textual_mask=first[1].textual_mask[:, :1])
+    short = first[1]._replace(textual=first[1].textual[:, :1], textual_mask=first[1].textual_mask[:, :1])
     torch.testing.assert_close(mllm(first[0], short).hidden, mllm(*first).hidden, rtol=1e-3, atol=1e-3)
 
 

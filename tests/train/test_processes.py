@@ -5,15 +5,11 @@ import os
 import subprocess
 import sys
 
-import pytest
-import torch
-
-from reasonbrain.errors import UserError
 from reasonbrain.train.train import train
 
 SCRIPT = """
 import sys, torch, torch.distributed as dist
-from reasonbrain.train.loop import average_gradients, rank, world
+from reasonbrain.train.processes import average_gradients, rank, world
 dist.init_process_group("gloo")
 params = [torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(1))]
 params[0].grad = torch.full((2, 3), float(rank() + 1))
@@ -49,10 +45,3 @@ def test_two_processes_train_and_one_continues(overrides, settings, tmp_path):
     train(settings(*common, "train.steps=3"), run)
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == [1, 2, 3]
-
-
-def test_a_batch_that_cannot_be_shared_is_refused(settings, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="train.batch_size: 3 cannot be shared by 2 processes"):
-        train(settings("train.batch_size=3"), tmp_path / "run")
-    assert not torch.distributed.is_initialized()

@@ -8,14 +8,19 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from reasonbrain.config import load_config
+from reasonbrain.checkpoint import load_model
+from reasonbrain.config import TrainConfig, load_config
 from reasonbrain.data.mini import make
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.pipeline import ReasonBrainPipeline
 from reasonbrain.registry import SLOTS
+from reasonbrain.train import checkpoints
 from reasonbrain.train.batches import augment
-from reasonbrain.train.train import Batches, table, train
+from reasonbrain.train.data import Batches, micro_batch
+from reasonbrain.train.export import build as start
+from reasonbrain.train.export import export
+from reasonbrain.train.train import table, train
 
 QUICK = ["data.count=8", "train.batch_size=4", "train.warmup=2", "train.log_every=1"]
 
@@ -28,21 +33,24 @@ def tensors(folder):
     return {f"{f.relative_to(folder)}/{k}": v for f in folder.rglob("*.safetensors") for k, v in load_file(f).items()}
 
 
+def numbers(run):
+    """The log without its times."""
+    return [{k: v for k, v in line.items() if k != "seconds_per_step"} for line in losses(run)]
+
+
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
 
 
 def test_thirty_steps_lower_both_losses(settings, tmp_path, records):
     overrides = ["train.steps=30", "train.batch_size=8", "train.lr=5e-3", "train.save_every=30", "data.count=64"]
-    trained = train(settings(*QUICK, *overrides), tmp_path)
+    train(settings(*QUICK, *overrides), tmp_path)
     lines = losses(tmp_path)
     assert [line["step"] for line in lines] == list(range(1, 31))
     for name, share in (("loss", 0.8), ("lm", 0.8), ("dm", 0.8)):
         first, last = (np.mean([line[name] for line in part]) for part in (lines[:5], lines[-5:]))
         assert last < share * first, (name, first, last)
-    # what the run wrote is what it returned, and edits a picture
     pipe = ReasonBrainPipeline.from_pretrained(tmp_path)
-    assert same(pipe.model.state_dict(), trained.state_dict()) and not trained.training
     assert pipe(records[0].source, records[0].instruction).images[0].size == (64, 64)
 
 
@@ -66,16 +74,19 @@ def test_interrupted_and_resumed_is_bit_identical(settings, tmp_path):
         train(cfg, tmp_path / "parts")
     hook.remove()
     train(cfg, tmp_path / "parts")
-    for folder in (".", "model"):
-        assert same(tensors(tmp_path / "whole" / folder), tensors(tmp_path / "parts" / folder))
-    assert [x["loss"] for x in losses(tmp_path / "parts")][-3:] == [x["loss"] for x in losses(tmp_path / "whole")][-3:]
+    assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "parts")) and tensors(tmp_path / "whole")
+    assert numbers(tmp_path / "parts")[-3:] == numbers(tmp_path / "whole")[-3:]
 
 
 def test_frozen_parts_stay_as_they_came(settings, build, tmp_path):
     before = build().state_dict()
-    trained = train(settings(*QUICK, "train.steps=2"), tmp_path)
-    frozen = {n for n, p in trained.named_parameters() if not p.requires_grad}
-    assert len(frozen) > 50 and all(torch.equal(trained.get_parameter(n), before[n]) for n in frozen)
+    own = "train.slots.connector.train=false"
+    train(settings(*QUICK, own, "train.steps=2"), tmp_path)
+    trained, _ = load_model(tmp_path)
+    frozen = {n for n, p in build().named_parameters() if not p.requires_grad or "connector" in n}
+    after = trained.state_dict()
+    assert len(frozen) > 50 and all(torch.equal(after[n], before[n]) for n in frozen)
+    assert not any(torch.equal(after[n], before[n]) for n in before if "cme" in n and n.endswith("weight"))
 
 
 def test_a_run_of_another_model_is_refused(settings, tmp_path):
@@ -97,7 +108,8 @@ def test_batches_are_a_function_of_the_step(settings, model):
     for step in (0, 1, 2):
         first(step)
     for step in (2, 5):  # not through the same steps
-        (a, *latents), (b, *again) = first(step), other(step)
+        (a, *latents, seeds), (b, *again, other_seeds) = first(step), other(step)
+        assert seeds == other_seeds and len(set(seeds)) == 4
         assert a.instructions == b.instructions and a.objects == b.objects
         assert torch.equal(a.images, b.images) and torch.equal(a.regions, b.regions)
         assert all(torch.equal(x, y) for x, y in zip(latents, again, strict=True))
@@ -115,7 +127,7 @@ def test_latents_are_computed_once_a_record(settings, model):
 
 def test_a_batch_is_records_with_their_latents(settings, model):
     cfg = settings("data.count=5", "train.batch_size=3")
-    inputs, source, target = Batches(cfg, model)(0)
+    inputs, source, target, _ = Batches(cfg, model)(0)
     assert inputs.images.shape == (3, 3, 64, 64) and source.shape == target.shape == (3, 4, 16, 16)
     samples = [make("train", i) for i in range(5)]
     for row in range(3):
@@ -143,6 +155,78 @@ def test_a_manifest_trains(settings, tmp_path):
     assert np.isfinite(losses(tmp_path / "run")[0]["loss"])
     found = Batches(cfg, ReasonBrain.from_config(cfg.model))(0)[0].objects
     assert sorted(map(tuple, found))[0] == ("ball",) and ["red ball"] in found
+
+
+def broken_manifest(folder, count=4):
+    """Records 1 and 2 of four have a source that is no picture."""
+    rows = []
+    for i in range(count):
+        for end in ("src", "tgt"):
+            Image.new("RGB", (64, 64), (40 * i, 90, 200)).save(folder / f"{i}_{end}.png")
+        if i in (1, 2):
+            (folder / f"{i}_src.png").write_text("no picture")
+        rows.append({"id": f"r{i}", "src_image": f"{i}_src.png", "tgt_image": f"{i}_tgt.png", "instruction": "go"})
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return ["data.name=manifest", f"data.path={folder / 'train.jsonl'}"]
+
+
+def test_a_bad_record_is_named_or_skipped(settings, model, tmp_path, caplog):
+    manifest = broken_manifest(tmp_path)
+    with pytest.raises(UserError, match=r"record 'r1'.*1_src.png"):
+        Batches(settings(*manifest), model).record(1)
+    batches = Batches(settings(*manifest, "data.skip_bad=true"), model)
+    assert [batches.record(i)[0] for i in range(4)] == [0, 3, 3, 3] and batches.bad == {1, 2}
+    assert "record 'r2'" in caplog.text and "2 bad so far" in caplog.text
+    for i in (0, 3):
+        (tmp_path / f"{i}_tgt.png").write_text("no picture")
+    with pytest.raises(UserError, match="none of the 4 records can be read"):
+        Batches(settings(*manifest, "data.skip_bad=true"), model).record(0)
+
+
+def test_parts_and_processes_share_a_batch_out(settings, model, monkeypatch):
+    """All rows once, whoever takes them."""
+    whole = Batches(settings("train.batch_size=8"), model).rows(3, 0)
+    rows = []
+    for rank in (0, 1):
+        monkeypatch.setattr("reasonbrain.train.processes.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("reasonbrain.train.processes.world", lambda: 2)
+        batches = Batches(settings("train.batch_size=8", "train.micro_batch=2"), model)
+        assert batches.parts == 2
+        rows += [row for part in (0, 1) for row in zip(*batches.rows(3, part), strict=True)]
+    assert sorted(rows) == sorted(zip(*whole, strict=True)) and len(rows) == 8
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    with pytest.raises(UserError, match="train.batch_size: 3 cannot be shared by 2 processes"):
+        micro_batch(TrainConfig(batch_size=3), 2)
+    with pytest.raises(UserError, match="train.micro_batch: 3 does not divide a process's share of the batch, 4"):
+        micro_batch(TrainConfig(batch_size=8, micro_batch=3), 2)
+
+
+def test_export_writes_every_trained_tensor(settings, tmp_path):
+    """The averaged weights or the last ones, beside what did not train."""
+    cfg = settings(*QUICK, "train.steps=3", "train.ema=0.5")
+    train(cfg, tmp_path)
+    kept = {(what, name): value for what, name, value in checkpoints.read(checkpoints.last(tmp_path))}
+    fresh = start(cfg).state_dict()
+    for what, average in (("average", True), ("param", False)):
+        export(tmp_path, tmp_path / what, average)
+        state = load_model(tmp_path / what)[0].state_dict()
+        assert state.keys() == fresh.keys()
+        for name, value in state.items():
+            assert torch.equal(value, kept.get((what, name), fresh[name])), name
+    assert any(not torch.equal(v, kept["param", n]) for (w, n), v in kept.items() if w == "average")
+
+
+def test_export_refuses_what_is_no_run(settings, tmp_path):
+    with pytest.raises(UserError, match="has no config.yaml"):
+        export(tmp_path, tmp_path / "out")
+    train(settings(*QUICK, "train.steps=1"), tmp_path / "run")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("years")
+    with pytest.raises(UserError, match="neither empty nor a checkpoint"):
+        export(tmp_path / "run", tmp_path / "full")
+    assert (tmp_path / "full" / "thesis.txt").read_text() == "years"
 
 
 def test_augment_changes_half_of_the_texts_a_little():

@@ -1,0 +1,118 @@
+"""What training may ask of every plug-in: to keep less of the forward pass, and to compile its repeated blocks."""
+
+import copy
+
+import pytest
+import torch
+from torch.autograd.graph import saved_tensors_hooks
+
+LATENTS = (3, 4, 16, 16)
+SLOTS = ["frce.patch", "frce.region", "frce.text", "mllm", "connector", "cme", "diffusion"]
+
+
+@pytest.fixture(scope="module")
+def several(build, wake):
+    """``several()``: a fresh model with more than one block in every slot, and LoRA in FLUX."""
+    blocks = [f"model.{slot}=2" for slot in ("connector.layers", "cme.blocks", "frce.patch.layers")]
+    blocks += ["model.frce.region.layers=2", "model.frce.text.layers=2", "model.diffusion.trained=lora"]
+    return lambda: wake(build(*blocks)).train()
+
+
+def step(model, inputs):
+    """The losses of one step with all gradients, and the bytes that autograd kept for the backward pass."""
+    kept = {}
+
+    def pack(t):
+        kept[t.data_ptr()] = t.numel() * t.element_size()
+        return t
+
+    torch.manual_seed(7)
+    source, target = torch.randn(LATENTS), torch.randn(LATENTS)
+    with saved_tensors_hooks(pack, lambda t: t):
+        out = model(inputs, source, target, seeds=[1, 2, 3])
+    weights = {p.data_ptr() for p in model.parameters()}
+    out["loss"].backward()
+    grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    return out, grads, sum(size for pointer, size in kept.items() if pointer not in weights)
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-7, msg=name)
+
+
+@pytest.fixture(scope="module")
+def plain(several, inputs):
+    return step(several(), inputs)
+
+
+@pytest.mark.parametrize("slot", SLOTS)
+def test_checkpointed_activations_cost_memory_no_more_and_change_no_gradient(several, plain, inputs, slot):
+    model = several()
+    assert len(model.slot(slot).repeated()) >= 2
+    model.slot(slot).checkpoint_activations()
+    out, grads, kept = step(model, inputs)
+    assert_same(out, plain[0])
+    assert_same(grads, plain[1])
+    assert kept < plain[2]
+
+
+def test_most_of_a_step_is_kept_by_the_repeated_blocks(several, plain, inputs):
+    model = several()
+    for slot in SLOTS:
+        model.slot(slot).checkpoint_activations()
+    _, grads, kept = step(model, inputs)
+    assert_same(grads, plain[1])
+    assert kept < 0.3 * plain[2]
+
+
+def test_a_copy_computes_with_its_own_weights(several, inputs):
+    model = several()
+    model.slot("cme").checkpoint_activations()
+    twin = copy.deepcopy(model)
+    with torch.no_grad():
+        before = model.condition(inputs)[0].visual
+        for p in twin.slot("cme").repeated()[0].parameters():
+            p.zero_()
+        assert torch.equal(model.condition(inputs)[0].visual, before)
+        assert not torch.equal(twin.condition(inputs)[0].visual, before)
+
+
+def test_a_slot_without_blocks_has_nothing_to_do(several, plain, inputs):
+    model = several()
+    encoders = model.slot("encoders")
+    assert encoders.repeated() == []
+    encoders.checkpoint_activations()
+    encoders.compile_blocks()
+    assert_same(step(model, inputs)[1], plain[1])
+
+
+@pytest.fixture
+def compiled(several):
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield several()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2, "FLUX's two kinds of block are not compiled"
+
+
+def test_compiled_flux_edits_the_same(several, compiled, inputs):
+    compiled.slot("diffusion").compile_blocks()
+    with torch.no_grad():
+        condition, latents = compiled.condition(inputs)[0], torch.randn(LATENTS)
+        edits = [m.slot("diffusion").sample(condition, latents, latents.flip(0), 2) for m in (compiled, several())]
+    torch.testing.assert_close(*edits, rtol=1e-3, atol=1e-4)
+
+
+def test_compiled_flux_trains_the_same_and_still_recomputes(several, compiled, plain, inputs):
+    eager = several()
+    eager.slot("diffusion").checkpoint_activations()
+    saved = plain[2] - step(eager, inputs)[2]
+    compiled.slot("diffusion").checkpoint_activations()
+    compiled.slot("diffusion").compile_blocks()
+    out, grads, kept = step(compiled, inputs)
+    for found, expected in ((out, plain[0]), (grads, plain[1])):
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5, msg=name)
+    assert plain[2] - kept > 0.8 * saved > 0

@@ -1,0 +1,80 @@
+"""Checkpoints: complete or not there, checked, and only the last few kept."""
+
+import pytest
+import torch
+
+from reasonbrain.errors import UserError
+from reasonbrain.train import checkpoints
+
+
+def write(run, step, keep=2, processes=2):
+    """A checkpoint of ``processes`` shards."""
+    new = checkpoints.folder_of(run, step).with_suffix(".new")
+    for i in range(processes):
+        checkpoints.shard({f"param/w{i}": torch.full((3,), float(step))}, new, i, processes)
+    checkpoints.finish(run, step, new, keep)
+
+
+def test_all_shards_come_back(tmp_path):
+    write(tmp_path, 5)
+    folder = checkpoints.last(tmp_path)
+    assert checkpoints.step_of(folder) == 5
+    found = sorted((what, name, value.tolist()) for what, name, value in checkpoints.read(folder))
+    assert found == [("param", "w0", [5.0] * 3), ("param", "w1", [5.0] * 3)]
+
+
+def test_the_oldest_go(tmp_path):
+    for step in (1, 2, 10):
+        write(tmp_path, step)
+    assert [checkpoints.step_of(f) for f in checkpoints.complete(tmp_path)] == [2, 10]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_a_half_written_one_is_none(tmp_path):
+    write(tmp_path, 1)
+    checkpoints.shard({"param/w": torch.ones(1)}, checkpoints.folder_of(tmp_path, 2).with_suffix(".new"), 0, 2)
+    (tmp_path / "checkpoints" / "step-00000000.old").mkdir()
+    assert checkpoints.step_of(checkpoints.last(tmp_path)) == 1
+    checkpoints.clean(tmp_path)
+    assert [f.name for f in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+
+
+def cut(folder):
+    path = folder / "shard-0-of-2.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(folder):
+    path = folder / "shard-0-of-2.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+
+
+@pytest.mark.parametrize(
+    ("harm", "named"),
+    [
+        (cut, "shard-0-of-2.safetensors has changed"),
+        (flip, "shard-0-of-2.safetensors has changed"),
+        (lambda f: (f / "shard-1-of-2.safetensors").unlink(), "shard-1-of-2.safetensors is missing"),
+        (lambda f: (f / "done.json").write_text("{"), "done.json is cut short"),
+    ],
+)
+def test_a_broken_one_is_passed_over(tmp_path, caplog, harm, named):
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+    harm(checkpoints.folder_of(tmp_path, 2))
+    assert checkpoints.step_of(checkpoints.last(tmp_path)) == 1 and named in caplog.text
+    harm(checkpoints.folder_of(tmp_path, 1))
+    with pytest.raises(UserError, match=f"every checkpoint .* is broken; the newest: {named}"):
+        checkpoints.last(tmp_path)
+
+
+def test_a_step_can_be_written_again(tmp_path):
+    """After the run fell back behind a broken checkpoint."""
+    write(tmp_path, 2)
+    cut(checkpoints.folder_of(tmp_path, 2))
+    write(tmp_path, 2)
+    assert checkpoints.step_of(checkpoints.last(tmp_path)) == 2
+
+
+def test_no_checkpoint_yet(tmp_path):
+    assert checkpoints.last(tmp_path) is None and checkpoints.complete(tmp_path) == []

@@ -1,0 +1,101 @@
+"""What moves the weights: plain torch in any number of processes, or DeepSpeed's ZeRO (zero.py). Both offer the same.
+
+    engine.backward(loss); engine.step(rates) -> gradient norm; engine.gather(what, name); engine.restore(...)
+
+``what`` is "param", "average" or a key of the optimizer's state. Tensors go in and out whole and in full precision,
+so that a checkpoint does not depend on the engine that wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from reasonbrain.config import TrainConfig
+from reasonbrain.train import processes
+from reasonbrain.train.optim import make_optimizers, set_rates, trained_parameters
+
+
+class Engine:
+    """Plain torch: every process holds everything and averages its gradients with the others."""
+
+    def __init__(self, module: nn.Module, cfg: TrainConfig) -> None:
+        self.module, self.cfg = module, cfg
+        self.trained = trained_parameters(module, cfg)
+        self.optimizers = make_optimizers(self.trained, cfg)
+        self.average: dict[str, Tensor] = {n: p.detach().clone() for n, p in self.trained.items()}
+
+    @property
+    def model(self) -> nn.Module:
+        """What a forward pass calls."""
+        return self.module
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.trained.values())).device
+
+    def forward(self, losses: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The losses of one pass."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.bf16):
+            return losses()
+
+    def backward(self, loss: Tensor, parts: int) -> None:
+        """Adds the gradients of one of ``parts`` passes of a step."""
+        (loss / parts).backward()
+
+    def discard(self) -> None:
+        """Forgets the gradients of the step so far."""
+        for p in self.trained.values():
+            p.grad = None
+
+    def step(self, step: int) -> tuple[float, dict[str, float]]:
+        """Takes optimizer step ``step``; returns the gradients' norm before clipping, and the rates by slot. Nothing
+        moves where the norm is no number."""
+        params = list(self.trained.values())
+        processes.average_gradients(params)
+        norm = float(nn.utils.clip_grad_norm_(params, self.cfg.grad_clip))
+        rates = set_rates(self.optimizers, step)
+        if norm == norm and norm != float("inf"):
+            for optimizer in self.optimizers:
+                optimizer.step()
+            weight = averaging_weight(self.cfg, step)
+            torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in params], weight)
+        self.discard()
+        return norm, rates
+
+    def kinds(self, name: str) -> list[str]:
+        """What there is of a trained parameter to be saved."""
+        return ["param", "average", *self._state(name)]
+
+    def _state(self, name: str) -> dict[str, Tensor]:
+        p = self.trained[name]
+        return next((o.state[p] for o in self.optimizers if p in o.state), {})
+
+    def gather(self, what: str, name: str) -> Tensor:
+        """A whole tensor. All processes have to ask for it."""
+        if what == "param":
+            return self.trained[name].detach()
+        return self.average[name] if what == "average" else self._state(name)[what]
+
+    def restore(self, what: str, name: str, value: Tensor) -> None:
+        """The inverse of ``gather``."""
+        p = self.trained[name]
+        if what == "param":
+            p.data.copy_(value)
+        elif what == "average":
+            self.average[name].copy_(value)
+        else:
+            owner = next(o for o in self.optimizers if any(p is q for g in o.param_groups for q in g["params"]))
+            owner.state[p][what] = value.to("cpu" if what == "step" else p.device, copy=True)
+
+    def use_average(self) -> None:
+        """Puts the averaged weights into the module."""
+        for name, p in self.trained.items():
+            p.data.copy_(self.average[name])
+
+
+def averaging_weight(cfg: TrainConfig, step: int) -> float:
+    """How much of the weights after step ``step`` enters their average: more at the beginning."""
+    return 1 - min(cfg.ema, (2 + step) / (11 + step))

@@ -1,0 +1,223 @@
+"""DeepSpeed's ZeRO as an engine: its JSON filled in from the configuration, and its partitions as whole tensors.
+
+    deepspeed train/train.py --config tiny --deepspeed configs/deepspeed/zero3.json -o RUN train.optimizer=adamw
+
+DeepSpeed keeps what it optimises in flat fp32 tensors, of which each process holds a part. A ``Piece`` says where a
+parameter's part lies; everything that belongs to a parameter (its average, the optimizer's state) lies at the same
+place of a flat tensor of the same size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from reasonbrain.config import TrainConfig
+from reasonbrain.errors import UserError
+from reasonbrain.plugin import Plugin
+from reasonbrain.train import processes
+from reasonbrain.train.data import micro_batch
+from reasonbrain.train.engine import averaging_weight
+from reasonbrain.train.optim import make_optimizers, set_rates, trained_parameters
+
+AUTO = "auto"
+
+
+def import_deepspeed() -> Any:
+    """Raises UserError where it is not installed."""
+    try:
+        import deepspeed
+    except ImportError:
+        raise UserError("--deepspeed needs DeepSpeed: pip install 'reasonbrain[train]'") from None
+    return deepspeed
+
+
+def fill(file: Path, cfg: TrainConfig, world: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of a run of ``world`` processes: the JSON with its "auto" values filled in.
+
+    Raises UserError for a file that is no JSON, a stage other than 1, 2, 3, and a value that contradicts ``cfg``."""
+    try:
+        filled = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise UserError(f"DeepSpeed configuration '{file}': {e.strerror}") from None
+    except ValueError as e:
+        raise UserError(f"DeepSpeed configuration '{file}' is not JSON: {e}") from None
+    stage = filled.get("zero_optimization", {}).get("stage")
+    if stage not in (1, 2, 3):
+        raise UserError(f"{file}: zero_optimization.stage is {stage!r}, not one of 1, 2, 3")
+    micro = micro_batch(cfg, world)
+    ours = {
+        "train_batch_size": ("train.batch_size", cfg.batch_size),
+        "train_micro_batch_size_per_gpu": ("train.micro_batch", micro),
+        "gradient_accumulation_steps": (
+            "train.batch_size / train.micro_batch / processes",
+            cfg.batch_size // (micro * world),
+        ),
+        "gradient_clipping": ("train.grad_clip", cfg.grad_clip),
+        "bf16.enabled": ("train.bf16", cfg.bf16),
+    }
+    for path, (key, value) in ours.items():
+        *sections, last = path.split(".")
+        section = filled
+        for name in sections:
+            section = section.setdefault(name, {})
+        if section.setdefault(last, AUTO) == AUTO:
+            section[last] = value
+        elif section[last] != value:
+            raise UserError(
+                f'{file}: {path} is {section[last]}, but {key} is {value}; write "auto" there or change one'
+            )
+    for name in ("optimizer", "scheduler"):
+        if name in filled:
+            raise UserError(
+                f"{file}: '{name}' contradicts train.{'optimizer' if name == 'optimizer' else 'lr'}; remove it"
+            )
+    if filled.get("fp16", {}).get("enabled"):
+        raise UserError(f"{file}: fp16 is enabled, but train.bf16 is {cfg.bf16}; FLUX overflows in fp16")
+    return filled | {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
+
+
+def set_apart(module: nn.Module) -> None:
+    """Takes out of DeepSpeed's sight what only prepares records (an autoencoder): it runs in one process and not in
+    another, while a partitioned module needs all of them at once."""
+    for part in [m for m in module.modules() if isinstance(m, Plugin)]:
+        for name in part.preparing:
+            part.__dict__[name] = part._modules.pop(name)
+
+
+@dataclass
+class Piece:
+    """``size`` numbers of a parameter from ``start`` on lie in ``flat`` from ``at`` on."""
+
+    flat: Tensor
+    at: int
+    start: int
+    size: int
+
+    def of(self, flat: Tensor) -> Tensor:
+        return flat.narrow(0, self.at, self.size)
+
+
+class ZeroEngine:
+    """DeepSpeed's ZeRO stage 1, 2 or 3. Offers what engine.Engine does."""
+
+    def __init__(self, module: nn.Module, cfg: TrainConfig, deepspeed_config: dict[str, Any]) -> None:
+        if cfg.optimizer == "muon":
+            raise UserError(
+                "train.optimizer: muon needs whole matrices, which ZeRO takes apart; with --deepspeed use adamw"
+            )
+        self.module, self.cfg = module, cfg
+        self.trained = trained_parameters(module, cfg)
+        (optimizer,) = make_optimizers(self.trained, cfg)
+        self.stage = deepspeed_config["zero_optimization"]["stage"]
+        set_apart(module)
+        for p in module.parameters():
+            if p.ndim == 0:  # CLIP's frozen temperature, which no slot uses: DeepSpeed cannot send scalars around
+                p.data = p.data.view(1)
+        self.engine, *_ = import_deepspeed().initialize(model=module, optimizer=optimizer, config=deepspeed_config)
+        self.zero = self.engine.optimizer
+        self.inner: torch.optim.Optimizer = self.zero.optimizer
+        flats = self.zero.fp32_partitioned_groups_flat if self.stage == 3 else self.zero.single_partition_of_fp32_groups
+        self.average = {flat: flat.detach().clone() for flat in flats}
+
+    @property
+    def model(self) -> nn.Module:
+        return self.engine
+
+    @property
+    def device(self) -> torch.device:
+        return self.engine.device
+
+    def forward(self, losses: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.bf16):
+            return losses()
+
+    def backward(self, loss: Tensor, parts: int) -> None:
+        """DeepSpeed divides by ``parts`` itself."""
+        last = (self.engine.micro_steps + 1) % parts == 0
+        self.engine.set_gradient_accumulation_boundary(last)
+        self.engine.backward(loss)
+        if not last:
+            self.engine.step()
+
+    def discard(self) -> None:
+        self.zero.zero_grad()
+        self.engine.micro_steps -= self.engine.micro_steps % self.engine.gradient_accumulation_steps()
+        if self.stage < 3:
+            self.zero.reset_cpu_buffers() if self.zero.cpu_offload else self.zero.averaged_gradients.clear()
+
+    def step(self, step: int) -> tuple[float, dict[str, float]]:
+        rates = set_rates([self.inner], step)
+        self.engine.step()
+        norm = float(self.engine.get_global_grad_norm())
+        if not math.isfinite(norm):
+            raise FloatingPointError(
+                f"step {step}: the gradients' norm is {norm}, and ZeRO has already taken the step; "
+                "the checkpoints before it are sound"
+            )
+        weight = averaging_weight(self.cfg, step)
+        for flat, average in self.average.items():
+            average.lerp_(flat.detach(), weight)
+        return norm, rates
+
+    def piece(self, name: str) -> Piece | None:
+        """Where this process's part of a parameter is; None if it has none."""
+        p = self.trained[name]
+        if self.stage == 3:
+            group, at, size = self.zero.grad_position[self.zero.get_param_id(p)]
+            start = processes.rank() * size
+            size = max(0, min(size, p.ds_numel - start))  # the last part is padded
+            return Piece(self.zero.fp32_partitioned_groups_flat[group], at, start, size) if size else None
+        mapping = p._hp_mapping
+        if mapping is None:
+            return None
+        flat = self.zero.single_partition_of_fp32_groups[mapping.param_group_index]
+        ours, theirs = mapping.hp_fragment_address, mapping.lp_fragment_address
+        return Piece(flat, ours.start, theirs.start, theirs.numel)
+
+    def _shape(self, name: str) -> torch.Size:
+        return self.trained[name].ds_shape if self.stage == 3 else self.trained[name].shape
+
+    def _flat(self, what: str, flat: Tensor) -> Tensor:
+        """The flat tensor of that kind beside ``flat``; made where the optimizer has not yet stepped."""
+        if what == "param":
+            return flat.data
+        if what == "average":
+            return self.average[flat]
+        return self.inner.state[flat].setdefault(what, torch.zeros_like(flat))
+
+    def kinds(self, name: str) -> list[str]:
+        return ["param", "average", "step", "exp_avg", "exp_avg_sq"]
+
+    def gather(self, what: str, name: str) -> Tensor:
+        if what == "step":
+            flats = list(self.average)
+            return torch.as_tensor(float(self.inner.state[flats[0]]["step"]))
+        whole = torch.zeros(self._shape(name).numel(), dtype=torch.float32, device=self.device)
+        piece = self.piece(name)
+        if piece:
+            whole.narrow(0, piece.start, piece.size).copy_(piece.of(self._flat(what, piece.flat)))
+        dist.all_reduce(whole)
+        return whole.view(self._shape(name))
+
+    def restore(self, what: str, name: str, value: Tensor) -> None:
+        if what == "step":
+            for flat in self.average:
+                self.inner.state[flat]["step"] = value.clone()
+            return
+        piece = self.piece(name)
+        if piece:
+            part = value.flatten().narrow(0, piece.start, piece.size)
+            piece.of(self._flat(what, piece.flat)).copy_(part)
+            if what == "param" and self.stage == 3:
+                self.trained[name].ds_tensor.data.narrow(0, 0, piece.size).copy_(part)
+        if what == "param" and self.stage < 3:
+            self.trained[name].data.copy_(value)
