@@ -189,7 +189,7 @@ def modules() -> None:
 
 @main.group()
 def data() -> None:
-    """The ReasonMini data set: write it, score edits of it."""
+    """The ReasonMini data set: write it, score edits of it. And what training computes once a record."""
 
 
 @data.command()
@@ -203,6 +203,30 @@ def mini(split: str, count: int, seed: int, size: int, output: str) -> None:
     from .data.mini.store import write_split
 
     click.echo(write_split(split, count, seed, output, size))
+
+
+@data.command()
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--config", default="tiny", show_default=True, help="A preset or a YAML file.")
+@click.option("-o", "--output", required=True, help="The folder; one that is not complete is gone on with.")
+def cache(overrides: tuple[str, ...], config: str, output: str) -> None:
+    """Computes what training needs of every record but never changes: latents, regions. Prints where it is.
+
+    Train with data.features=OUTPUT. Under torchrun several processes share the work."""
+    from .config import load_config
+
+    cfg = load_config(config, overrides)
+    from .train import processes
+    from .train.export import build
+    from .train.features import Features
+
+    device = processes.join()
+    try:
+        Features(cfg, build(cfg).to(device).eval()).write(Path(output))
+    finally:
+        processes.leave()
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(output)
 
 
 @data.command()

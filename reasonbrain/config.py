@@ -71,7 +71,8 @@ class DataConfig:
     """``name``: ``mini``, or ``manifest`` with ``path``: a JSONL manifest in Reason50K's format.
     ``size``: pictures are scaled to size x size for training. ``count``: records of ``mini``. ``turns``: how often
     a kind of ``mini`` takes its turn among the others (a kind that is not named: once). ``skip_bad``: a record that
-    cannot be read is counted and the next one takes its place, instead of ending the run."""
+    cannot be read is counted and the next one takes its place, instead of ending the run. ``features``: a folder made
+    by `reasonbrain data cache`."""
 
     name: str = "mini"
     path: str | None = None
@@ -80,6 +81,7 @@ class DataConfig:
     size: int = 64
     seed: int = 0
     skip_bad: bool = False
+    features: str | None = None
 
 
 @dataclass

@@ -20,6 +20,7 @@ from reasonbrain.train.batches import augment
 from reasonbrain.train.data import Batches, micro_batch
 from reasonbrain.train.export import build as start
 from reasonbrain.train.export import export
+from reasonbrain.train.features import Features
 from reasonbrain.train.train import table, train
 
 QUICK = ["data.count=8", "train.batch_size=4", "train.warmup=2", "train.log_every=1"]
@@ -173,14 +174,14 @@ def broken_manifest(folder, count=4):
 def test_a_bad_record_is_named_or_skipped(settings, model, tmp_path, caplog):
     manifest = broken_manifest(tmp_path)
     with pytest.raises(UserError, match=r"record 'r1'.*1_src.png"):
-        Batches(settings(*manifest), model).record(1)
-    batches = Batches(settings(*manifest, "data.skip_bad=true"), model)
-    assert [batches.record(i)[0] for i in range(4)] == [0, 3, 3, 3] and batches.bad == {1, 2}
+        Features(settings(*manifest), model)[1]
+    features = Features(settings(*manifest, "data.skip_bad=true"), model)
+    assert [features[i].id for i in range(4)] == ["r0", "r3", "r3", "r3"] and features.bad == {1, 2}
     assert "record 'r2'" in caplog.text and "2 bad so far" in caplog.text
     for i in (0, 3):
         (tmp_path / f"{i}_tgt.png").write_text("no picture")
     with pytest.raises(UserError, match="none of the 4 records can be read"):
-        Batches(settings(*manifest, "data.skip_bad=true"), model).record(0)
+        Features(settings(*manifest, "data.skip_bad=true"), model)[0]
 
 
 def test_parts_and_processes_share_a_batch_out(settings, model, monkeypatch):

@@ -102,6 +102,13 @@ def test_parameters_are_partitioned_and_come_back_whole(overrides, tmp_path, sta
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.parametrize("stage", ["2", "3_offload"])
+def test_sixteen_bits_offloading_and_recomputing_lose_nearly_the_same(overrides, fifty, tmp_path, stage):
+    sixteen = ["train.bf16=true", "train.checkpointing=[diffusion,mllm,cme]", "train.steps=3"]
+    zero(stage, tmp_path, *overrides, *QUICK, *sixteen)
+    assert losses(tmp_path)[:2] == pytest.approx(losses(fifty)[:2], rel=5e-3)
+
+
 def stopped(run, step, folder):
     """The run as it was at ``step``."""
     (folder / "checkpoints").mkdir(parents=True)

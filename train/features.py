@@ -1,0 +1,203 @@
+"""What is computed once a record, because no training changes it: regions, and the latents of source and target.
+
+    reasonbrain data cache --config tiny -o DIR [key=value ...]          # all of it beforehand; training reads it with
+    reasonbrain train --config tiny -o RUN data.features=DIR             # data.features
+
+Without a folder it is computed when a record comes up first, and kept in memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from reasonbrain.config import Config, slot_config
+from reasonbrain.data.records import Record, as_array, open_records
+from reasonbrain.errors import UserError
+from reasonbrain.model import ReasonBrain
+from reasonbrain.train import processes
+
+SHARD = 64  # records in a file
+MEMORY = 4 << 30  # bytes of features that stay in memory without a folder
+TENSORS = ("image", "regions", "source", "target")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Prepared:
+    """A record as training takes it: image [3, H, W] uint8, regions [H, W] int16; latents of source and target
+    [C, h, w]."""
+
+    id: str
+    instructions: Sequence[str]
+    objects: list[str] | None
+    image: Tensor
+    regions: Tensor
+    source: Tensor
+    target: Tensor
+
+    @property
+    def bytes(self) -> int:
+        return sum(getattr(self, name).nbytes for name in TENSORS)
+
+
+class Features:
+    """``features[number]``: the record of that number, prepared; the next one that can be read where it cannot.
+
+    Raises UserError for a bad record, unless ``data.skip_bad`` allows for it, and for a folder (``data.features``)
+    that was made of other data or by other models, or that is not complete."""
+
+    def __init__(self, cfg: Config, model: ReasonBrain) -> None:
+        self.cfg, self.model = cfg, model
+        self.records = open_records(cfg.data)
+        self.bad: set[int] = set()
+        self.kept: OrderedDict[int, Prepared] = OrderedDict()
+        self.held = 0
+        self.folder = Path(cfg.data.features) if cfg.data.features else None
+        if self.folder:
+            check_key(self.folder, key(cfg, model))
+            there = len(list(self.folder.glob("*.safetensors")))
+            if there < shards(len(self)):
+                raise UserError(
+                    f"data.features: '{self.folder}' holds {there} of {shards(len(self))} files; "
+                    f"finish it: reasonbrain data cache -o {self.folder}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, number: int) -> Prepared:
+        for candidate in (n % len(self) for n in range(number, number + len(self))):
+            try:
+                found = self._read(candidate) if self.folder else self._remember(candidate)
+            except UserError as e:
+                self._bad(candidate, e)
+                continue
+            if found:
+                return found
+        raise UserError(f"data: none of the {len(self)} records can be read")
+
+    def _bad(self, number: int, error: UserError) -> None:
+        if not self.cfg.data.skip_bad:
+            raise error
+        if number not in self.bad:
+            self.bad.add(number)
+            log.warning(f"{error}; the next record takes its place ({len(self.bad)} bad so far)")
+
+    def _remember(self, number: int) -> Prepared:
+        if number in self.bad:
+            raise UserError("known to be bad")
+        if number not in self.kept:
+            self.kept[number] = made = self.compute(self.records[number])
+            self.held += made.bytes
+            while self.held > MEMORY:
+                self.held -= self.kept.popitem(last=False)[1].bytes
+        return self.kept[number]
+
+    @torch.no_grad()
+    def compute(self, record: Record) -> Prepared:
+        """One record at a time: in the company of others its latents differ in the last bit, and a resumed run keeps
+        other company."""
+        both = torch.from_numpy(as_array([record.source, record.target]))
+        device = self.model.device
+        diffusion = self.model.slot("diffusion")
+        with torch.autocast(device.type, enabled=False):
+            images = both.to(device).float() / 255
+            regions = self.model.prepare(images[:1], [""], [[]]).regions
+            latents = diffusion.encode(images) if diffusion else images
+        tensors = both[0], regions[0].to("cpu", torch.int16), latents[0].cpu(), latents[1].cpu()
+        return Prepared(record.id, record.instructions, record.objects, *tensors)
+
+    def _read(self, number: int) -> Prepared | None:
+        """None: the record was bad when the folder was made."""
+        assert self.folder
+        words, file = _open(self.folder / f"{number // SHARD:06d}.safetensors")
+        if str(number) not in words:
+            return None
+        return Prepared(**words[str(number)], **{name: file.get_tensor(f"{number}.{name}") for name in TENSORS})
+
+    def write(self, folder: Path) -> None:
+        """Computes all records into a folder, this process its share of the files; those that are there stay.
+
+        Raises UserError for a folder that holds features of other data or other models, or cannot be written."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / "key.json").exists() and processes.rank() == 0:
+                (folder / "key.json").write_text(json.dumps(key(self.cfg, self.model), indent=1), encoding="utf-8")
+        except OSError as e:
+            raise UserError(f"output '{folder}': {e.strerror}") from None
+        processes.wait()
+        check_key(folder, key(self.cfg, self.model))
+        files = range(processes.rank(), shards(len(self)), processes.world())
+        for index in tqdm(files, desc="features", unit="file", disable=None):
+            path = folder / f"{index:06d}.safetensors"
+            if not path.exists():
+                self._write_file(path, range(index * SHARD, min((index + 1) * SHARD, len(self))))
+        processes.wait()
+
+    def _write_file(self, path: Path, numbers: range) -> None:
+        words: dict[str, dict[str, Any]] = {}
+        tensors: dict[str, Tensor] = {}
+        for number in numbers:
+            try:
+                made = self.compute(self.records[number])
+            except UserError as e:
+                self._bad(number, e)
+                continue
+            words[str(number)] = {"id": made.id, "instructions": list(made.instructions), "objects": made.objects}
+            tensors |= {f"{number}.{name}": getattr(made, name).contiguous() for name in TENSORS}
+        new = path.with_suffix(".new")
+        save_file(tensors, new, metadata={"words": json.dumps(words)})
+        os.replace(new, path)
+
+
+@lru_cache(maxsize=256)
+def _open(path: Path) -> tuple[dict[str, Any], Any]:
+    file = safe_open(path, "pt")
+    return json.loads(file.metadata()["words"]), file
+
+
+def shards(records: int) -> int:
+    return -(-records // SHARD)
+
+
+def key(cfg: Config, model: ReasonBrain) -> dict[str, Any]:
+    """What features depend on: the data, the segmentation's settings, and the weights that compute them."""
+    data = asdict(replace(cfg.data, features=None, skip_bad=False))
+    if cfg.data.path:
+        data["path"] = hashlib.blake2b(Path(cfg.data.path).read_bytes(), digest_size=16).hexdigest()
+    weights = hashlib.blake2b(digest_size=16)
+    for part in model.parts.values():
+        for name in part.preparing:
+            for tensor in getattr(part, name).state_dict().values():
+                weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    region = {k: v for k, v in (slot_config(cfg.model, "frce.region") or {}).items() if k != "pretrained"}
+    return {"data": data, "region": region, "weights": weights.hexdigest()}
+
+
+def check_key(folder: Path, wanted: dict[str, Any]) -> None:
+    try:
+        made = json.loads((folder / "key.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise UserError(f"data.features: '{folder}' is not a folder that `reasonbrain data cache` made") from None
+    for name, value in json.loads(json.dumps(wanted)).items():
+        if made.get(name) != value:
+            raise UserError(
+                f"data.features: '{folder}' was made with another {name}: {made.get(name)}, not {value}; "
+                "name another folder"
+            )
