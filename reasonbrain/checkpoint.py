@@ -79,8 +79,11 @@ def find_checkpoint(name: str | Path) -> Path:
     if (folder / "model" / "config.yaml").is_file():
         folder = folder / "model"
     if not (folder / "config.yaml").is_file():
-        if (folder / "state.safetensors").is_file():
-            raise UserError(f"checkpoint '{name}' is a training run that has not yet saved a model")
+        if (folder / "checkpoints").is_dir():
+            raise UserError(
+                f"checkpoint '{name}' is a training run that is not through; make a model of its last checkpoint: "
+                f"reasonbrain export {name} -o DIR"
+            )
         raise UserError(f"checkpoint '{name}' is neither 'tiny' nor a folder that holds a model (config.yaml)")
     return folder
 

@@ -110,8 +110,8 @@ def test_a_run_a_model_and_a_folder_that_is_neither(saved, tmp_path):
     assert find_checkpoint(saved) == saved and find_checkpoint(saved.parent) == saved
     assert "nowhere" in message(tmp_path / "nowhere") and "'tiny'" in message(tmp_path / "nowhere")
     assert "neither" in message(tmp_path)
-    (tmp_path / "state.safetensors").touch()
-    assert "not yet saved" in message(tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    assert "reasonbrain export" in message(tmp_path)
 
 
 def test_missing_slot_folder(damaged):

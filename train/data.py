@@ -27,7 +27,7 @@ def micro_batch(cfg: TrainConfig, world: int) -> int:
 
 
 class Batches:
-    """The batch of a step is a function of (seed, step) and is shared by row: process r of n takes rows r, r + n, ..."""
+    """The batch of a step is a function of (seed, step), shared by row: process r of n takes rows r, r + n, ..."""
 
     def __init__(self, cfg: Config, model: ReasonBrain) -> None:
         self.cfg, self.model = cfg, model

@@ -28,7 +28,7 @@ def main() -> None:
     shutil.rmtree(args.folder, ignore_errors=True)
     pipe.save_pretrained(args.folder, dtype=torch.float16)
     for part in PARTS:
-        unneeded = shutil.ignore_patterns("state.*", "log.jsonl")
+        unneeded = shutil.ignore_patterns("checkpoints", "log.jsonl")
         shutil.copytree(args.run / part, args.folder / "parts" / part, ignore=unneeded)
     size = sum(f.stat().st_size for f in args.folder.rglob("*") if f.is_file())
     print(f"{args.folder}: {size / 1e6:.1f} MB")
