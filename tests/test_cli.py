@@ -345,7 +345,8 @@ def test_bad_input_of_train(case, training, monkeypatch):
 
 def test_an_interrupted_run_ends_with_130_and_no_traceback(training):
     command = [*COMMAND, *training, "train.steps=100000"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}  # a job in the background ignores it
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **heard) as process:
         lines = []
         for line in process.stderr:
             lines.append(line)
