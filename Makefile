@@ -4,14 +4,17 @@ BIN := .venv/bin
 SAMPLE ?= docs/samples/ice.png
 INSTRUCTION ?= What would happen if this ice cube were left in the sun?
 
-.PHONY: edit test lint tiny eval clean
+.PHONY: edit test test-long lint tiny eval clean
 
 edit: .venv/.installed
 	@mkdir -p out
 	@$(BIN)/reasonbrain edit $(SAMPLE) "$(INSTRUCTION)" -o out/edit.png --panel out/panel.png
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not long"
+
+test-long: .venv/.installed-dev
+	$(BIN)/python -m pytest -m long
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

@@ -356,7 +356,7 @@ def test_an_interrupted_run_ends_with_130_and_no_traceback(training):
         out, rest = process.communicate(timeout=60)
     assert process.returncode == 130 and out == ""
     assert rest.endswith("interrupted\n") and "Traceback" not in rest
-    assert lines[1].startswith("slot") and len(lines) == 3 + len(SLOTS)  # the table, then step 1: nothing else is said
+    assert lines[2].startswith("slot") and len(lines) == 4 + len(SLOTS)  # the table, then step 1: nothing else is said
 
 
 # --- data

@@ -104,6 +104,7 @@ def test_compiled_flux_edits_the_same(several, compiled, inputs):
     torch.testing.assert_close(*edits, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.long
 def test_compiled_flux_trains_the_same_and_still_recomputes(several, compiled, plain, inputs):
     eager = several()
     eager.slot("diffusion").checkpoint_activations()

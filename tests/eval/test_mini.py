@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from reasonbrain.checkpoint import embedded
+from reasonbrain.data.mini.world import kinds, scenes
 from reasonbrain.eval import mini
 
 
@@ -29,7 +30,9 @@ def test_the_embedded_default_does_what_is_asked(report):
 
 
 def test_the_instruction_is_needed(report):
-    assert report["the same, instruction withheld"]["passed"] <= 0.3
+    """Kinds share their scenes: a model that sees only the picture can be right once a scene, 16 times in 33."""
+    withheld = report["the same, instruction withheld"]["passed"]
+    assert withheld <= len(scenes()) / len(kinds()) and withheld < 0.5 * report["ReasonBrain tiny"]["passed"]
 
 
 def test_the_baselines_are_what_they_are_called(report):

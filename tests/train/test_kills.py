@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 import torch
 
 from reasonbrain.train import checkpoints
@@ -83,6 +84,7 @@ def writing(run):
     return list((run / "checkpoints").glob("*.new")) + list((run / "checkpoints").glob("*.old"))
 
 
+@pytest.mark.long
 def test_killed_over_and_over(overrides, tmp_path):
     quick = ["data.count=6", "train.batch_size=2", "train.warmup=2", "train.log_every=1", "train.save_every=2"]
     starter = Starter([*overrides, *quick, f"train.steps={STEPS}"])

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 ZERO = ROOT / "configs" / "deepspeed"
 QUICK = ["data.count=8", "train.batch_size=8", "train.micro_batch=2", "train.warmup=3", "train.log_every=1"]
 QUICK += ["train.save_every=3", "train.keep=100", "train.optimizer=adamw"]
+FIFTY = [*QUICK, "train.steps=50", "train.save_every=50"]
 
 PARTITIONED = """
 import sys, torch
@@ -83,15 +84,16 @@ def losses(run):
 
 @pytest.fixture(scope="module")
 def fifty(settings, tmp_path_factory):
-    """A plain run of fifty steps in one process, checkpoints at every third."""
+    """A plain run of fifty steps in one process."""
     run = tmp_path_factory.mktemp("plain")
-    train(settings(*QUICK, "train.steps=50"), run)
+    train(settings(*FIFTY), run)
     return run
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", [2, 3])
 def test_fifty_steps_lose_the_same(overrides, fifty, tmp_path, stage):
-    zero(stage, tmp_path, *overrides, *QUICK, "train.steps=50")
+    zero(stage, tmp_path, *overrides, *FIFTY)
     assert losses(tmp_path) == pytest.approx(losses(fifty), abs=1e-4) and len(losses(fifty)) == 50
 
 
@@ -117,6 +119,7 @@ def stopped(run, step, folder):
     return folder
 
 
+@pytest.mark.long
 def test_others_go_on_where_some_stopped(overrides, settings, tmp_path):
     """Two processes under ZeRO-3, then one with plain torch, then two under ZeRO-2; beside one all along."""
     nine = [*QUICK, "train.steps=9"]
