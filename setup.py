@@ -52,6 +52,7 @@ setup(
         "peft>=0.18",
         "accelerate>=1.10",
         "safetensors>=0.5",
+        "huggingface_hub>=1.0",
         "omegaconf>=2.4",
         "einops>=0.8",
         "numpy>=1.26",
@@ -60,7 +61,9 @@ setup(
         "scikit-image>=0.24",
         "pymunk>=7.0",
         "textblob>=0.19",
+        "psutil>=6",
         "click>=8.1",
+        "tensorboard>=2.18",
         "tqdm>=4.66",
     ],
     extras_require={

@@ -1,12 +1,16 @@
-"""Checkpoints: a folder with config.yaml and one folder a slot (config.json, model.safetensors, a tokenizer's files).
+"""Checkpoints: a folder with config.yaml and one folder a slot.
 
-Safetensors in, safetensors out; nothing is pickled, and a checkpoint can only name registered plug-ins.
+    config.json, model.safetensors, a tokenizer's files    the whole slot
+    trained.safetensors                                    what trained of a slot; config.yaml says where the rest is
+
+Weights above 5 GB are in several files beside an index, in the hub's layout. Safetensors in, safetensors out; nothing
+is pickled, and a checkpoint can only name registered plug-ins.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib.resources import files
 from pathlib import Path
@@ -14,53 +18,127 @@ from typing import Any
 
 import torch
 from accelerate import init_empty_weights
+from huggingface_hub import split_torch_state_dict_into_shards
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import Config, dump_config, load_config, slot_config
 from .errors import UserError
-from .model import WEIGHT_SOURCES, ReasonBrain
+from .model import WEIGHT_SOURCES, ReasonBrain, build_plugin
 from .plugin import Plugin
 from .registry import SLOTS, plugin
 
-WEIGHTS = "model.safetensors"
+Place = Callable[[nn.Parameter], None]
+WHOLE, TRAINED = "model", "trained"  # the weights' files begin with this
 
 
 def slot_folder(folder: Path, slot: str) -> Path:
     return folder / slot.replace(".", "_")
 
 
-def save_model(model: ReasonBrain, cfg: Config, folder: Path, dtype: torch.dtype | None = None) -> None:
+def save_model(
+    model: ReasonBrain,
+    cfg: Config,
+    folder: Path,
+    dtype: torch.dtype | None = None,
+    trained_only: bool = False,
+    max_shard_size: str = "5GB",
+) -> None:
     """Writes every tensor of every slot, frozen ones too, so that the folder stands alone. ``dtype``: store floats
-    in this precision. Tensors that share memory are stored once."""
+    in this precision. ``trained_only``: of slots with published weights only what trains; the folder then needs the
+    published ones where ``cfg`` says they are. No file is larger than ``max_shard_size`` unless one tensor is."""
     folder.mkdir(parents=True, exist_ok=True)
     cfg = deepcopy(cfg)
     for name in SLOTS:
-        for params in filter(None, [slot_config(cfg.model, name)]):
-            params.update(_forget_folders(params))
-    (folder / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
-    for name in SLOTS:
-        part = model.slot(name)
-        if part is None:
+        part, params = model.slot(name), slot_config(cfg.model, name)
+        if part is None or params is None:
             continue
         target = slot_folder(folder, name)
         target.mkdir(exist_ok=True)
-        part.register_to_config(**_forget_folders(part.config))
-        part.save_config(target)
-        part.save_assets(target)
-        tensors: dict[str, Tensor] = {}
-        shared: dict[str, str] = {}
-        seen: dict[tuple[int, torch.Size], str] = {}
-        for key, value in part.state_dict().items():
-            first = seen.setdefault((value.data_ptr(), value.shape), key)
-            if first != key:
-                shared[key] = first
-            else:
-                half = dtype is not None and value.is_floating_point()
-                tensors[key] = value.to(dtype).contiguous() if half else value.contiguous()
-        save_file(tensors, target / WEIGHTS, metadata={"format": "pt", "shared": json.dumps(shared)})
+        for old in target.glob("*.safetensors*"):  # there may have been more files
+            old.unlink()
+        state = part.state_dict()
+        # what ``architecture`` describes was never published: it starts from chance, frozen or not
+        if trained_only and params.get("pretrained") and not params.get("architecture"):
+            _write({k: state[k] for k in _trained(part)}, target, TRAINED, dtype, max_shard_size)
+            continue
+        _save_slot(part, params, target, dtype, max_shard_size)
+    (folder / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
+
+
+def save_untrained(cfg: Config, folder: Path) -> None:
+    """Writes the model that a training of ``cfg`` starts from, one slot after the other, so that no more than one is in
+    memory. Raises UserError for published weights that cannot be had."""
+    cfg = deepcopy(cfg)
+
+    def save(slot: str, part: Plugin) -> None:
+        target = slot_folder(folder, slot)
+        target.mkdir(parents=True)
+        _save_slot(part, slot_config(cfg.model, slot) or {}, target, None, "5GB")
+        for p in part.parameters():
+            p.data = p.data.new_empty(0)
+
+    ReasonBrain.from_config(cfg.model, made=save)
+    (folder / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
+
+
+def _save_slot(
+    part: Plugin, params: dict[str, Any], target: Path, dtype: torch.dtype | None, max_shard_size: str
+) -> None:
+    """A whole slot; ``params``, its configuration, forgets the folders that its weights came from."""
+    params.update(_forget_folders(params))
+    part.register_to_config(**_forget_folders(part.config))
+    part.save_config(target)
+    part.save_assets(target)
+    _write(part.state_dict(), target, WHOLE, dtype, max_shard_size)
+
+
+def _write(
+    state: Mapping[str, Tensor], folder: Path, stem: str, dtype: torch.dtype | None, max_shard_size: str
+) -> None:
+    """Tensors that share memory are stored once; every file says which, under ``shared``: alias -> name."""
+    shared: dict[str, str] = {}
+    seen: dict[tuple[int, torch.Size], str] = {}
+    for key, value in state.items():
+        first = seen.setdefault((value.data_ptr(), value.shape), key)
+        if first != key:
+            shared[key] = first
+    kept = {k: v for k, v in state.items() if k not in shared}
+    split = split_torch_state_dict_into_shards(
+        kept, filename_pattern=f"{stem}{{suffix}}.safetensors", max_shard_size=max_shard_size
+    )
+    # a slot without tensors has a file, too
+    for file, keys in (split.filename_to_tensors or {f"{stem}.safetensors": []}).items():
+        tensors = {k: kept[k].to(dtype if kept[k].is_floating_point() else None).contiguous() for k in keys}
+        save_file(tensors, folder / file, metadata={"format": "pt", "shared": json.dumps(shared)})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+
+
+def _read(folder: Path, stem: str) -> Iterator[tuple[list[str], Tensor]]:
+    """Every tensor that ``_write`` wrote, one at a time, with all its names. Raises UserError for a file that is
+    missing or broken."""
+    path = folder / f"{stem}.safetensors.index.json"
+    try:
+        if path.is_file():
+            files = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+        else:
+            files = [f"{stem}.safetensors"]
+        for path in (folder / file for file in files):
+            with safe_open(path, "pt") as f:
+                shared = json.loads(f.metadata()["shared"])
+                for key in f.keys():
+                    yield [key, *(alias for alias, first in shared.items() if first == key)], f.get_tensor(key)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise UserError(f"checkpoint file '{path}' is missing or broken: {reason}") from None
+
+
+def _trained(part: Plugin) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in part.named_parameters() if p.requires_grad}
 
 
 def _forget_folders(params: Mapping[str, Any]) -> dict[str, None]:
@@ -116,12 +194,15 @@ def load_model(
     overrides: Sequence[str] = (),
     config: str | None = None,
     dtype: torch.dtype = torch.float32,
+    place: Place | None = None,
 ) -> tuple[ReasonBrain, Config]:
     """The model of a checkpoint with its configuration, in eval mode.
 
-    ``overrides`` may change what does not touch trained weights (``edit.*``, a slot set to null). ``config``: the
-    preset or file that the checkpoint is expected to be made by. Raises UserError for a checkpoint that is missing,
-    truncated, incomplete or made by another configuration."""
+    ``overrides`` may change what does not touch trained weights (``edit.*``, a slot set to null, where a checkpoint
+    without the published weights finds them: ``model.mllm.pretrained``). ``config``: the preset or file that the
+    checkpoint is expected to be made by. ``place`` is called with every parameter, but those that only prepare records,
+    once it has its numbers, and before the next one is read. Raises UserError for a checkpoint that is missing,
+    truncated, incomplete or made by another configuration, and for published weights that cannot be had."""
     folder = find_checkpoint(name)
     saved = load_config(str(folder / "config.yaml"))
     if set(OmegaConf.load(folder / "config.yaml")) != set(Config.__annotations__):  # slots would be null unnoticed
@@ -133,12 +214,25 @@ def load_model(
     slots = {}
     for slot in SLOTS:
         params = slot_config(cfg.model, slot)
-        if params is not None:
-            slots[slot] = _load_slot(slot_folder(folder, slot), slot, params["name"], dtype)
+        if params is None:
+            continue
+        target = slot_folder(folder, slot)
+        if any(target.glob(f"{TRAINED}.safetensors*")):
+            slots[slot] = _load_trained(target, slot, cfg.model.width, params, dtype)
+            place_all(slots[slot], place)
+        else:
+            slots[slot] = _load_slot(target, slot, params["name"], dtype, place)
     return ReasonBrain(slots, cfg.model.width).eval(), cfg
 
 
-def _load_slot(folder: Path, slot: str, name: str, dtype: torch.dtype) -> Plugin:
+def place_all(part: Plugin, place: Place | None) -> None:
+    """Calls ``place`` with every parameter of a plug-in but those that only prepare records."""
+    for name, p in part.named_parameters():
+        if place and name.split(".")[0] not in part.preparing:
+            place(p)
+
+
+def _load_slot(folder: Path, slot: str, name: str, dtype: torch.dtype, place: Place | None) -> Plugin:
     cls = plugin(slot, name)
     try:
         params = json.loads((folder / cls.config_name).read_text(encoding="utf-8"))
@@ -146,24 +240,63 @@ def _load_slot(folder: Path, slot: str, name: str, dtype: torch.dtype) -> Plugin
         raise UserError(f"checkpoint slot '{folder}': {cls.config_name} is missing or not JSON") from None
     with init_empty_weights(include_buffers=False):
         part = cls.from_config({k: v for k, v in params.items() if k != "pretrained"})
+    held = {name: p.dtype for name, p in part.named_parameters() if p.dtype != torch.float32}
+    state: dict[str, Tensor] = {}
+    wanted = set(part.state_dict()) if place else set()
     try:
-        with safe_open(folder / WEIGHTS, "pt") as f:
-            shared = json.loads(f.metadata()["shared"])
-            state = {k: f.get_tensor(k) for k in f.keys()}
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise UserError(f"checkpoint file '{folder / WEIGHTS}' is missing or broken: {reason}") from None
-    # copied out of the mapped file: there they lie unaligned, which changes the last bit of matrix products
-    state = {k: v.to(dtype if v.is_floating_point() else v.dtype, copy=True) for k, v in state.items()}
-    state |= {alias: state[key] for alias, key in shared.items()}
-    try:
-        part.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as e:
+        for names, value in _read(folder, WHOLE):
+            to = held.get(names[0], dtype) if value.is_floating_point() else value.dtype
+            # copied out of the mapped file: there they lie unaligned, which changes the last bit of matrix products
+            state |= dict.fromkeys(names, value.to(to, copy=True))
+            if place:
+                _place(part, state, place)
+                wanted -= state.keys()
+                state = {}
+        if wanted or not place:
+            part.load_state_dict(state, strict=True, assign=True)
+    except (RuntimeError, AttributeError) as e:
         detail = " ".join(str(e).split())[:200]
-        raise UserError(f"checkpoint file '{folder / WEIGHTS}' does not fit its config.json: {detail}") from None
+        raise UserError(
+            f"checkpoint file '{folder}/{WHOLE}.safetensors' does not fit its config.json: {detail}"
+        ) from None
     part.tie_weights()
     try:
         part.load_assets(folder)
     except (OSError, ValueError) as e:
         raise UserError(f"checkpoint slot '{folder}': a file is missing or broken: {str(e).splitlines()[0]}") from None
+    return part
+
+
+def _place(part: Plugin, names: dict[str, Tensor], place: Place) -> None:
+    """Puts one tensor, under all its names, where it belongs."""
+    first: Any = None
+    for name, value in names.items():
+        owner, _, leaf = name.rpartition(".")
+        module = part.get_submodule(owner)
+        if first is not None:
+            setattr(module, leaf, first)
+            continue
+        module.load_state_dict({leaf: value}, strict=False, assign=True)
+        first = getattr(module, leaf)
+        if isinstance(first, nn.Parameter) and name.split(".")[0] not in part.preparing:
+            place(first)
+
+
+def _load_trained(folder: Path, slot: str, width: int, params: dict[str, Any], dtype: torch.dtype) -> Plugin:
+    """The published weights from where the configuration says, and on top of them what trained."""
+    params = dict(params)
+    part = build_plugin(slot, plugin(slot, params.pop("name")), width, params)
+    missing = _trained(part)
+    for (name,), value in _read(folder, TRAINED):
+        p = missing.pop(name, None)
+        if p is None or p.shape != value.shape:
+            kind = "there is no such tensor" if p is None else f"{list(p.shape)} is wanted"
+            raise UserError(
+                f"checkpoint slot '{folder}' holds {name} {list(value.shape)}, which does not fit model.{slot}: {kind}"
+            )
+        p.data.copy_(value)
+    if missing:
+        raise UserError(f"checkpoint slot '{folder}' lacks {len(missing)} trained tensors, e.g. {next(iter(missing))}")
+    for p in part.parameters():  # copied, as above
+        p.data = p.data.to(dtype if p.dtype == torch.float32 else p.dtype, copy=True)
     return part

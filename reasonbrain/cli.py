@@ -2,6 +2,8 @@
 
     reasonbrain edit candle.png "What if someone blew on the candle?" -o out.png --panel panel.png
     reasonbrain train --config tiny -o runs/mine train.steps=100
+    reasonbrain plan reasonbrain_flux_qwen --gpus 8 --gpu-memory 80
+    reasonbrain bench train --config tiny
     reasonbrain modules
     reasonbrain data mini --split test --count 50 --seed 7 -o mini-test
     reasonbrain data score mini-test edits
@@ -168,12 +170,69 @@ def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | No
 @click.argument("run")
 @click.option("-o", "--output", required=True, help="A new or an empty folder, or a checkpoint to be replaced.")
 @click.option("--last", is_flag=True, help="The last weights instead of the averaged ones.")
-def export(run: str, output: str, last: bool) -> None:
+@click.option("--merged", is_flag=True, help="Add LoRA adapters to the weights they adapt.")
+@click.option("--adapters", is_flag=True, help="Only what trained; published weights are named, not copied.")
+def export(run: str, output: str, last: bool, merged: bool, adapters: bool) -> None:
     """Makes a model of RUN's last checkpoint, and prints where it is."""
     from .train.export import export as export_run
 
-    export_run(Path(run), Path(output), average=not last)
+    export_run(Path(run), Path(output), not last, merged, adapters)
     click.echo(output)
+
+
+@main.command()
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--config", default="tiny", show_default=True, help="A preset or a YAML file.")
+@click.option("-o", "--output", required=True, help="A new or an empty folder.")
+def init(overrides: tuple[str, ...], config: str, output: str) -> None:
+    """Writes the model that a training of a configuration starts from, and prints where it is.
+
+    Train with train.start=OUTPUT: under ZeRO-3 no process then holds more of it than its part and a file."""
+    from .config import load_config
+
+    cfg = load_config(config, overrides)
+    from .train.export import init as write
+
+    write(cfg, Path(output))
+    click.echo(output)
+
+
+@main.command()
+@click.argument("config")
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--gpus", type=int, required=True, help="How many GPUs share the run.")
+@click.option("--gpu-memory", "memory", type=float, required=True, help="Memory of each, in GB (2^30 bytes).")
+@click.option("--size", type=int, help="Pixels on a side.  [default: data.size]")
+@click.option("--json", "as_json", is_flag=True, help="Everything in bytes, as JSON.")
+def plan(config: str, overrides: tuple[str, ...], gpus: int, memory: float, size: int | None, as_json: bool) -> None:
+    """Says what training CONFIG would need: parameters, memory, FLOPs, and what to change if it does not fit.
+
+    Needs neither weights nor GPUs. KEY=VALUE changes the configuration: train.micro_batch=1."""
+    from .train import plan as planning
+
+    if size is not None:
+        overrides += (f"data.size={size}",)
+    found = planning.plan(config, overrides, gpus, memory)
+    click.echo(json.dumps(found, indent=2) if as_json else planning.text(found))
+
+
+@main.command()
+@click.argument("what", type=click.Choice(("train", "edit", "load")))
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--config", help="The preset or YAML file that is built.  [default: tiny]")
+@click.option("--checkpoint", help="A trained model to be loaded instead.")
+@click.option("--random", is_flag=True, help="Random weights, and ReasonMini's pictures: needs no hub and no data.")
+@click.option("--warmup", type=click.IntRange(0), default=2, show_default=True, help="Runs before those that count.")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs that are timed.")
+@click.option("-o", "--output", type=click.File("w", lazy=False), help="Everything measured, as JSON.")
+def bench(what: str, output: Any, warmup: int, repeats: int, **source: Any) -> None:
+    """Times training steps, edits or loading, and prints a table: speed, FLOPs, share of the device's peak, memory."""
+    from .eval import bench as benches
+
+    found = benches.bench(what, benches.Source(**source), warmup, repeats)
+    if output:
+        json.dump(found, output, indent=1)
+    click.echo(benches.table(found))
 
 
 @main.command()

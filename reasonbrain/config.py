@@ -36,6 +36,7 @@ class FrceConfig:
     text: Any = None
 
 
+TRACKERS = ("tensorboard", "wandb", "trackio")
 ATTENTION = ("auto", "sdpa", "math", "flash_attention_2", "flash_attention_3")
 
 
@@ -72,7 +73,7 @@ class DataConfig:
     ``size``: pictures are scaled to size x size for training. ``count``: records of ``mini``. ``turns``: how often
     a kind of ``mini`` takes its turn among the others (a kind that is not named: once). ``skip_bad``: a record that
     cannot be read is counted and the next one takes its place, instead of ending the run. ``features``: a folder made
-    by `reasonbrain data cache`."""
+    by `reasonbrain data cache`. ``validation``: a manifest for ``train.validate_every``; ``mini`` has its own split."""
 
     name: str = "mini"
     path: str | None = None
@@ -82,6 +83,7 @@ class DataConfig:
     seed: int = 0
     skip_bad: bool = False
     features: str | None = None
+    validation: str | None = None
 
 
 @dataclass
@@ -98,6 +100,7 @@ class SlotTrainConfig:
 class TrainConfig:
     """One training run.
 
+    ``start``: a checkpoint to start from instead of published parts (`reasonbrain init` makes one of them).
     ``batch_size``: records in an optimizer step, over all processes. ``micro_batch``: records in one forward pass of
     one process (null: its whole share); what is left is accumulated. ``draws``: noise levels a record is trained at in
     one step, for one pass through the conditioning path.
@@ -108,8 +111,11 @@ class TrainConfig:
     ``checkpointing``: slots whose blocks keep only their inputs for the backward pass and compute the rest again.
     ``compile``: slots whose repeated blocks torch.compile takes.
     ``save_every``, ``keep``: a checkpoint every so many steps, and how many of them stay.
+    ``validate_every``: the loss of 16 validation records and edits of four, every so many steps. ``tracker``: where to
+    watch the run, beside RUN/log.jsonl: ``tensorboard``, ``wandb``, ``trackio`` or null.
     ``lm_weight`` weighs L_MLLM in L = L_MLLM + L_DM (the paper's: 1)."""
 
+    start: str | None = None
     steps: int = 1000
     batch_size: int = 16
     micro_batch: int | None = None
@@ -126,6 +132,8 @@ class TrainConfig:
     save_every: int = 500
     keep: int = 2
     log_every: int = 50
+    validate_every: int | None = None
+    tracker: str | None = "tensorboard"
     bad_steps: int = 5
     checkpointing: list[str] = field(default_factory=list)
     compile: list[str] = field(default_factory=list)
@@ -266,6 +274,7 @@ def _check_ranges(cfg: Config) -> None:
         "train.save_every": cfg.train.save_every,
         "train.log_every": cfg.train.log_every,
         "train.micro_batch": cfg.train.micro_batch,
+        "train.validate_every": cfg.train.validate_every,
         "train.keep": cfg.train.keep,
         "train.draws": cfg.train.draws,
         "train.bad_steps": cfg.train.bad_steps,
@@ -276,10 +285,14 @@ def _check_ranges(cfg: Config) -> None:
         _unknown(getattr(cfg.train, key), [slot.replace(".", "_") for slot in SLOTS], f"train.{key}")
     if cfg.model.attention not in ATTENTION:
         raise UserError(f"model.attention: '{cfg.model.attention}' is not one of {', '.join(ATTENTION)}")
+    if cfg.train.tracker not in (*TRACKERS, None):
+        raise UserError(f"train.tracker: '{cfg.train.tracker}' is not one of {', '.join(TRACKERS)}, null")
     if cfg.data.name not in ("mini", "manifest"):
         raise UserError(f"data.name: '{cfg.data.name}' is not one of mini, manifest")
     if cfg.data.name == "manifest" and not cfg.data.path:
         raise UserError("data.path: data.name=manifest needs the path of a JSONL manifest")
+    if cfg.train.validate_every and cfg.data.name == "manifest" and not cfg.data.validation:
+        raise UserError("data.validation: train.validate_every needs a manifest of records that are not trained on")
 
 
 def dump_config(cfg: Config) -> str:

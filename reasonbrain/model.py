@@ -7,7 +7,7 @@ A null slot is None here; what it would have given is an empty sequence, and the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,12 @@ class ReasonBrain(nn.Module):
         self.parts = nn.ModuleDict({name.replace(".", "_"): module for name, module in slots.items()})
 
     @classmethod
-    def from_config(cls, cfg: ModelConfig, weights: bool = True) -> ReasonBrain:
+    def from_config(
+        cls, cfg: ModelConfig, weights: bool = True, made: Callable[[str, Plugin], None] | None = None
+    ) -> ReasonBrain:
         """Builds every slot. ``weights=False`` builds published models from their kept architectures, untrained: for
-        the meta device, or to load weights of one's own afterwards. Raises UserError for weights that cannot be had."""
+        the meta device, or to load weights of one's own afterwards. ``made`` is called with every slot and plug-in
+        before the next one is built. Raises UserError for weights that cannot be had."""
         slots = {}
         for name in SLOTS:
             params = slot_config(cfg, name)
@@ -46,7 +49,9 @@ class ReasonBrain(nn.Module):
             plug = plugin(name, params.pop("name"))
             if not weights and params.get("pretrained") and not params.get("architecture"):
                 params["architecture"] = public_architecture(params["pretrained"])
-            slots[name] = _build(name, plug, cfg.width, params)
+            slots[name] = build_plugin(name, plug, cfg.width, params)
+            if made:
+                made(name, slots[name])
         return cls(slots, cfg.width)
 
     def slot(self, name: str) -> Plugin | None:
@@ -134,18 +139,26 @@ class ReasonBrain(nn.Module):
         draws: int = 1,
         lm_weight: float = 1.0,
     ) -> dict[str, Tensor]:
-        """The losses of a batch: ``loss`` = lm_weight x ``lm`` + ``dm``.
+        """The losses of a batch: ``loss`` = lm_weight x ``lm`` + ``dm``; and ``dm/0.00-0.25`` to ``dm/0.75-1.00``, that
+        of the noise levels in between (no number where there is none).
 
         source, target: latents [B, C, h, w] from the diffusion plug-in's ``encode``. Every target is noised ``draws``
         times, which costs the diffusion model alone; a row's noise depends on its seed alone."""
         condition, lm = self.condition(inputs)
         diffusion = self.slot("diffusion")
-        dm = diffusion.loss(condition, source, target, seeds, draws) if diffusion else lm.new_zeros(())
-        return {"loss": lm_weight * lm + dm, "lm": lm, "dm": dm}
+        if diffusion is None:
+            return {"loss": lm_weight * lm, "lm": lm, "dm": lm.new_zeros(())}
+        errors, sigma = diffusion.errors(condition, source, target, seeds, draws)
+        dm = errors.mean()
+        levels = {}
+        for low in (0.0, 0.25, 0.5, 0.75):
+            inside = (low < sigma) & (sigma <= low + 0.25)
+            levels[f"dm/{low:.2f}-{low + 0.25:.2f}"] = (errors.detach() * inside).sum() / inside.sum()
+        return {"loss": lm_weight * lm + dm, "lm": lm, "dm": dm, **levels}
 
 
-def _build(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Plugin:
-    """One plug-in, with its published weights if it has any."""
+def build_plugin(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Plugin:
+    """One plug-in, with its published weights if it has any. Raises UserError if these cannot be had."""
     if "pretrained" in plugin_parameters(plug) and not (params.get("pretrained") or params.get("architecture")):
         raise UserError(
             f"model.{slot}.pretrained: '{plug.plugin_name}' needs published weights; give a folder or a hub id"

@@ -29,6 +29,7 @@ class Plugin(ModelMixin, ConfigMixin):
     slot: str
     plugin_name: str
     preparing: tuple[str, ...] = ()  # submodules that prepare records and take no part in a forward pass
+    without_adapters: dict[str, Any] = {}  # parameters that build it once peft's adapters are merged into its weights
     _frozen: tuple[nn.Module, ...] = ()
 
     def freeze(self, *modules: nn.Module) -> None:

@@ -39,6 +39,7 @@ SMALL = [
     "edit.size=64",
     "data.size=64",
     "train.bf16=false",
+    "train.tracker=null",
 ]
 
 

@@ -119,7 +119,7 @@ def test_flux_gives_a_flash_kernel_what_it_takes(build, wake, monkeypatch):
     latents = torch.randn(3, 4, 16, 16)
     with torch.no_grad(), Fused() as mode, torch.autocast("cpu", torch.bfloat16):
         condition = Condition(torch.randn(3, 6, 32), torch.randn(3, 6, 32), torch.randn(3, 32))
-        model.slot("diffusion").loss(condition, latents, latents, seeds=[1, 2, 3])
+        model.slot("diffusion").errors(condition, latents, latents, seeds=[1, 2, 3])
     blocks = len(model.slot("diffusion").repeated())
     assert seen[1:] == [(torch.bfloat16,) * 3 + (None,)] * blocks
     assert mode.count == blocks + 1  # the player's own, and the image term's

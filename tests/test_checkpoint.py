@@ -99,6 +99,45 @@ def test_half_precision(saved, model, settings, tmp_path, records):
     assert edit(ReasonBrainPipeline.from_pretrained(tmp_path / "half"), records).images[0].shape == (3, 64, 64)
 
 
+@pytest.fixture(scope="module")
+def sharded(model, settings, tmp_path_factory):
+    """A checkpoint of ``model`` in small files. Not to be changed."""
+    folder = tmp_path_factory.mktemp("sharded")
+    save_model(model, settings(), folder, max_shard_size="40KB")
+    return folder
+
+
+def test_large_weights_lie_in_several_files(sharded, saved, model):
+    for slot in ("mllm", "diffusion"):
+        index = json.loads((sharded / slot / "model.safetensors.index.json").read_text())
+        files = {f.name: load_file(f) for f in (sharded / slot).glob("*.safetensors")}
+        assert len(files) > 3 and f"model-00001-of-{len(files):05d}.safetensors" in files
+        assert index["weight_map"] == {name: file for file, tensors in files.items() for name in tensors}
+        assert sorted(index["weight_map"]) == sorted(load_file(saved / slot / "model.safetensors"))
+        for tensors in files.values():
+            assert sum(v.nbytes for v in tensors.values()) <= 40_000 or len(tensors) == 1
+    after = load_model(sharded)[0].state_dict()
+    assert all(torch.equal(v, after[n]) for n, v in model.state_dict().items())
+
+
+def test_one_of_several_files_is_missing_or_the_index_is_broken(sharded, model, settings, tmp_path):
+    shutil.copytree(sharded, tmp_path / "copy")
+    first = next((tmp_path / "copy" / "mllm").glob("model-00001-*"))
+    first.rename(tmp_path / "away")
+    assert str(first) in message(tmp_path / "copy")
+    (tmp_path / "away").rename(first)
+    index = first.with_name("model.safetensors.index.json")
+    known = json.loads(index.read_text())
+    known["weight_map"] = {k: v for k, v in known["weight_map"].items() if v != first.name}
+    index.write_text(json.dumps(known))
+    assert "does not fit" in message(tmp_path / "copy")
+    index.write_text("{")
+    assert str(index) in message(tmp_path / "copy")
+    save_model(model, settings(), tmp_path / "copy")  # again, in one file: nothing is left of the others
+    assert [f.name for f in first.parent.glob("*.safetensors*")] == ["model.safetensors"]
+    load_model(tmp_path / "copy")
+
+
 def test_saving_twice_replaces(saved, model, settings, damaged):
     save_model(model, settings(), damaged)
     for file in saved.rglob("*.safetensors"):

@@ -106,7 +106,7 @@ def test_shapes_fit_all_the_way(built) -> None:
         flux = model.slot("diffusion")
         latents = flux.encode(torch.rand(1, 3, 1024, 1024))
         assert latents.shape == (1, 16, 128, 128) and flux.multiple == 16
-        assert flux.loss(condition, latents, latents, [1]).shape == ()
+        assert [t.shape for t in flux.errors(condition, latents, latents, [1])] == [(1,), (1,)]
 
 
 def test_tokens_of_a_picture(built) -> None:

@@ -1,6 +1,6 @@
 """What moves the weights: plain torch in any number of processes, or DeepSpeed's ZeRO (zero.py). Both offer the same.
 
-    engine.backward(loss); engine.step(rates) -> gradient norm; engine.gather(what, name); engine.restore(...)
+    engine.backward(loss); engine.step(number) -> norms, rates; engine.gather(what, name); engine.restore(...)
 
 ``what`` is "param", "average" or a key of the optimizer's state. Tensors go in and out whole and in full precision,
 so that a checkpoint does not depend on the engine that wrote it.
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reasonbrain.config import TrainConfig
 from reasonbrain.train import processes
-from reasonbrain.train.optim import make_optimizers, set_rates, trained_parameters
+from reasonbrain.train.optim import make_optimizers, set_rates, slot_of, trained_parameters
 
 
 class Engine:
@@ -50,20 +50,26 @@ class Engine:
         for p in self.trained.values():
             p.grad = None
 
-    def step(self, step: int) -> tuple[float, dict[str, float]]:
-        """Takes optimizer step ``step``; returns the gradients' norm before clipping, and the rates by slot. Nothing
-        moves where the norm is no number."""
+    def step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        """Takes optimizer step ``step``; returns the gradients' norms before clipping and the rates, both by slot.
+        Nothing moves where a norm is no number."""
         params = list(self.trained.values())
         processes.average_gradients(params)
-        norm = float(nn.utils.clip_grad_norm_(params, self.cfg.grad_clip))
+        slots: dict[str, list[Tensor]] = {}
+        for name, p in self.trained.items():
+            if p.grad is not None:
+                slots.setdefault(slot_of(name), []).append(p.grad)
+        norms = torch.stack([nn.utils.get_total_norm(grads) for grads in slots.values()])
+        total = norms.norm()
         rates = set_rates(self.optimizers, step)
-        if norm == norm and norm != float("inf"):
+        if torch.isfinite(total):
+            nn.utils.clip_grads_with_norm_(params, self.cfg.grad_clip, total)
             for optimizer in self.optimizers:
                 optimizer.step()
             weight = averaging_weight(self.cfg, step)
             torch._foreach_lerp_(list(self.average.values()), [p.detach() for p in params], weight)
         self.discard()
-        return norm, rates
+        return dict(zip(slots, norms.tolist(), strict=True)), rates
 
     def kinds(self, name: str) -> list[str]:
         """What there is of a trained parameter to be saved."""

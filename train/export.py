@@ -1,7 +1,9 @@
 """Makes a checkpoint that editing takes of a run's last one: what did not train as it was published, the rest from
 the run. Needs neither the processes nor the devices of the run.
 
-    reasonbrain export RUN -o DIR
+    reasonbrain export RUN -o DIR                 # all weights, LoRA adapters beside those that they adapt
+    reasonbrain export RUN -o DIR --merged        # all weights, adapters added to them
+    reasonbrain export RUN -o DIR --adapters      # without what is published elsewhere
 """
 
 from __future__ import annotations
@@ -11,25 +13,77 @@ import shutil
 from pathlib import Path
 
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 
-from reasonbrain.checkpoint import save_model
-from reasonbrain.config import Config, load_config
+from reasonbrain.checkpoint import Place, check_same_model, load_model, place_all, save_model, save_untrained
+from reasonbrain.config import Config, load_config, slot_config
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
+from reasonbrain.registry import SLOTS
 from reasonbrain.train import checkpoints
 
 
-def build(cfg: Config) -> ReasonBrain:
-    """The model as a run starts from it; what has no published weights is drawn from ``train.seed``."""
+def build(cfg: Config, place: Place | None = None) -> ReasonBrain:
+    """The model as a run starts from it: the checkpoint ``train.start``, or published parts, and what has none drawn
+    from ``train.seed``.
+
+    ``place`` is called with every parameter of a slot, but those that only prepare records, once it has its numbers:
+    of a checkpoint with one after the other, else with all of a slot at once. Raises UserError for weights that cannot
+    be had, and for a checkpoint of another model."""
+    if cfg.train.start:
+        model, made = load_model(cfg.train.start, place=place)
+        check_same_model(cfg, made, Path(cfg.train.start))
+        return model
     torch.manual_seed(cfg.train.seed)
-    return ReasonBrain.from_config(cfg.model)
+    return ReasonBrain.from_config(cfg.model, made=lambda _, part: place_all(part, place))
 
 
-def export(run: Path, out: Path, average: bool = True) -> None:
+def init(cfg: Config, out: Path) -> None:
+    """Writes the model that a training of ``cfg`` starts from to ``out``, for ``train.start``: published parts and what
+    is new in one layout, which many processes read a tensor at a time.
+
+    Raises UserError for published weights that cannot be had, and for a folder that is not empty."""
+    if out.exists() and any(out.iterdir()):
+        raise UserError(f"output '{out}' is not empty: name a new or an empty folder")
+    torch.manual_seed(cfg.train.seed)
+    new = out.with_name(out.name + ".new")
+    shutil.rmtree(new, ignore_errors=True)
+    save_untrained(cfg, new)
+    os.replace(new, out)
+
+
+def merge_adapters(model: ReasonBrain, cfg: Config) -> None:
+    """Adds every LoRA adapter to the weight that it adapts and takes it away, in the model and in its configuration.
+    The sum is rounded to the weight's own precision.
+
+    Raises UserError for a weight in 4 bits."""
+    for slot in SLOTS:
+        part, params = model.slot(slot), slot_config(cfg.model, slot)
+        if part is None or params is None:
+            continue
+        layers = {name: m for name, m in part.named_modules() if isinstance(m, BaseTunerLayer)}
+        for name, layer in layers.items():
+            base = layer.get_base_layer()
+            if not base.weight.is_floating_point():
+                raise UserError(
+                    f"model.{slot}.precision: adapters cannot be merged into the 4 bits of '{params['precision']}', "
+                    f"which would round them away; export without --merged, or with --adapters"
+                )
+            layer.merge()
+            part.set_submodule(name, base)
+        if layers:
+            params.update(part.without_adapters)
+            part.register_to_config(**part.without_adapters)
+
+
+def export(run: Path, out: Path, average: bool = True, merged: bool = False, adapters: bool = False) -> None:
     """Writes the run's last checkpoint to ``out``, in the place of one that is there; ``average``: the averaged
-    weights, not the last ones.
+    weights, not the last ones. ``merged``: with LoRA adapters merged. ``adapters``: without the published weights.
 
-    Raises UserError for a folder that is no run or has no checkpoint yet, and for one that is in the way of ``out``."""
+    Raises UserError for a folder that is no run or has no checkpoint yet, for one that is in the way of ``out``, and
+    for adapters that cannot be merged."""
+    if merged and adapters:
+        raise UserError("--merged and --adapters exclude each other; choose one")
     if not (run / "config.yaml").is_file():
         raise UserError(f"run '{run}' has no config.yaml: it is not a folder that `reasonbrain train` made")
     if out.exists() and any(out.iterdir()) and not (out / "config.yaml").is_file():
@@ -43,8 +97,10 @@ def export(run: Path, out: Path, average: bool = True) -> None:
     for what, name, value in checkpoints.read(folder):
         if what == wanted:
             model.get_parameter(name).data.copy_(value)
+    if merged:
+        merge_adapters(model, cfg)
     new = out.with_name(out.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
-    save_model(model, cfg, new)
+    save_model(model, cfg, new, trained_only=adapters)
     shutil.rmtree(out, ignore_errors=True)
     os.replace(new, out)

@@ -103,25 +103,11 @@ class Features:
         if number in self.bad:
             raise UserError("known to be bad")
         if number not in self.kept:
-            self.kept[number] = made = self.compute(self.records[number])
+            self.kept[number] = made = compute(self.model, self.records[number])
             self.held += made.bytes
             while self.held > MEMORY:
                 self.held -= self.kept.popitem(last=False)[1].bytes
         return self.kept[number]
-
-    @torch.no_grad()
-    def compute(self, record: Record) -> Prepared:
-        """One record at a time: in the company of others its latents differ in the last bit, and a resumed run keeps
-        other company."""
-        both = torch.from_numpy(as_array([record.source, record.target]))
-        device = self.model.device
-        diffusion = self.model.slot("diffusion")
-        with torch.autocast(device.type, enabled=False):
-            images = both.to(device).float() / 255
-            regions = self.model.prepare(images[:1], [""], [[]]).regions
-            latents = diffusion.encode(images) if diffusion else images
-        tensors = both[0], regions[0].to("cpu", torch.int16), latents[0].cpu(), latents[1].cpu()
-        return Prepared(record.id, record.instructions, record.objects, *tensors)
 
     def _read(self, number: int) -> Prepared | None:
         """None: the record was bad when the folder was made."""
@@ -155,7 +141,7 @@ class Features:
         tensors: dict[str, Tensor] = {}
         for number in numbers:
             try:
-                made = self.compute(self.records[number])
+                made = compute(self.model, self.records[number])
             except UserError as e:
                 self._bad(number, e)
                 continue
@@ -164,6 +150,21 @@ class Features:
         new = path.with_suffix(".new")
         save_file(tensors, new, metadata={"words": json.dumps(words)})
         os.replace(new, path)
+
+
+@torch.no_grad()
+def compute(model: ReasonBrain, record: Record) -> Prepared:
+    """One record at a time: in the company of others its latents differ in the last bit, and a resumed run keeps
+    other company."""
+    both = torch.from_numpy(as_array([record.source, record.target]))
+    device = model.device
+    diffusion = model.slot("diffusion")
+    with torch.autocast(device.type, enabled=False):
+        images = both.to(device).float() / 255
+        regions = model.prepare(images[:1], [""], [[]]).regions
+        latents = diffusion.encode(images) if diffusion else images
+    tensors = both[0], regions[0].to("cpu", torch.int16), latents[0].cpu(), latents[1].cpu()
+    return Prepared(record.id, record.instructions, record.objects, *tensors)
 
 
 @lru_cache(maxsize=256)

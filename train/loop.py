@@ -9,22 +9,28 @@ from __future__ import annotations
 import json
 import logging
 import math
+import resource
 import shutil
 import signal
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from reasonbrain.config import TrainConfig
 from reasonbrain.errors import UserError
 from reasonbrain.train import checkpoints, processes
 from reasonbrain.train.engine import Engine
+from reasonbrain.train.tracking import Tracker
+from reasonbrain.train.validation import Validation
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +47,13 @@ def fastest_attention(device: str) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
 
 
+def peak_memory(device: torch.device) -> float:
+    """The most that this process has held so far, in GiB: of the accelerator's memory, on a CPU of the machine's."""
+    if device.type == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return torch.accelerator.max_memory_allocated(device) / 2**30
+
+
 class Loop:
     """Steps, checkpoints and exact resume of a run over an engine."""
 
@@ -50,6 +63,7 @@ class Loop:
         self.step = 0
         self.skipped = 0
         self.asked_to_end = False
+        self.tracker: Tracker | None = None
 
     def save(self) -> None:
         """Writes a checkpoint; every process its share. Raises UserError if it cannot be written."""
@@ -95,29 +109,47 @@ class Loop:
         self.step = checkpoints.step_of(folder)
         return True
 
-    def fit(self, losses: Losses, parts: int = 1, bad: Callable[[int, int], str] | None = None) -> None:
+    def fit(
+        self,
+        losses: Losses,
+        parts: int = 1,
+        bad: Callable[[int, int], str] | None = None,
+        validation: Validation | None = None,
+    ) -> None:
         """Trains up to ``cfg.steps``. ``losses(step, part)`` returns the named scalars of one of the ``parts`` passes
-        of a step; ``loss`` is minimised. ``bad(step, part)`` says what a pass held, for the message about one that
-        gave no number.
+        of a step; ``loss`` is minimised, and one that is no number in some passes is averaged over the others.
+        ``bad(step, part)`` says what a pass held, for the message about a loss that is no number.
 
-        A JSON line every ``log_every`` steps goes to ``RUN/log.jsonl``. A step whose loss or gradient is no number is
-        skipped. Raises FloatingPointError after ``bad_steps`` of them in a row, Preempted after SIGTERM."""
+        A JSON line every ``log_every`` steps goes to ``RUN/log.jsonl`` and to the tracker. A step whose loss or
+        gradient is no number is skipped. Raises FloatingPointError after ``bad_steps`` of them in a row, Preempted
+        after SIGTERM."""
         self.run.mkdir(parents=True, exist_ok=True)
         before = signal.signal(signal.SIGTERM, self._end)
+        hidden = None if processes.rank() == 0 else True  # None: shown on a terminal only
         try:
-            self._fit(losses, parts, bad)
+            with logging_redirect_tqdm(), tqdm(total=self.cfg.steps, initial=self.step, disable=hidden) as bar:
+                self._fit(losses, parts, bad, validation, bar)
         finally:
             signal.signal(signal.SIGTERM, before)
+            if self.tracker:
+                self.tracker.close()
 
     def _end(self, number: int, frame: FrameType | None) -> None:
         self.asked_to_end = True
 
-    def _fit(self, losses: Losses, parts: int, bad: Callable[[int, int], str] | None) -> None:
+    def _fit(
+        self,
+        losses: Losses,
+        parts: int,
+        bad: Callable[[int, int], str] | None,
+        validation: Validation | None,
+        bar: tqdm,
+    ) -> None:
         cfg, engine = self.cfg, self.engine
-        sums: dict[str, float] = {}
+        sums: dict[str, tuple[float, int]] = {}
         count, in_a_row, start = 0, 0, time.monotonic()
         while self.step < cfg.steps:
-            out: dict[str, float] = {}
+            out: list[tuple[str, float]] = []
             fault = None
             for part in range(parts):
                 seed = (cfg.seed * 1_000_003 + self.step) * parts + part
@@ -133,15 +165,16 @@ class Loop:
                         fault = f"step {self.step}: the loss of process {processes.rank()} is {value}{held}"
                         break
                     engine.backward(named["loss"], parts)
-                for key, value in named.items():
-                    out[key] = out.get(key, 0.0) + float(value.detach()) / parts
+                out += [(key, float(value.detach())) for key, value in named.items()]
             if fault:
                 engine.discard()
             else:
-                norm, rates = engine.step(self.step)
+                norms, rates = engine.step(self.step)
+                norm = math.hypot(*norms.values())
                 if not math.isfinite(norm):
                     fault = f"step {self.step}: the gradients' norm is {norm}"
             self.step += 1
+            bar.update()
             if fault:
                 self.skipped += 1
                 in_a_row += 1
@@ -150,25 +183,41 @@ class Loop:
                     raise FloatingPointError(f"{fault}; {in_a_row} steps in a row were skipped")
             else:
                 in_a_row = 0
-                out |= {"norm": norm, "lr": max(rates.values())}
-                for key, number in out.items():
-                    sums[key] = sums.get(key, 0.0) + number
+                out += [("norm", norm), ("lr", max(rates.values()))]
+                out += [(f"norm/{slot}", n) for slot, n in norms.items() if slot]
+                out += [(f"lr/{slot}", rate) for slot, rate in rates.items() if slot]
+                for key, number in out:
+                    total, n = sums.get(key, (0.0, 0))
+                    known = not math.isnan(number)
+                    sums[key] = (total + number, n + 1) if known else (total, n)
                 count += 1
             if count and (self.step % cfg.log_every == 0 or self.step == cfg.steps):
-                self._log(processes.mean({k: v / count for k, v in sums.items()}, engine.device), start, count)
+                means = processes.means(sums, engine.device)
+                seconds = (time.monotonic() - start) / count
+                means |= {"seconds_per_step": seconds, "gib": peak_memory(engine.device), "skipped": self.skipped}
+                left = timedelta(seconds=round(seconds * (cfg.steps - self.step)))
+                self._log(means, ("loss", "lm", "dm", "norm", "lr", "seconds_per_step"), f" left={left}")
                 sums, count, start = {}, 0, time.monotonic()
+            if validation and cfg.validate_every and self.step % cfg.validate_every == 0:
+                before = time.monotonic()
+                found = validation.losses()
+                self._log(found, tuple(found), "")
+                sheet = validation.edits(self.step)
+                if self.tracker and sheet:
+                    self.tracker.picture("edits", sheet, self.step)
+                start += time.monotonic() - before
             if self.step % cfg.save_every == 0 or self.step == cfg.steps or self.asked_to_end:
                 self.save()
             if self.asked_to_end:
                 raise Preempted(f"asked to end; saved at step {self.step}")
 
-    def _log(self, means: dict[str, float], start: float, count: int) -> None:
+    def _log(self, values: dict[str, float], shown: tuple[str, ...], more: str) -> None:
+        """Says the ``shown`` values, and writes all of them to the log and the tracker."""
         if processes.rank() != 0:
             return
-        line: dict[str, float] = {"step": self.step, **{k: float(f"{v:.7g}") for k, v in means.items()}}
-        line["seconds_per_step"] = round((time.monotonic() - start) / count, 3)
-        if self.skipped:
-            line["skipped"] = self.skipped
-        log.info(" ".join(f"{k}={v:.5g}" if isinstance(v, float) else f"{k}={v}" for k, v in line.items()))
+        line: dict[str, float] = {"step": self.step, **{k: float(f"{v:.7g}") for k, v in values.items()}}
+        log.info(f"step={self.step} " + " ".join(f"{k}={line[k]:.5g}" for k in shown if k in line) + more)
         with (self.run / "log.jsonl").open("a") as f:
             f.write(json.dumps(line) + "\n")
+        if self.tracker:
+            self.tracker.log(values, self.step)

@@ -40,9 +40,14 @@ def trained_parameters(module: nn.Module, cfg: TrainConfig) -> dict[str, nn.Para
     return {n: p for n, p in module.named_parameters() if p.requires_grad}
 
 
+def dimensions(p: Tensor) -> int:
+    """Of the whole parameter, where ZeRO-3 has left only a part of it here."""
+    return len(getattr(p, "ds_shape", p.shape))
+
+
 def is_hidden(name: str, p: Tensor) -> bool:
     """Whether a parameter is a weight matrix between hidden layers: one inside a numbered block, no adapter."""
-    return p.ndim == 2 and bool(re.search(r"\.\d+\.", name)) and ".lora_" not in name
+    return dimensions(p) == 2 and bool(re.search(r"\.\d+\.", name)) and ".lora_" not in name
 
 
 def param_groups(trained: dict[str, nn.Parameter], cfg: TrainConfig) -> list[dict]:
@@ -54,7 +59,8 @@ def param_groups(trained: dict[str, nn.Parameter], cfg: TrainConfig) -> list[dic
         own = cfg.slots.get(slot, SlotTrainConfig())
         changes = {k: getattr(own, k) for k in ("lr", "weight_decay", "warmup") if getattr(own, k) is not None}
         schedule = replace(cfg, **changes)
-        kind = "vectors" if p.ndim <= 1 else "hidden" if cfg.optimizer == "muon" and is_hidden(name, p) else "matrices"
+        matrices = "hidden" if cfg.optimizer == "muon" and is_hidden(name, p) else "matrices"
+        kind = matrices if dimensions(p) > 1 else "vectors"
         decay = 0.0 if kind == "vectors" else schedule.weight_decay
         empty = {"params": [], "slot": slot, "kind": kind, "schedule": schedule, "lr": 0.0, "weight_decay": decay}
         groups.setdefault((slot, kind), empty)["params"].append(p)

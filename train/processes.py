@@ -53,13 +53,12 @@ def anywhere(flags: list[bool], device: torch.device) -> list[bool]:
     return [bool(x) for x in seen.tolist()]
 
 
-def mean(values: dict[str, float], device: torch.device) -> dict[str, float]:
-    """The mean of each value over all processes."""
-    if world() == 1:
-        return values
-    total = torch.tensor(list(values.values()), dtype=torch.float64, device=device)
-    dist.all_reduce(total)
-    return dict(zip(values, (total / world()).tolist(), strict=True))
+def means(sums: dict[str, tuple[float, int]], device: torch.device) -> dict[str, float]:
+    """The mean of each value over all processes, from its sum and count in this one; what nobody has is left out."""
+    total = torch.tensor(list(sums.values()), dtype=torch.float64, device=device)
+    if world() > 1:
+        dist.all_reduce(total)
+    return {name: value / count for name, (value, count) in zip(sums, total.tolist(), strict=True) if count}
 
 
 def average_gradients(params: list[Tensor]) -> None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -29,7 +31,9 @@ from reasonbrain.train.engine import Engine
 from reasonbrain.train.export import build, export
 from reasonbrain.train.loop import Loop
 from reasonbrain.train.optim import trained_parameters
-from reasonbrain.train.zero import ZeroEngine, fill
+from reasonbrain.train.tracking import Tracker
+from reasonbrain.train.validation import Validation
+from reasonbrain.train.zero import ZeroEngine, fill, spread
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +43,10 @@ def table(model: ReasonBrain) -> str:
     lines = [f"{'slot':<12} {'parameters':>12} {'trained':>12}"]
     for name in SLOTS:
         part = model.slot(name)
-        sizes = [] if part is None else [(p.numel(), p.requires_grad) for p in part.parameters()]
+        params = [] if part is None else list(part.parameters())
+        sizes = [
+            (getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in params
+        ]  # ds_: of the whole, under ZeRO-3
         total, trained = sum(n for n, _ in sizes), sum(n for n, grad in sizes if grad)
         lines.append(f"{name:<12} {total / 1e6:>11.3f}M {trained / 1e6:>11.3f}M")
     return "\n".join(lines)
@@ -73,7 +80,8 @@ def _train(cfg: Config, run: Path, deepspeed: Path | None, device: torch.device)
     micro_batch(cfg.train, processes.world())
     zero = fill(deepspeed, cfg.train, processes.world()) if deepspeed else None
     check_run(cfg, run)
-    model = build(cfg).to(device).train()
+    place = spread(zero) if zero and zero["zero_optimization"]["stage"] == 3 and processes.world() > 1 else None
+    model = build(cfg, place).to(device).train()
     without_loss = model.slot("mllm") is None and model.slot("diffusion") is None
     for name in {*cfg.train.slots, *cfg.train.checkpointing, *cfg.train.compile} - set(model.parts.keys()):
         raise UserError(f"train: slot '{name}' is null, so there is nothing to set for it")
@@ -99,11 +107,18 @@ def _train(cfg: Config, run: Path, deepspeed: Path | None, device: torch.device)
     processes.wait()  # until all have read the run as it was
     if first:
         (run / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
+        if cfg.train.tracker:
+            loop.tracker = Tracker(cfg.train.tracker, run, loop.step, asdict(cfg))
+    validation = Validation(cfg, model, engine, run) if cfg.train.validate_every else None
 
     def losses(step: int, part: int) -> dict[str, torch.Tensor]:
-        return engine.model(*batches(step, part), draws=cfg.train.draws, lm_weight=cfg.train.lm_weight)
+        start = time.monotonic()
+        batch = batches(step, part)
+        waited = torch.tensor((time.monotonic() - start) * batches.parts)
+        named = engine.model(*batch, draws=cfg.train.draws, lm_weight=cfg.train.lm_weight)
+        return named | {"seconds_waiting_for_data": waited}
 
-    loop.fit(losses, batches.parts, batches.ids)
+    loop.fit(losses, batches.parts, batches.ids, validation)
     if first:
         export(run, run / "model")
 

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from reasonbrain.checkpoint import Place
 from reasonbrain.config import TrainConfig
 from reasonbrain.errors import UserError
 from reasonbrain.plugin import Plugin
@@ -93,6 +94,24 @@ def set_apart(module: nn.Module) -> None:
             part.__dict__[name] = part._modules.pop(name)
 
 
+def spread(deepspeed_config: dict[str, Any]) -> Place:
+    """What shares one parameter out among the processes (ZeRO-3), so that none ever holds a whole model: to be called
+    with each in the same order everywhere. The numbers are those of the first process."""
+    deepspeed = import_deepspeed()
+    deepspeed.init_distributed()  # or it takes this process for the only one
+    init = deepspeed.zero.Init(config_dict_or_path=deepspeed_config)
+    bf16 = deepspeed_config["bf16"]["enabled"]
+
+    def place(p: nn.Parameter) -> None:
+        if p.ndim == 0:  # CLIP's frozen temperature, which no slot uses: DeepSpeed cannot send scalars around
+            p.data = p.data.view(1)
+        if bf16 and p.is_floating_point():
+            p.data = p.data.bfloat16()
+        init._convert_to_zero_parameters([p])
+
+    return place
+
+
 @dataclass
 class Piece:
     """``size`` numbers of a parameter from ``start`` on lie in ``flat`` from ``at`` on."""
@@ -120,8 +139,8 @@ class ZeroEngine:
         self.stage = deepspeed_config["zero_optimization"]["stage"]
         set_apart(module)
         for p in module.parameters():
-            if p.ndim == 0:  # CLIP's frozen temperature, which no slot uses: DeepSpeed cannot send scalars around
-                p.data = p.data.view(1)
+            if p.ndim == 0:
+                p.data = p.data.view(1)  # as in ``spread``
         self.engine, *_ = import_deepspeed().initialize(model=module, optimizer=optimizer, config=deepspeed_config)
         self.zero = self.engine.optimizer
         self.inner: torch.optim.Optimizer = self.zero.optimizer
@@ -154,19 +173,32 @@ class ZeroEngine:
         if self.stage < 3:
             self.zero.reset_cpu_buffers() if self.zero.cpu_offload else self.zero.averaged_gradients.clear()
 
-    def step(self, step: int) -> tuple[float, dict[str, float]]:
-        rates = set_rates([self.inner], step)
+    def norms(self) -> dict[str, float]:
+        """The gradients' norms by slot, before clipping; after the last pass of a step."""
+        zero = self.zero
+        if self.stage == 3:
+            groups = zero._get_norm_groups()
+        elif zero.cpu_offload:
+            groups = [zero.complete_grad_norm_calculation_for_cpu_offload(p) for p in zero.params_in_partition]
+        else:
+            parts = zip(zero.averaged_gradients.values(), zero.params_in_partition, strict=True)
+            groups = [zero.get_grad_norm_direct(grads, params) for grads, params in parts]
+        squares: dict[str, float] = {}
+        for group, norm in zip(self.inner.param_groups, groups, strict=True):
+            square = float(norm) ** 2 if norm >= 0 else math.nan  # DeepSpeed's -1: there is one that is no number
+            squares[group["slot"]] = squares.get(group["slot"], 0.0) + square
+        return {slot: math.sqrt(square) for slot, square in squares.items()}
+
+    def step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        rates, norms = set_rates([self.inner], step), self.norms()
+        if not all(map(math.isfinite, norms.values())):
+            self.discard()
+            return norms, rates
         self.engine.step()
-        norm = float(self.engine.get_global_grad_norm())
-        if not math.isfinite(norm):
-            raise FloatingPointError(
-                f"step {step}: the gradients' norm is {norm}, and ZeRO has already taken the step; "
-                "the checkpoints before it are sound"
-            )
         weight = averaging_weight(self.cfg, step)
         for flat, average in self.average.items():
             average.lerp_(flat.detach(), weight)
-        return norm, rates
+        return norms, rates
 
     def piece(self, name: str) -> Piece | None:
         """Where this process's part of a parameter is; None if it has none."""

@@ -95,6 +95,7 @@ class Flux(Plugin):
     float32, bfloat16 or nf4."""
 
     preparing = ("vae",)
+    without_adapters = {"trained": "frozen"}
 
     @register_to_config
     def __init__(
@@ -206,10 +207,11 @@ class Flux(Plugin):
         )[0]
         return out[:, : z.shape[1]].to(z.dtype)
 
-    def loss(
+    def errors(
         self, condition: Condition, source: Tensor, target: Tensor, seeds: Sequence[int], draws: int = 1
-    ) -> Tensor:
-        """L_DM: flow-matching regression on (noise - target), logit-normal noise levels with the resolution's shift.
+    ) -> tuple[Tensor, Tensor]:
+        """Squared errors [B x draws], whose mean is L_DM, and their noise levels [B x draws] in 0..1: flow-matching
+        regression on (noise - target), logit-normal noise levels with the resolution's shift.
 
         source, target: latents [B, C, h, w] as ``encode`` gives them; each is noised ``draws`` times. A row's noise and
         levels depend on its seed alone, so the loss does not depend on how many processes share a batch. Guidance
@@ -227,7 +229,7 @@ class Flux(Plugin):
         sigma = shift * u / (1 + (shift - 1) * u)
         z = (1 - sigma[:, None, None]) * data + sigma[:, None, None] * noise
         predicted = self.velocity(z, sigma, known | repeated, guidance=1.0)
-        return F.mse_loss(predicted.float(), (noise - data).float())
+        return (predicted.float() - (noise - data).float()).square().mean((1, 2)), sigma
 
     @torch.no_grad()
     def sample(

@@ -35,17 +35,19 @@ class MllmPlugin(Plugin):
 
     image_token: str
     prompt: tuple[str, str, str]  # before the image, between the cues and the instruction, after the instruction
+    without_adapters = {"lora_rank": 0}
 
     def build(
         self, width: int, hidden: int, img_tokens: int, lora_rank: int, lora_alpha: int, targets: str, precision: str
     ) -> None:
-        """Freezes the model, adds LoRA to its language part and creates the parts that train."""
+        """Freezes the model, adds LoRA to its language part (none for rank 0) and creates the parts that train."""
         self.tokenizer: Any = None
         self.image_processor: Any = None
         hold_base(self.model, self.repeated(), precision, "mllm")
         self.freeze(self.model)
-        lora = LoraConfig(r=lora_rank, lora_alpha=lora_alpha, target_modules=targets)
-        inject_adapter_in_model(lora, self.model)
+        if lora_rank:
+            lora = LoraConfig(r=lora_rank, lora_alpha=lora_alpha, target_modules=targets)
+            inject_adapter_in_model(lora, self.model)
         train_in_float32(self.model)
         self.cue_in = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
         self.img_in = nn.Parameter(torch.randn(img_tokens, hidden) * 0.02)
@@ -159,7 +161,8 @@ class MllmPlugin(Plugin):
     @torch.no_grad()
     @computes
     def reason(self, inputs: Inputs, max_new_tokens: int = 48) -> list[str]:
-        """What happens, in one sentence a row, decoded greedily by the MLLM as it was before LoRA."""
+        """What happens, in one sentence a row, decoded greedily by the MLLM as it was before LoRA; where LoRA has been
+        merged into its weights, as it is now."""
         pixels = self.pixels(inputs.images)
         rows, image = self.tokenize(inputs, self.image_lengths(pixels), 0)
         ids, mask = self.pad_left(rows)

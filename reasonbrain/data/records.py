@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -43,12 +43,12 @@ class Records(Protocol):
 
 
 class MiniRecords:
-    """ReasonMini's training split, drawn on the fly; a record brings all training phrasings of its kind.
+    """A split of ReasonMini, drawn on the fly; a record brings all training phrasings of its kind.
 
     Raises UserError if ``data.turns`` names an unknown kind or a number below 0."""
 
-    def __init__(self, cfg: DataConfig) -> None:
-        self.cfg = cfg
+    def __init__(self, cfg: DataConfig, split: str = "train") -> None:
+        self.cfg, self.split = cfg, split
         names = [kind.name for _, kind in kinds()]
         for name, count in cfg.turns.items():
             if name not in names:
@@ -61,7 +61,7 @@ class MiniRecords:
         return self.cfg.count
 
     def __getitem__(self, index: int) -> Record:
-        s = make("train", index, self.cfg.seed, self.cfg.size, self.turns[index % len(self.turns)])
+        s = make(self.split, index, self.cfg.seed, self.cfg.size, self.turns[index % len(self.turns)])
         return Record(s.id, s.source, s.target, [t.format(**s.params) for t in s.kind.phrasings], s.objects)
 
 
@@ -98,8 +98,13 @@ class ManifestRecords:
 
 
 def open_records(cfg: DataConfig) -> Records:
-    """The data set that ``data`` names."""
+    """What ``data`` names to train on."""
     return MiniRecords(cfg) if cfg.name == "mini" else ManifestRecords(cfg)
+
+
+def open_validation(cfg: DataConfig) -> Records:
+    """What ``data`` names to validate on."""
+    return MiniRecords(cfg, "val") if cfg.name == "mini" else ManifestRecords(replace(cfg, path=cfg.validation))
 
 
 def as_array(images: Sequence[Image.Image]) -> np.ndarray:

@@ -122,6 +122,11 @@ def test_mu_is_diffusers(flux):
         assert plug.mu(tokens) == pytest.approx(calculate_shift(tokens, 256, 4096, 0.5, 1.15))
 
 
+def l_dm(plug, *args, **kwargs):
+    errors, _ = plug.errors(*args, **kwargs)
+    return errors.mean()
+
+
 @pytest.mark.parametrize("source", ["channel", "sequence"])
 def test_a_perfect_prediction_costs_nothing(flux, known, source):
     """Target = noise - data, at the noise level the transformer is told, in 0..1, with a guidance value."""
@@ -131,8 +136,8 @@ def test_a_perfect_prediction_costs_nothing(flux, known, source):
     many = Condition(*(t.repeat(32, 1, 1)[:, : t.shape[1]] if t.ndim == 3 else t.repeat(32, 1) for t in condition[:3]))
     oracle.data = oracle.data.repeat(32, 1, 1)
     with torch.no_grad():
-        loss = plug.loss(many, latents.repeat(32, 1, 1, 1), latents.flip(0).repeat(32, 1, 1, 1), range(64))
-        wrong = plug.loss(many, latents.repeat(32, 1, 1, 1), latents.repeat(32, 1, 1, 1), range(64))
+        loss = l_dm(plug, many, latents.repeat(32, 1, 1, 1), latents.flip(0).repeat(32, 1, 1, 1), range(64))
+        wrong = l_dm(plug, many, latents.repeat(32, 1, 1, 1), latents.repeat(32, 1, 1, 1), range(64))
     assert loss < 1e-6 and wrong > 0.1
     call = oracle.calls[0]
     assert call["timestep"].min() > 0 and call["timestep"].max() < 1 and call["timestep"].std() > 0.05
@@ -145,7 +150,7 @@ def test_noise_levels_are_shifted_logit_normal(flux):
     data = torch.zeros(4096, 4, 4, 4)
     plug.transformer = oracle = Oracle(plug, data)
     blank = Condition(torch.zeros(4096, 1, 32), torch.zeros(4096, 1, 32), torch.zeros(4096, 32))
-    plug.loss(blank, data, data, range(4096))
+    l_dm(plug, blank, data, data, range(4096))
     logits = oracle.calls[0]["timestep"].logit()
     assert logits.mean().item() == pytest.approx(plug.mu(4), abs=0.05)
     assert logits.std().item() == pytest.approx(1, abs=0.05)
@@ -158,7 +163,7 @@ def test_every_draw_has_its_own_noise_and_its_own_rows_condition(flux, known, so
     plug.transformer = oracle = Oracle(plug, latents.flip(0))
     oracle.data = oracle.data.repeat_interleave(3, 0)
     with torch.no_grad():
-        assert plug.loss(condition, latents, latents.flip(0), [5, 6], draws=3) < 1e-6
+        assert l_dm(plug, condition, latents, latents.flip(0), [5, 6], draws=3) < 1e-6
         once = plug.conditioning(condition, latents)
     call = oracle.calls[0]
     assert len(call["timestep"].unique()) == 3 * len(latents)
@@ -198,7 +203,7 @@ def test_latents_are_shifted_and_scaled(flux):
 def test_gradients_reach_what_trains(flux, wake, known, trained):
     plug = wake(flux(f"trained={trained}")).train()
     condition, latents = known
-    plug.loss(condition, latents, latents, [1, 2]).backward()
+    l_dm(plug, condition, latents, latents, [1, 2]).backward()
     for name, p in plug.named_parameters():
         part = name.partition(".")[0]
         expected = part in ("visual_in", "textual_in", "image_term") or (
@@ -232,7 +237,7 @@ def _same(adapted, full):
 def test_without_distilled_guidance(flux, known):
     """FLUX.1-schnell's shape: no guidance embedding."""
     plug = flux("architecture.transformer.guidance_embeds=false")
-    assert torch.isfinite(plug.loss(*known, known[1], [1, 2]))
+    assert torch.isfinite(l_dm(plug, *known, known[1], [1, 2]))
 
 
 def test_on_step_sees_and_may_change_the_latents(flux, known):
@@ -259,7 +264,7 @@ def test_the_loss_is_the_mean_squared_error(flux, wake, known):
     plug = wake(flux())
     condition, latents = known
     with torch.no_grad():
-        loss = plug.loss(condition, latents, latents.flip(0), [7, 8])
+        loss = l_dm(plug, condition, latents, latents.flip(0), [7, 8])
         data = pack(latents.flip(0))
         drawn = torch.stack(
             [torch.randn(data[0].numel() + 1, generator=torch.Generator().manual_seed(i)) for i in (7, 8)]
@@ -276,9 +281,10 @@ def test_a_rows_noise_is_its_seeds(flux, known):
     plug = flux()
     condition, latents = known
     with torch.no_grad():
-        both = plug.loss(condition, latents, latents.flip(0), [3, 4], draws=2)
+        both = l_dm(plug, condition, latents, latents.flip(0), [3, 4], draws=2)
         alone = [
-            plug.loss(
+            l_dm(
+                plug,
                 Condition(*(t[i : i + 1] for t in condition[:3])),
                 latents[i : i + 1],
                 latents.flip(0)[i : i + 1],
@@ -288,6 +294,6 @@ def test_a_rows_noise_is_its_seeds(flux, known):
             for i in (0, 1)
         ]
     torch.testing.assert_close(both, sum(alone) / 2)
-    assert plug.loss(condition, latents, latents.flip(0), [3, 5]) != plug.loss(
-        condition, latents, latents.flip(0), [3, 4]
+    assert l_dm(plug, condition, latents, latents.flip(0), [3, 5]) != l_dm(
+        plug, condition, latents, latents.flip(0), [3, 4]
     )

@@ -26,7 +26,7 @@ def test_a_run_that_reads_them_is_the_same_to_the_bit(settings, overrides, model
     written = CliRunner().invoke(cli.main, ["data", "cache", "-o", str(tmp_path / "f"), *overrides, "data.count=70"])
     assert written.exit_code == 0 and written.stdout == f"{tmp_path / 'f'}\n"
     train(settings(*QUICK, "data.count=70"), tmp_path / "without")
-    monkeypatch.setattr(Features, "compute", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(module, "compute", lambda *_: pytest.fail("computed again"))
     train(settings(*QUICK, "data.count=70", f"data.features={tmp_path / 'f'}"), tmp_path / "with")
     assert losses(tmp_path / "with") == losses(tmp_path / "without") and len(losses(tmp_path / "with")) == 4
     one, other = (next((tmp_path / run / "checkpoints").rglob("*.safetensors")) for run in ("with", "without"))

@@ -35,8 +35,8 @@ def tensors(folder):
 
 
 def numbers(run):
-    """The log without its times."""
-    return [{k: v for k, v in line.items() if k != "seconds_per_step"} for line in losses(run)]
+    """The log without its times and memory."""
+    return [{k: v for k, v in line.items() if not k.startswith("seconds") and k != "gib"} for line in losses(run)]
 
 
 def same(a, b):

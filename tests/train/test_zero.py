@@ -8,8 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from reasonbrain.checkpoint import load_model
 from reasonbrain.config import TrainConfig
@@ -23,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 ZERO = ROOT / "configs" / "deepspeed"
 QUICK = ["data.count=8", "train.batch_size=8", "train.micro_batch=2", "train.warmup=3", "train.log_every=1"]
 QUICK += ["train.save_every=3", "train.keep=100", "train.optimizer=adamw"]
-FIFTY = [*QUICK, "train.steps=50", "train.save_every=50"]
+FIFTY = [*QUICK, "train.steps=50", "train.save_every=50", "train.validate_every=25"]
 
 PARTITIONED = """
 import sys, torch
@@ -77,9 +79,13 @@ def zero(stage, run, *overrides):
     assert done.stdout.count(str(run / "model")) == 1
 
 
-def losses(run):
+def logged(run, name):
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines]
+    return [line[name] for line in lines if name in line]
+
+
+def losses(run):
+    return logged(run, "loss")
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +101,12 @@ def fifty(settings, tmp_path_factory):
 def test_fifty_steps_lose_the_same(overrides, fifty, tmp_path, stage):
     zero(stage, tmp_path, *overrides, *FIFTY)
     assert losses(tmp_path) == pytest.approx(losses(fifty), abs=1e-4) and len(losses(fifty)) == 50
+    for name in ("norm", "norm/cme", "norm/diffusion", "norm/encoders"):
+        assert logged(tmp_path, name) == pytest.approx(logged(fifty, name), rel=1e-2) and logged(fifty, name)
+    found, expected = (logged(run, "validation/loss") for run in (tmp_path, fifty))
+    assert found == pytest.approx(expected, abs=1e-4) and len(expected) == 2
+    sheets = [np.asarray(Image.open(run / "validation" / "step-00000050.png")).astype(int) for run in (tmp_path, fifty)]
+    assert np.abs(sheets[0] - sheets[1]).max() <= 2
 
 
 @pytest.mark.parametrize("stage", [1, 3])
@@ -109,6 +121,45 @@ def test_sixteen_bits_offloading_and_recomputing_lose_nearly_the_same(overrides,
     sixteen = ["train.bf16=true", "train.checkpointing=[diffusion,mllm,cme]", "train.steps=3"]
     zero(stage, tmp_path, *overrides, *QUICK, *sixteen)
     assert losses(tmp_path)[:2] == pytest.approx(losses(fifty)[:2], rel=5e-3)
+
+
+NOT_FINITE = """
+import sys
+import torch
+from pathlib import Path
+from reasonbrain.config import load_config
+from reasonbrain.train import processes
+from reasonbrain.train.data import Batches
+from reasonbrain.train.export import build
+from reasonbrain.train.zero import ZeroEngine, fill
+file, overrides = sys.argv[1], sys.argv[2:]
+cfg = load_config("tiny", overrides)
+processes.join()
+model = build(cfg).train()
+engine, batches = ZeroEngine(model, cfg.train, fill(Path(file), cfg.train, 2)), Batches(cfg, model)
+name = next(n for n in engine.trained if "cme" in n)
+for step in range(3):
+    before = engine.gather("param", name).clone()
+    for part in range(batches.parts):
+        loss = engine.forward(lambda: engine.model(*batches(step, part)))["loss"]
+        bad = step == 1 and part == batches.parts - 1 and processes.rank() == 1
+        engine.backward(loss * (float("inf") if bad else 1), batches.parts)
+    norms, _ = engine.step(step)
+    finite = all(n == n and n != float("inf") for n in norms.values())
+    assert finite == (step != 1), norms
+    after = engine.gather("param", name)
+    assert torch.equal(before, after) == (step == 1) and torch.isfinite(after).all()
+processes.leave()
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [2, 3])
+def test_gradients_that_are_no_number_move_nothing(overrides, tmp_path, stage):
+    """In one process, in the last pass of the second step; the third goes on."""
+    (tmp_path / "script.py").write_text(NOT_FINITE)
+    done = launch(tmp_path / "script.py", ZERO / f"zero{stage}.json", *overrides, *QUICK)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def stopped(run, step, folder):

@@ -1,0 +1,67 @@
+"""Validation: fixed records, noise and levels; it changes nothing of the training."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from reasonbrain.config import load_config
+from reasonbrain.data.mini import make
+from reasonbrain.errors import UserError
+from reasonbrain.train.engine import Engine
+from reasonbrain.train.train import train
+from reasonbrain.train.validation import DRAWS, PICTURES, RECORDS, SIDE, Validation
+
+QUICK = ["data.count=8", "train.batch_size=4", "train.warmup=2", "train.log_every=1", "train.steps=4"]
+
+
+@pytest.fixture()
+def validation(settings, model, tmp_path):
+    cfg = settings(*QUICK)
+    return Validation(cfg, model, Engine(model, cfg.train), tmp_path)
+
+
+def test_the_loss_is_that_of_the_validation_split_one_by_one(validation, model):
+    torch.manual_seed(1)
+    found = validation.losses()
+    torch.manual_seed(2)
+    assert validation.losses() == found and model.training
+    expected = []
+    model.eval()
+    for number, record in enumerate(validation.records):
+        batch = validation.inputs(record), record.source[None], record.target[None], [number]
+        with torch.no_grad():
+            expected.append(float(model(*batch, DRAWS)["dm"]))
+    assert found["validation/dm"] == pytest.approx(np.mean(expected)) and len(expected) == min(RECORDS, 8)
+    assert validation.records[3].id == make("val", 3).id
+
+
+def test_pictures_are_source_edit_and_target(validation, tmp_path, wake, model):
+    sheet = validation.edits(7)
+    assert Image.open(tmp_path / "validation" / "step-00000007.png").size == sheet.size and model.training
+    pixels = np.asarray(sheet).astype(float)
+    known = [make("val", 0).source, make("val", 0).target]
+    reached = model.slot("diffusion").decode(
+        model.slot("diffusion").encode(validation.inputs(validation.records[0]).images)
+    )
+    first = pixels[24 : 24 + SIDE, 6 : 6 + SIDE].reshape(64, 3, 64, 3, 3)[:, 1, :, 1]
+    assert np.abs(first - reached[0].permute(1, 2, 0).numpy() * 255).max() <= 1
+    assert sheet.height > PICTURES * SIDE and sheet.width > 3 * SIDE and known[0].size == (64, 64)
+
+
+def test_a_run_trains_the_same_with_it(settings, tmp_path):
+    lines = []
+    for name, more in (("with", ["train.validate_every=2"]), ("without", [])):
+        train(settings(*QUICK, *more), tmp_path / name)
+        lines.append([json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()])
+    losses = [[line["loss"] for line in both if "loss" in line] for both in lines]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+    assert [line["step"] for line in lines[0] if "validation/dm" in line] == [2, 4]
+    assert len(list((tmp_path / "with" / "validation").glob("*.png"))) == 2
+
+
+def test_a_manifest_wants_one_of_its_own():
+    with pytest.raises(UserError, match="data.validation: train.validate_every needs a manifest"):
+        load_config("tiny", ["data.name=manifest", "data.path=x.jsonl", "train.validate_every=5"])

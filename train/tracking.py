@@ -1,0 +1,75 @@
+"""Where a run can be watched: TensorBoard, Weights & Biases or trackio (``train.tracker``).
+
+    tensorboard --logdir RUN        # TensorBoard, the default, keeps its files in RUN/tensorboard
+
+RUN/log.jsonl holds the same numbers and RUN/validation the same pictures, whatever the tracker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from reasonbrain.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+class Tracker:
+    """Sends numbers and pictures to one of ``config.TRACKERS``; a run that is continued goes on in the same place.
+
+    One that fails (no network, a full disk) is reported and let go, and the run goes on. Raises UserError if it is
+    not installed or does not start."""
+
+    def __init__(self, name: str, run: Path, step: int, config: dict[str, Any]) -> None:
+        self.name, self.alive = name, True
+        try:
+            if name == "tensorboard":
+                from torch.utils.tensorboard import SummaryWriter
+
+                # what a killed run wrote beyond the step after which this one goes on is dropped
+                self.backend: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
+            else:
+                self.module = import_module(name)  # trackio has wandb's interface
+                known = hashlib.blake2b(str(run.resolve()).encode(), digest_size=6).hexdigest()
+                own = {"id": f"{run.name}-{known}", "dir": str(run)} if name == "wandb" else {}
+                self.backend = self.module.init(
+                    project="reasonbrain", name=run.name, config=config, resume="allow", **own
+                )
+        except ImportError:
+            raise UserError(
+                f"train.tracker: {name} is not installed; pip install {name}, or train.tracker=null"
+            ) from None
+        except Exception as e:  # every service has its own errors
+            raise UserError(f"train.tracker: {name} does not start: {str(e).splitlines()[0]}") from None
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Numbers of a step, by name."""
+        if self.name == "tensorboard":
+            self._send(lambda: [self.backend.add_scalar(key, value, step) for key, value in values.items()])
+        else:
+            self._send(lambda: self.backend.log(values, step=step))
+
+    def picture(self, name: str, picture: Image.Image, step: int) -> None:
+        if self.name == "tensorboard":
+            self._send(lambda: self.backend.add_image(name, np.asarray(picture), step, dataformats="HWC"))
+        else:
+            self._send(lambda: self.backend.log({name: self.module.Image(picture)}, step=step))
+
+    def close(self) -> None:
+        self._send(self.backend.close if self.name == "tensorboard" else self.backend.finish)
+
+    def _send(self, send: Any) -> None:
+        if not self.alive:
+            return
+        try:
+            send()
+        except Exception as e:
+            self.alive = False
+            log.warning(f"train.tracker: {self.name} failed ({str(e).splitlines()[0]}); the run goes on without it")

@@ -1,0 +1,103 @@
+"""Validation of a run: the loss on records never trained on, always at the same noise, and edits as pictures.
+
+The losses of two runs compare, whatever their batch or number of processes: a record is passed alone, with the seed of
+its number. The weights are the run's last ones, not the averaged ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from reasonbrain.config import Config
+from reasonbrain.data.records import open_validation
+from reasonbrain.images import to_pil
+from reasonbrain.interfaces import Inputs
+from reasonbrain.model import ReasonBrain
+from reasonbrain.train import processes
+from reasonbrain.train.features import Prepared, compute
+
+RECORDS, DRAWS = 16, 4  # records, and noise levels each
+PICTURES, SIDE = 4, 192  # edits, and pixels on a side in their picture
+
+
+class Validation:
+    """Validates ``model``, which ``engine`` trains. All processes have to call it at once."""
+
+    def __init__(self, cfg: Config, model: ReasonBrain, engine: Any, run: Path) -> None:
+        self.cfg, self.model, self.engine, self.run = cfg, model, engine, run
+        records = open_validation(cfg.data)
+        self.records = [compute(model, records[i]) for i in range(min(RECORDS, len(records)))]
+
+    def inputs(self, record: Prepared) -> Inputs:
+        """A batch of one, in the first of the record's wordings."""
+        images = record.image[None].to(self.model.device).float() / 255
+        return self.model.prepare(images, record.instructions[:1], [record.objects], record.regions[None])
+
+    @torch.no_grad()
+    def losses(self) -> dict[str, float]:
+        """``validation/loss`` and its parts; every process takes its share of the records."""
+        self.model.eval()
+        sums: dict[str, tuple[float, int]] = {}
+        for first in range(0, len(self.records), processes.world()):
+            number = first + processes.rank()
+            record = self.records[min(number, len(self.records) - 1)]  # all pass through the model equally often
+            latents = [t[None].to(self.model.device) for t in (record.source, record.target)]
+            batch = self.inputs(record), *latents, [number]
+            named = self.engine.forward(lambda b=batch: self.engine.model(*b, DRAWS, self.cfg.train.lm_weight))
+            for name in ("loss", "lm", "dm"):
+                total, count = sums.get(f"validation/{name}", (0.0, 0))
+                counts = int(number < len(self.records))
+                sums[f"validation/{name}"] = total + counts * named[name].item(), count + counts
+        self.model.train()
+        return processes.means(sums, self.engine.device)
+
+    def _edit(self, number: int, diffusion: Any) -> Tensor:
+        """Edited latents [1, C, h, w]."""
+        record, edit = self.records[number], self.cfg.edit
+        condition, _ = self.model.condition(self.inputs(record))
+        source = record.source[None].to(self.model.device)
+        noise = torch.randn(source.shape, generator=torch.Generator().manual_seed(number)).to(source)
+        return diffusion.sample(condition, source, noise, edit.steps, edit.guidance).float()
+
+    @torch.no_grad()
+    def edits(self, step: int) -> Image.Image | None:
+        """Source, edit and true target of some records, a row each, also written to RUN/validation; None without a
+        diffusion model."""
+        diffusion = self.model.slot("diffusion")
+        if diffusion is None:
+            return None
+        self.model.eval()
+        rows = []
+        for number, record in enumerate(self.records[:PICTURES]):
+            latents = self.engine.forward(lambda n=number: self._edit(n, diffusion))
+            three = (record.source[None].to(latents), latents, record.target[None].to(latents))
+            rows.append((record.instructions[0], [to_pil(diffusion.decode(x).cpu())[0] for x in three]))
+        self.model.train()
+        sheet = draw(rows)
+        if processes.rank() == 0:
+            folder = self.run / "validation"
+            folder.mkdir(exist_ok=True)
+            sheet.save(folder / f"step-{step:08d}.png")
+        return sheet
+
+
+def draw(rows: list[tuple[str, list[Image.Image]]]) -> Image.Image:
+    """A sheet with a line of text over every row of pictures."""
+    gap, line = 6, 18
+    columns = max(len(pictures) for _, pictures in rows)
+    sheet = Image.new("RGB", (columns * (SIDE + gap) + gap, len(rows) * (SIDE + line + gap) + gap), "white")
+    pen = ImageDraw.Draw(sheet)
+    for i, (text, pictures) in enumerate(rows):
+        top = gap + i * (SIDE + line + gap)
+        pen.text((gap, top), text, fill="black")
+        for j, picture in enumerate(pictures):
+            scale = SIDE / max(picture.size)
+            size = round(picture.width * scale), round(picture.height * scale)
+            shown = picture.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+            sheet.paste(shown, (gap + j * (SIDE + gap), top + line))
+    return sheet
