@@ -127,8 +127,9 @@ class Loop:
         before = signal.signal(signal.SIGTERM, self._end)
         hidden = None if processes.rank() == 0 else True  # None: shown on a terminal only
         try:
-            with logging_redirect_tqdm(), tqdm(total=self.cfg.steps, initial=self.step, disable=hidden) as bar:
-                self._fit(losses, parts, bad, validation, bar)
+            with tqdm(total=self.cfg.steps, initial=self.step, disable=hidden) as bar:
+                with nullcontext() if bar.disable else logging_redirect_tqdm():
+                    self._fit(losses, parts, bad, validation, bar)
         finally:
             signal.signal(signal.SIGTERM, before)
             if self.tracker:
