@@ -14,6 +14,10 @@ from reasonbrain.train import processes
 from reasonbrain.train.batches import augment
 from reasonbrain.train.features import TENSORS, Features
 
+# the share of rows that get their record's objects; the others' are found in their words, as in use. Which objects a
+# record names may tell what happens to them, and a model that is always given them reads that instead of the words
+GIVEN = 0.25
+
 
 def micro_batch(cfg: TrainConfig, world: int) -> int:
     """Records of one process in one pass. Raises UserError where the batch cannot be shared out."""
@@ -53,11 +57,12 @@ class Batches:
         """Inputs, the latents of source and target, and the rows' seeds: this process's share of one pass."""
         numbers, seeds = self.rows(step, part)
         found = [self.features[n] for n in numbers]
-        words = []
+        words, objects = [], []
         for record, seed in zip(found, seeds, strict=True):
             draw = np.random.default_rng(seed)
             words.append(augment(str(draw.choice(np.array(record.instructions))), draw))
+            objects.append(record.objects if draw.random() < GIVEN else None)
         device = self.model.device
         image, regions, source, target = (torch.stack([getattr(r, name) for r in found]) for name in TENSORS)
-        inputs = self.model.prepare(image.to(device).float() / 255, words, [r.objects for r in found], regions)
+        inputs = self.model.prepare(image.to(device).float() / 255, words, objects, regions)
         return inputs, source.to(device), target.to(device), seeds
