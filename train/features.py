@@ -155,7 +155,9 @@ class Features:
 @torch.no_grad()
 def compute(model: ReasonBrain, record: Record) -> Prepared:
     """One record at a time: in the company of others its latents differ in the last bit, and a resumed run keeps
-    other company."""
+    other company. Raises UserError for a record without a target."""
+    if record.target is None:
+        raise UserError(f"record '{record.id}' has no target, so it cannot be trained on")
     both = torch.from_numpy(as_array([record.source, record.target]))
     device = model.device
     diffusion = model.slot("diffusion")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,13 +25,22 @@ from .mini.world import kinds, make
 
 @dataclass
 class Record:
-    """Two pictures of one size, every way the instruction is worded, and the key objects (None: to be found)."""
+    """A source picture and what is asked of it; what only some data sets bring is empty in the others.
+
+    ``instructions``: every way it is worded. ``objects``: the key objects (None: to be found in the words).
+    ``target``: the true edit, of the source's size (None: a benchmark without one). ``mask``: "L", white where the
+    edit may change the picture. ``captions``: of the source and of the target. ``notes``: what a benchmark's judge is
+    told besides, by the benchmark's own field names."""
 
     id: str
     source: Image.Image
-    target: Image.Image
+    target: Image.Image | None
     instructions: Sequence[str]
-    objects: list[str] | None
+    objects: list[str] | None = None
+    category: str = ""
+    mask: Image.Image | None = None
+    captions: tuple[str, str] | None = None
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 class Records(Protocol):
