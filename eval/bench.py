@@ -40,6 +40,7 @@ from reasonbrain.train.dry import without_weights
 from reasonbrain.train.engine import Engine
 from reasonbrain.train.export import build
 from reasonbrain.train.loop import fastest_attention, peak_memory
+from reasonbrain.train.optim import check_trains
 
 
 @dataclass(frozen=True)
@@ -96,10 +97,11 @@ def train(source: Source, warmup: int, repeats: int, device: torch.device) -> Fo
 
     A step's records are a run's own: prepared when they first come up, unless ``data.features`` has them. Reading them
     is part of the step, but not of its FLOPs, nor is the optimizer. ``prepared``: records that the timed steps were
-    the first to take and that no folder had."""
+    the first to take and that no folder had. Raises UserError like ``check_trains``."""
     model, cfg = source.open(device)
     if source.random:
         cfg.data.name = "mini"
+    check_trains(model, cfg.train)
     model.train()
     for name in cfg.train.checkpointing:
         model.parts[name].checkpoint_activations()
@@ -190,13 +192,14 @@ def load(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
     """Loading a checkpoint or building a configuration, until the model is on the device. ``gib``: the host memory that
     it took at most, beside what the process held before; ``gib_of_weights``: what is there in the end."""
     before = psutil.Process().memory_info().rss / 2**30
-    timed = []
+    timed: list[float] = []
+    models: list[ReasonBrain] = []
     for _ in range(warmup + repeats):
+        models.clear()
         gc.collect()  # a model refers to itself, so the last one may still be there
-        timed.append(seconds(lambda: source.open(device), device))
+        timed.append(seconds(lambda: models.append(source.open(device)[0]), device))
     more = {"gib": peak_memory(torch.device("cpu")) - before}
-    model, _ = source.open(device)
-    more["gib_of_weights"] = sum(t.nbytes for t in (*model.parameters(), *model.buffers())) / 2**30
+    more["gib_of_weights"] = sum(t.nbytes for t in (*models[0].parameters(), *models[0].buffers())) / 2**30
     return [Row("load", timed[warmup:])], torch.float32, more
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from reasonbrain.config import SlotTrainConfig, TrainConfig
 from reasonbrain.errors import UserError
+from reasonbrain.model import ReasonBrain
 
 OPTIMIZERS = ("adamw", "adamw_8bit", "muon")
 
@@ -40,9 +41,23 @@ def trained_parameters(module: nn.Module, cfg: TrainConfig) -> dict[str, nn.Para
     return {n: p for n, p in module.named_parameters() if p.requires_grad}
 
 
+def check_trains(model: ReasonBrain, cfg: TrainConfig) -> None:
+    """Raises UserError where ``cfg`` says something about a null slot, and if nothing is left to train."""
+    for name in sorted({*cfg.slots, *cfg.checkpointing, *cfg.compile} - set(model.parts.keys())):
+        raise UserError(f"train: slot '{name}' is null, so there is nothing to set for it")
+    without_loss = model.slot("mllm") is None and model.slot("diffusion") is None
+    if without_loss or not trained_parameters(model, cfg):
+        raise UserError("model: nothing is left to train: every slot is frozen, or mllm and diffusion are null")
+
+
 def dimensions(p: Tensor) -> int:
     """Of the whole parameter, where ZeRO-3 has left only a part of it here."""
     return len(getattr(p, "ds_shape", p.shape))
+
+
+def numel(p: Tensor) -> int:
+    """Of the whole parameter, too."""
+    return getattr(p, "ds_numel", p.numel())
 
 
 def is_hidden(name: str, p: Tensor) -> bool:

@@ -24,7 +24,7 @@ from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS, plugin
 from reasonbrain.train.data import micro_batch
 from reasonbrain.train.dry import fake_passes, is_quantised, preparing_parameters, without_weights
-from reasonbrain.train.optim import is_hidden, trained_parameters
+from reasonbrain.train.optim import check_trains, is_hidden, trained_parameters
 
 GB = 2**30
 CONTEXT, GAPS = 2 * GB, 0.05  # the margin: CUDA's and NCCL's own memory; the share lost between tensors
@@ -145,15 +145,14 @@ def rows(cfg: Config, gpus: int, usable: float = math.inf) -> tuple[list[dict[st
 def plan(name: str, overrides: Sequence[str], gpus: int, memory: float) -> dict[str, Any]:
     """What a run of a configuration needs on ``gpus`` GPUs of ``memory`` GB, in bytes, and what makes it fit.
 
-    Raises UserError like ``load_config``, for an architecture that is not known here, for a model without anything to
-    train, and for a batch that so many GPUs cannot share."""
+    Raises UserError like ``load_config`` and ``check_trains``, for an architecture that is not known here,
+    and for a batch that so many GPUs cannot share."""
     usable = memory * GB * (1 - GAPS) - CONTEXT
     if gpus < 1 or usable <= 0:
         raise UserError(f"plan: {gpus} GPUs of {memory:g} GB; give at least one, of more than {CONTEXT / GB:g} GB")
     cfg = load_config(name, overrides)
     model = without_weights(cfg)
-    if not trained_parameters(model, cfg.train) or not (model.slot("mllm") or model.slot("diffusion")):
-        raise UserError("model: nothing is left to train: every slot is frozen, or mllm and diffusion are null")
+    check_trains(model, cfg.train)
     parameters = {}
     for slot in SLOTS:
         part = model.slot(slot)

@@ -220,6 +220,7 @@ def test_the_command(overrides):
         (["train.batch_size=3"], "cannot be shared by 2"),
         (["--gpu-memory=1"], "more than 2 GB"),
         (["model.mllm=null", "model.diffusion=null"], "nothing is left to train"),
+        (["model.cme=null", "train.checkpointing=[cme]"], "slot 'cme' is null"),
     ):
         done = CliRunner().invoke(main, [*args, *wrong])
         assert done.exit_code == 2 and message in done.stderr and done.stderr.count("\n") == 1
