@@ -30,7 +30,7 @@ from reasonbrain.train.data import Batches, micro_batch
 from reasonbrain.train.engine import Engine
 from reasonbrain.train.export import build, export
 from reasonbrain.train.loop import Loop
-from reasonbrain.train.optim import trained_parameters
+from reasonbrain.train.optim import check_trains, numel
 from reasonbrain.train.tracking import Tracker
 from reasonbrain.train.validation import Validation
 from reasonbrain.train.zero import ZeroEngine, fill, spread
@@ -44,20 +44,22 @@ def table(model: ReasonBrain) -> str:
     for name in SLOTS:
         part = model.slot(name)
         params = [] if part is None else list(part.parameters())
-        sizes = [
-            (getattr(p, "ds_numel", p.numel()), p.requires_grad) for p in params
-        ]  # ds_: of the whole, under ZeRO-3
-        total, trained = sum(n for n, _ in sizes), sum(n for n, grad in sizes if grad)
+        total, trained = (sum(numel(p) for p in params if p.requires_grad or every) for every in (True, False))
         lines.append(f"{name:<12} {total / 1e6:>11.3f}M {trained / 1e6:>11.3f}M")
     return "\n".join(lines)
 
 
 def check_run(cfg: Config, run: Path) -> None:
-    """Raises UserError if RUN was made by another model configuration."""
+    """Raises UserError if RUN was made by another model configuration or with another optimizer."""
     if not (run / "config.yaml").is_file():
         return
     made = load_config(str(run / "config.yaml"))
     check_same_model(cfg, made, run)
+    if cfg.train.optimizer != made.train.optimizer:
+        raise UserError(
+            f"train.optimizer: run '{run}' trains with {made.train.optimizer}, not {cfg.train.optimizer}; "
+            f"give another folder, and train.start={run} to start from its weights"
+        )
     for slot in SLOTS:
         if slot_config(cfg.model, slot) is None and slot_config(made.model, slot) is not None:
             raise UserError(f"model.{slot}: run '{run}' trains it; give another folder to train without it")
@@ -82,11 +84,7 @@ def _train(cfg: Config, run: Path, deepspeed: Path | None, device: torch.device)
     check_run(cfg, run)
     place = spread(zero) if zero and zero["zero_optimization"]["stage"] == 3 and processes.world() > 1 else None
     model = build(cfg, place).to(device).train()
-    without_loss = model.slot("mllm") is None and model.slot("diffusion") is None
-    for name in {*cfg.train.slots, *cfg.train.checkpointing, *cfg.train.compile} - set(model.parts.keys()):
-        raise UserError(f"train: slot '{name}' is null, so there is nothing to set for it")
-    if without_loss or not trained_parameters(model, cfg.train):
-        raise UserError("model: nothing is left to train: every slot is frozen, or mllm and diffusion are null")
+    check_trains(model, cfg.train)
     for name in cfg.train.checkpointing:
         model.parts[name].checkpoint_activations()
     for name in cfg.train.compile:

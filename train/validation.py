@@ -34,9 +34,9 @@ class Validation:
         self.records = [compute(model, records[i]) for i in range(min(RECORDS, len(records)))]
 
     def inputs(self, record: Prepared) -> Inputs:
-        """A batch of one, in the first of the record's wordings."""
+        """A batch of one, in the first of the record's wordings; its objects are found there, as in use."""
         images = record.image[None].to(self.model.device).float() / 255
-        return self.model.prepare(images, record.instructions[:1], [record.objects], record.regions[None])
+        return self.model.prepare(images, record.instructions[:1], None, record.regions[None])
 
     @torch.no_grad()
     def losses(self) -> dict[str, float]:

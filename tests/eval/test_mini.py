@@ -32,7 +32,7 @@ def test_the_embedded_default_does_what_is_asked(report):
 def test_the_instruction_is_needed(report):
     """Kinds share their scenes: a model that sees only the picture can be right once a scene, 16 times in 33."""
     withheld = report["the same, instruction withheld"]["passed"]
-    assert withheld <= len(scenes()) / len(kinds()) and withheld < 0.5 * report["ReasonBrain tiny"]["passed"]
+    assert withheld <= len(scenes()) / len(kinds()) and withheld <= report["ReasonBrain tiny"]["passed"] / 2.5
 
 
 def test_the_baselines_are_what_they_are_called(report):

@@ -103,6 +103,21 @@ def test_nothing_to_train(settings, tmp_path):
         train(settings(*null), tmp_path)
 
 
+@pytest.mark.parametrize("key", ["train.slots.cme.lr=1e-4", "train.checkpointing=[cme]", "train.compile=[cme]"])
+def test_a_null_slot_cannot_be_set(settings, tmp_path, key):
+    with pytest.raises(UserError, match="train: slot 'cme' is null, so there is nothing to set for it"):
+        train(settings("model.cme=null", key), tmp_path)
+
+
+def test_another_optimizer_wants_another_run(settings, tmp_path):
+    train(settings(*QUICK, "train.steps=1", "train.optimizer=muon"), tmp_path / "muon")
+    adamw = [*QUICK, "train.steps=2", "train.optimizer=adamw"]
+    with pytest.raises(UserError, match="train.optimizer: run '.*muon' trains with muon, not adamw.*train.start="):
+        train(settings(*adamw), tmp_path / "muon")
+    train(settings(*adamw, f"train.start={tmp_path / 'muon'}"), tmp_path / "adamw")
+    assert losses(tmp_path / "adamw")[-1]["step"] == 2
+
+
 def test_batches_are_a_function_of_the_step(settings, model):
     cfg = settings("data.count=6", "train.batch_size=4")
     first, other = Batches(cfg, model), Batches(cfg, model)

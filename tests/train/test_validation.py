@@ -10,6 +10,8 @@ from PIL import Image
 from reasonbrain.config import load_config
 from reasonbrain.data.mini import make
 from reasonbrain.errors import UserError
+from reasonbrain.images import to_tensor
+from reasonbrain.pipeline import ReasonBrainPipeline
 from reasonbrain.train.engine import Engine
 from reasonbrain.train.train import train
 from reasonbrain.train.validation import DRAWS, PICTURES, RECORDS, SIDE, Validation
@@ -42,13 +44,20 @@ def test_pictures_are_source_edit_and_target(validation, tmp_path, wake, model):
     sheet = validation.edits(7)
     assert Image.open(tmp_path / "validation" / "step-00000007.png").size == sheet.size and model.training
     pixels = np.asarray(sheet).astype(float)
-    known = [make("val", 0).source, make("val", 0).target]
-    reached = model.slot("diffusion").decode(
-        model.slot("diffusion").encode(validation.inputs(validation.records[0]).images)
-    )
-    first = pixels[24 : 24 + SIDE, 6 : 6 + SIDE].reshape(64, 3, 64, 3, 3)[:, 1, :, 1]
-    assert np.abs(first - reached[0].permute(1, 2, 0).numpy() * 255).max() <= 1
-    assert sheet.height > PICTURES * SIDE and sheet.width > 3 * SIDE and known[0].size == (64, 64)
+    flux, number, sample = model.slot("diffusion"), 1, make("val", 1)
+    images = to_tensor([sample.source, sample.target])
+    pipe = ReasonBrainPipeline.from_model(model, validation.cfg)
+    words = sample.kind.phrasings[0].format(**sample.params)
+    edit = pipe(sample.source, words, generator=torch.Generator().manual_seed(number), preserve=False)
+    with torch.no_grad():
+        known = flux.decode(flux.encode(images))
+    shown = [known[0], to_tensor([edit.images[0]])[0], known[1]]
+    top = 6 + number * (SIDE + 24) + 18
+    for column, expected in enumerate(shown):
+        left = 6 + column * (SIDE + 6)
+        tile = pixels[top : top + SIDE, left : left + SIDE].reshape(64, 3, 64, 3, 3)[:, 1, :, 1]
+        assert np.abs(tile - expected.permute(1, 2, 0).numpy() * 255).max() <= 1, column
+    assert sheet.height > PICTURES * SIDE and sheet.width > 3 * SIDE
 
 
 def test_a_run_trains_the_same_with_it(settings, tmp_path):
