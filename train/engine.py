@@ -83,7 +83,10 @@ class Engine:
         """A whole tensor. All processes have to ask for it."""
         if what == "param":
             return self.trained[name].detach()
-        return self.average[name] if what == "average" else self._state(name)[what]
+        if what == "average":
+            return self.average[name]
+        value = torch.as_tensor(self._state(name)[what])
+        return value.clone() if what.startswith("qmap") else value  # bitsandbytes has one table for all
 
     def restore(self, what: str, name: str, value: Tensor) -> None:
         """The inverse of ``gather``."""
@@ -94,7 +97,10 @@ class Engine:
             self.average[name].copy_(value)
         else:
             owner = next(o for o in self.optimizers if any(p is q for g in o.param_groups for q in g["params"]))
-            owner.state[p][what] = value.to("cpu" if what == "step" else p.device, copy=True)
+            counts = what == "step" and value.dtype == torch.int64  # bitsandbytes' is a plain number
+            owner.state[p][what] = (
+                value.item() if counts else value.to("cpu" if what == "step" else p.device, copy=True)
+            )
 
     def use_average(self) -> None:
         """Puts the averaged weights into the module."""

@@ -77,7 +77,7 @@ class Loop:
         try:
             checkpoints.shard(share, new, processes.rank(), processes.world())
         except Exception as e:  # safetensors and the file system raise different ones
-            failure = str(e).splitlines()[0]
+            failure = str(e).strip().splitlines()[0]
         if processes.anywhere([failure is not None], self.engine.device)[0]:
             if processes.rank() == 0:
                 shutil.rmtree(new, ignore_errors=True)

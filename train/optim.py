@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,10 @@ from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 
 OPTIMIZERS = ("adamw", "adamw_8bit", "muon")
+BETAS = (0.9, 0.99)
+MUON: dict[str, Any] = {"momentum": 0.95, "nesterov": True, "adjust_lr_fn": "match_rms_adamw"}
+
+Group = dict[str, Any]  # of parameters, as torch.optim takes them
 
 
 def learning_rate(cfg: TrainConfig, step: int) -> float:
@@ -65,10 +70,10 @@ def is_hidden(name: str, p: Tensor) -> bool:
     return dimensions(p) == 2 and bool(re.search(r"\.\d+\.", name)) and ".lora_" not in name
 
 
-def param_groups(trained: dict[str, nn.Parameter], cfg: TrainConfig) -> list[dict]:
+def param_groups(trained: dict[str, nn.Parameter], cfg: TrainConfig) -> list[Group]:
     """One group for each slot and way of moving: matrices, vectors (no decay), hidden matrices under muon. A group
     carries its slot's schedule as ``schedule``."""
-    groups: dict[tuple[str, str], dict] = {}
+    groups: dict[tuple[str, str], Group] = {}
     for name, p in trained.items():
         slot = slot_of(name)
         own = cfg.slots.get(slot, SlotTrainConfig())
@@ -95,9 +100,9 @@ def make_optimizers(trained: dict[str, nn.Parameter], cfg: TrainConfig) -> list[
     rest = [g for g in groups if g["kind"] != "hidden"]
     made: list[torch.optim.Optimizer] = []
     if rest:
-        made.append(_adamw(cfg.optimizer)(rest, betas=(0.9, 0.99)))
+        made.append(_adamw(cfg.optimizer)(rest, betas=BETAS))
     if hidden:
-        made.append(torch.optim.Muon(hidden, adjust_lr_fn="match_rms_adamw"))
+        made.append(torch.optim.Muon(hidden, **MUON))
     return made
 
 

@@ -90,7 +90,8 @@ def held(model: ReasonBrain, cfg: Config, zero: dict[str, Any] | None, gpus: int
     whole = sum(map(stored, model.parameters()))
     count = sum(p.numel() for p in trained.values())
     state = sum(moments(n, p, cfg.train.optimizer) for n, p in trained.items())
-    root = 4 * count if cfg.train.optimizer == "adamw" else 0  # AdamW on a GPU: the second moments' roots, all at once
+    muon = [p.numel() for n, p in trained.items() if cfg.train.optimizer == "muon" and is_hidden(n, p)]
+    root = 0 if cfg.train.optimizer == "adamw_8bit" else 4 * (count - sum(muon))  # AdamW on a GPU: all roots at once
     if zero is None:
         gradients = sum(map(stored, trained.values()))
         averaging = 2 * gradients if gpus > 1 else 0  # processes.average_gradients: joined, then divided
@@ -105,7 +106,7 @@ def held(model: ReasonBrain, cfg: Config, zero: dict[str, Any] | None, gpus: int
     gradients = wide * count / (gpus if stage > 1 else 1)
     master = 0 if stage == 3 and not bf16 else 4 * count  # ZeRO-3 in fp32 moves the weights themselves
     optimizer = (master + 4 * count + state) / gpus
-    step = (root + (4 * count if bf16 else 0)) / gpus  # and the gradients in fp32
+    step = (root + 4 * sum(muon) + (4 * count if bf16 else 0)) / gpus  # muon's directions, the gradients in fp32
     buffers = wide * zero.get("reduce_bucket_size", 5e8) * (2 if stage == 2 and zero.get("overlap_comm") else 1)
     if stage < 3:
         return Held(weights + prepares, gradients, optimizer, buffers, step, whole)
@@ -125,7 +126,7 @@ def rows(cfg: Config, gpus: int, usable: float = math.inf) -> tuple[list[dict[st
     one GPU as ``train.checkpointing`` says. An engine that holds more than ``usable`` without any pass is left out."""
     records = micro_batch(cfg.train, gpus)
     model = without_weights(cfg)
-    engines = ENGINES[:1] if cfg.train.optimizer == "muon" else ENGINES  # muon needs whole matrices
+    engines = ENGINES[:1] if cfg.train.optimizer == "adamw_8bit" else ENGINES  # ZeRO would cut its blocks
     needs = {engine: held(model, cfg, zero_section(engine), gpus) for engine in engines}
     made, passes = [], {}
     for engine, bytes_ in needs.items():

@@ -1,10 +1,6 @@
 """DeepSpeed's ZeRO as an engine: its JSON filled in from the configuration, and its partitions as whole tensors.
 
-    deepspeed train/train.py --config tiny --deepspeed configs/deepspeed/zero3.json -o RUN train.optimizer=adamw
-
-DeepSpeed keeps what it optimises in flat fp32 tensors, of which each process holds a part. A ``Piece`` says where a
-parameter's part lies; everything that belongs to a parameter (its average, the optimizer's state) lies at the same
-place of a flat tensor of the same size.
+deepspeed train/train.py --config tiny --deepspeed configs/deepspeed/zero3.json -o RUN
 """
 
 from __future__ import annotations
@@ -12,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +22,8 @@ from reasonbrain.plugin import Plugin
 from reasonbrain.train import processes
 from reasonbrain.train.data import micro_batch
 from reasonbrain.train.engine import averaging_weight
-from reasonbrain.train.optim import make_optimizers, set_rates, trained_parameters
+from reasonbrain.train.flat import FlatMuon, Piece
+from reasonbrain.train.optim import is_hidden, make_optimizers, param_groups, set_rates, trained_parameters
 
 AUTO = "auto"
 
@@ -112,30 +108,22 @@ def spread(deepspeed_config: dict[str, Any]) -> Place:
     return place
 
 
-@dataclass
-class Piece:
-    """``size`` numbers of a parameter from ``start`` on lie in ``flat`` from ``at`` on."""
-
-    flat: Tensor
-    at: int
-    start: int
-    size: int
-
-    def of(self, flat: Tensor) -> Tensor:
-        return flat.narrow(0, self.at, self.size)
-
-
 class ZeroEngine:
-    """DeepSpeed's ZeRO stage 1, 2 or 3. Offers what engine.Engine does."""
+    """DeepSpeed's ZeRO stage 1, 2 or 3. Offers what engine.Engine does. Raises UserError for ``adamw_8bit``."""
 
     def __init__(self, module: nn.Module, cfg: TrainConfig, deepspeed_config: dict[str, Any]) -> None:
-        if cfg.optimizer == "muon":
+        if cfg.optimizer == "adamw_8bit":
             raise UserError(
-                "train.optimizer: muon needs whole matrices, which ZeRO takes apart; with --deepspeed use adamw"
+                "train.optimizer: adamw_8bit keeps its state in blocks that ZeRO would cut; "
+                "with --deepspeed use adamw or muon"
             )
         self.module, self.cfg = module, cfg
         self.trained = trained_parameters(module, cfg)
-        (optimizer,) = make_optimizers(self.trained, cfg)
+        groups = param_groups(self.trained, cfg)
+        names = {p: name for name, p in self.trained.items()}
+        inside = [[names[p] for p in group["params"]] for group in groups]
+        muon = FlatMuon(groups) if cfg.optimizer == "muon" else None
+        optimizer = muon or make_optimizers(self.trained, cfg)[0]
         self.stage = deepspeed_config["zero_optimization"]["stage"]
         set_apart(module)
         for p in module.parameters():
@@ -146,6 +134,12 @@ class ZeroEngine:
         self.inner: torch.optim.Optimizer = self.zero.optimizer
         flats = self.zero.fp32_partitioned_groups_flat if self.stage == 3 else self.zero.single_partition_of_fp32_groups
         self.average = {flat: flat.detach().clone() for flat in flats}
+        if self.stage == 3:  # which makes more groups of large ones
+            inside = [[names[p] for p in group] for group in self.zero.fp16_groups]
+        if muon:
+            muon.device = self.device
+            parts = [[(self._shape(name), self.piece(name)) for name in group] for group in inside]
+            muon.matrices = dict(zip(flats, parts, strict=True))
 
     @property
     def model(self) -> nn.Module:
@@ -227,12 +221,13 @@ class ZeroEngine:
         return self.inner.state[flat].setdefault(what, torch.zeros_like(flat))
 
     def kinds(self, name: str) -> list[str]:
+        if self.cfg.optimizer == "muon" and is_hidden(name, self.trained[name]):
+            return ["param", "average", "momentum_buffer"]
         return ["param", "average", "step", "exp_avg", "exp_avg_sq"]
 
     def gather(self, what: str, name: str) -> Tensor:
         if what == "step":
-            flats = list(self.average)
-            return torch.as_tensor(float(self.inner.state[flats[0]]["step"]))
+            return torch.as_tensor(float(next(s["step"] for s in self.inner.state.values() if "step" in s)))
         whole = torch.zeros(self._shape(name).numel(), dtype=torch.float32, device=self.device)
         piece = self.piece(name)
         if piece:

@@ -2,12 +2,21 @@
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from reasonbrain.config import SlotTrainConfig, TrainConfig
 from reasonbrain.errors import UserError
 from reasonbrain.registry import SLOTS
-from reasonbrain.train.optim import is_hidden, learning_rate, make_optimizers, set_rates, trained_parameters
+from reasonbrain.train.flat import FlatMuon, Piece
+from reasonbrain.train.optim import (
+    is_hidden,
+    learning_rate,
+    make_optimizers,
+    param_groups,
+    set_rates,
+    trained_parameters,
+)
 
 
 def test_learning_rate_warms_up_then_falls_by_a_cosine():
@@ -45,6 +54,34 @@ def test_muon_steps_the_hidden_matrices_as_its_paper_says():
     muon.step()
     step = torch.linalg.svdvals((weight - before).detach()) / (0.1 * 0.2 * 2)
     assert step.max() < 1.3 and step.min() > 0.2  # 100 times apart before
+
+
+def test_a_step_from_parts_is_torchs_own():
+    """Three steps of one process that holds all of two matrices and a vector in flat tensors, beside whole ones."""
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    cfg = TrainConfig(optimizer="muon", lr=0.1, warmup=0, weight_decay=0.3)
+    torch.manual_seed(0)
+    whole = {"blocks.0.a": torch.randn(4, 6), "blocks.1.b": torch.randn(5, 3), "blocks.0.bias": torch.randn(7)}
+    whole = {name: nn.Parameter(p) for name, p in whole.items()}
+    adamw, muon = optimizers = make_optimizers(whole, cfg)
+    matrices = [whole["blocks.0.a"], whole["blocks.1.b"]]
+    flat = nn.Parameter(torch.cat([p.detach().flatten() for p in matrices]))
+    vector = nn.Parameter(whole["blocks.0.bias"].detach().clone())
+    groups = param_groups(whole, cfg)
+    for group in groups:
+        group["params"] = [flat if group["kind"] == "hidden" else vector]
+    parts = FlatMuon(groups)
+    parts.matrices = {flat: [(torch.Size((4, 6)), Piece(flat, 0, 0, 24)), (torch.Size((5, 3)), Piece(flat, 24, 0, 15))]}
+    for step in range(3):
+        for p in whole.values():
+            p.grad = torch.randn_like(p)
+        flat.grad, vector.grad = torch.cat([p.grad.flatten() for p in matrices]), whole["blocks.0.bias"].grad
+        set_rates([*optimizers, parts], step)
+        for optimizer in (adamw, muon, parts):
+            optimizer.step()
+    dist.destroy_process_group()
+    torch.testing.assert_close(flat, torch.cat([p.detach().flatten() for p in matrices]))
+    torch.testing.assert_close(vector, whole["blocks.0.bias"])
 
 
 def test_adapters_vectors_and_what_is_in_no_block_stay_with_adamw():

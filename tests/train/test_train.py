@@ -1,6 +1,7 @@
 """The training entry: a real run whose loss falls, exact resume of the whole model, and what it writes."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -77,6 +78,20 @@ def test_interrupted_and_resumed_is_bit_identical(settings, tmp_path):
     train(cfg, tmp_path / "parts")
     assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "parts")) and tensors(tmp_path / "whole")
     assert numbers(tmp_path / "parts")[-3:] == numbers(tmp_path / "whole")[-3:]
+
+
+@pytest.mark.parametrize("optimizer", ["adamw_8bit", "muon"])
+def test_every_optimizer_is_resumed_bit_identically(settings, tmp_path, optimizer):
+    if optimizer == "adamw_8bit":
+        pytest.importorskip("bitsandbytes")
+    cfg = settings(*QUICK, "train.steps=4", "train.save_every=2", "train.keep=9", f"train.optimizer={optimizer}")
+    train(cfg, tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "parts")
+    shutil.rmtree(tmp_path / "parts" / "checkpoints" / "step-00000004")
+    shutil.rmtree(tmp_path / "parts" / "model")
+    train(cfg, tmp_path / "parts")
+    assert len(losses(tmp_path / "parts")) == 4 + 2  # it did not begin again
+    assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "parts")) and tensors(tmp_path / "whole")
 
 
 def test_frozen_parts_stay_as_they_came(settings, build, tmp_path):

@@ -17,7 +17,7 @@ from reasonbrain.checkpoint import load_model
 from reasonbrain.config import TrainConfig
 from reasonbrain.errors import UserError
 from reasonbrain.train.train import train
-from reasonbrain.train.zero import fill
+from reasonbrain.train.zero import ZeroEngine, fill
 
 pytest.importorskip("deepspeed")
 
@@ -100,6 +100,20 @@ def fifty(settings, tmp_path_factory):
 @pytest.mark.parametrize("stage", [2, 3])
 def test_fifty_steps_lose_the_same(overrides, fifty, tmp_path, stage):
     zero(stage, tmp_path, *overrides, *FIFTY)
+    compare(tmp_path, fifty)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [2, 3])
+def test_fifty_steps_of_muon_lose_the_same(overrides, settings, tmp_path, stage):
+    """It makes whole matrices orthogonal, of which each process holds a part."""
+    train(settings(*FIFTY, "train.optimizer=muon"), tmp_path / "plain")
+    zero(stage, tmp_path / "zero", *overrides, *FIFTY, "train.optimizer=muon")
+    compare(tmp_path / "zero", tmp_path / "plain")
+
+
+def compare(tmp_path, fifty):
+    """Losses, norms, validation and the pictures of two runs of fifty steps."""
     assert losses(tmp_path) == pytest.approx(losses(fifty), abs=1e-4) and len(losses(fifty)) == 50
     for name in ("norm", "norm/cme", "norm/diffusion", "norm/encoders"):
         assert logged(tmp_path, name) == pytest.approx(logged(fifty, name), rel=1e-2) and logged(fifty, name)
@@ -171,9 +185,10 @@ def stopped(run, step, folder):
 
 
 @pytest.mark.long
-def test_others_go_on_where_some_stopped(overrides, settings, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_others_go_on_where_some_stopped(overrides, settings, tmp_path, optimizer):
     """Two processes under ZeRO-3, then one with plain torch, then two under ZeRO-2; beside one all along."""
-    nine = [*QUICK, "train.steps=9"]
+    nine = [*QUICK, "train.steps=9", f"train.optimizer={optimizer}"]
     train(settings(*nine), tmp_path / "plain")
     zero(3, tmp_path / "zero3", *overrides, *nine)
     one = stopped(tmp_path / "zero3", 3, tmp_path / "one")
@@ -225,6 +240,11 @@ def test_the_shipped_ones_are_filled(name):
 def test_a_contradiction_names_both(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         fill(written(tmp_path, **changes), TrainConfig(batch_size=16), 2)
+
+
+def test_eight_bit_state_cannot_be_cut(settings, model):
+    with pytest.raises(UserError, match="train.optimizer: adamw_8bit keeps its state in blocks that ZeRO would cut"):
+        ZeroEngine(model, settings("train.optimizer=adamw_8bit").train, {})
 
 
 def test_a_file_that_is_no_json(tmp_path):
