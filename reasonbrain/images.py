@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -74,6 +74,19 @@ def load_image(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
         raise UserError(f"{name} is not a picture in any format known here (PNG, JPEG, WebP, TIFF, ...)") from None
     except OSError as e:
         raise UserError(f"{name} cannot be read: {e.strerror or e}") from None
+
+
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """(width, height) of what ``load_image`` makes of a file, from its header alone; None if that cannot be read.
+
+    EXIF that stands behind the pixels of a PNG is not seen."""
+    try:
+        with Image.open(path) as image:
+            exif = Image.Image.getexif(image)  # a PNG's own method decodes the whole picture
+            turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return image.size[::-1] if turned else image.size
+    except Exception:  # load_image says what is wrong
+        return None
 
 
 def _too_large(name: str) -> UserError:

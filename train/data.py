@@ -42,7 +42,7 @@ class Batches:
     def rows(self, step: int, part: int) -> tuple[list[int], list[int]]:
         """Record numbers and seeds of this process's rows in pass ``part`` of a step."""
         rng = np.random.default_rng([self.cfg.train.seed, step])
-        numbers = rng.integers(0, len(self.features), self.cfg.train.batch_size).tolist()
+        numbers = self.features.buckets.draw(rng, self.cfg.train.batch_size)
         seeds = rng.integers(0, 1 << 32, len(numbers)).tolist()
         ours = slice(processes.rank(), None, processes.world())
         here = slice(part * self.micro, (part + 1) * self.micro)

@@ -26,10 +26,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reasonbrain.config import Config, slot_config
-from reasonbrain.data.records import Record, as_array, open_records
+from reasonbrain.data.records import Record, Size, as_array, open_records
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.train import processes
+from reasonbrain.train.buckets import Buckets
 
 SHARD = 64  # records in a file
 MEMORY = 4 << 30  # bytes of features that stay in memory without a folder
@@ -57,14 +58,15 @@ class Prepared:
 
 
 class Features:
-    """``features[number]``: the record of that number, prepared; the next one that can be read where it cannot.
+    """``features[number]``: the record of that number, prepared; the next one of its size where it cannot be read.
 
     Raises UserError for a bad record, unless ``data.skip_bad`` allows for it, and for a folder (``data.features``)
     that was made of other data or by other models, or that is not complete."""
 
     def __init__(self, cfg: Config, model: ReasonBrain) -> None:
         self.cfg, self.model = cfg, model
-        self.records = open_records(cfg.data)
+        diffusion = model.slot("diffusion")
+        self.records = open_records(cfg.data, diffusion.multiple if diffusion else 1)
         self.bad: set[int] = set()
         self.kept: OrderedDict[int, Prepared] = OrderedDict()
         self.held = 0
@@ -77,12 +79,13 @@ class Features:
                     f"data.features: '{self.folder}' holds {there} of {shards(len(self))} files; "
                     f"finish it: reasonbrain data cache -o {self.folder}"
                 )
+        self.buckets = Buckets(read_sizes(self.folder) if self.folder else self.records.sizes)
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, number: int) -> Prepared:
-        for candidate in (n % len(self) for n in range(number, number + len(self))):
+        for candidate in self.buckets.instead(number):
             try:
                 found = self._read(candidate) if self.folder else self._remember(candidate)
             except UserError as e:
@@ -124,6 +127,7 @@ class Features:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / "key.json").exists() and processes.rank() == 0:
+                (folder / "sizes.json").write_text(json.dumps(self.records.sizes), encoding="utf-8")
                 (folder / "key.json").write_text(json.dumps(key(self.cfg, self.model), indent=1), encoding="utf-8")
         except OSError as e:
             raise UserError(f"output '{folder}': {e.strerror}") from None
@@ -191,6 +195,14 @@ def key(cfg: Config, model: ReasonBrain) -> dict[str, Any]:
                 weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     region = {k: v for k, v in (slot_config(cfg.model, "frce.region") or {}).items() if k != "pretrained"}
     return {"data": data, "region": region, "weights": weights.hexdigest()}
+
+
+def read_sizes(folder: Path) -> list[Size]:
+    """Of each record, as ``Records.sizes``: without the pictures. Raises UserError if they were not written."""
+    try:
+        return json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise UserError(f"data.features: '{folder}' has no sizes.json ({e}); make it anew in another folder") from None
 
 
 def check_key(folder: Path, wanted: dict[str, Any]) -> None:

@@ -2,25 +2,51 @@
 
     {"id", "category", "src_image", "tgt_image", "instruction", "target_caption"?, "objects": [...]}
 
-Image paths are relative to the manifest.
+Image paths are relative to the manifest. Its pictures are cut to the nearest of a few sizes, see ``bucket_sizes``.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from reasonbrain.config import DataConfig
 from reasonbrain.errors import UserError
-from reasonbrain.images import load_image
+from reasonbrain.images import load_image, upright_size
 
 from .mini.world import kinds, make
+
+Size = tuple[int, int]  # width, height
+BENT = 0.03  # how far, as a logarithm, the aspect ratios of source and target may differ
+
+
+def bucket_sizes(size: int, multiple: int) -> list[Size]:
+    """The sizes that pictures are cut to for a budget of ``size`` x ``size`` pixels: the square, then from 1:1 to 1:2
+    and 2:1. None holds more pixels than the square.
+
+    The short side falls in sixteenths of ``size``: at 1024 pixels SDXL's multiples of 64 (arXiv:2307.01952, section
+    2.3). Finer steps would leave few records in a bucket. The long side is the largest multiple of ``multiple`` that
+    the budget allows for, so that little is cut off the usual 2:3 and 9:16.
+    At 1024 pixels and 16: 1024 x 1024, 960 x 1088, 896 x 1168, 832 x 1248 (2:3), 768 x 1360 (9:16), 704 x 1408 and
+    the same lying down. Raises UserError if ``size`` is no multiple."""
+    if size % multiple:
+        raise UserError(f"data.size: {size} is no multiple of {multiple}, as model.diffusion needs it")
+    step = math.ceil(size / 16 / multiple) * multiple
+    sizes, short, long = [(size, size)], size, size
+    while long < 2 * short and short > step:
+        short -= step
+        long = min(size * size // short // multiple * multiple, 2 * short)
+        sizes += [(short, long), (long, short)]
+    return sizes
 
 
 @dataclass
@@ -44,7 +70,10 @@ class Record:
 
 
 class Records(Protocol):
-    """A map-style data set."""
+    """A map-style data set. ``sizes``: that of each record's pictures."""
+
+    @property
+    def sizes(self) -> Sequence[Size]: ...
 
     def __len__(self) -> int: ...
 
@@ -65,6 +94,7 @@ class MiniRecords:
             if count < 0:
                 raise UserError(f"data.turns.{name} is {count}, but must be 0 or more")
         self.turns = [name for name in names for _ in range(cfg.turns.get(name, 1))]
+        self.sizes = [(cfg.size, cfg.size)] * cfg.count
 
     def __len__(self) -> int:
         return self.cfg.count
@@ -75,10 +105,14 @@ class MiniRecords:
 
 
 class ManifestRecords:
-    """The records of a manifest, scaled to size x size. Raises UserError on a malformed line or picture."""
+    """The records of a manifest; a picture is scaled to cover the one of ``choices`` that is nearest in aspect ratio,
+    and what stands out is cut off on both sides alike.
 
-    def __init__(self, cfg: DataConfig) -> None:
-        self.path, self.size = Path(str(cfg.path)), cfg.size
+    Raises UserError on a malformed line, a picture that cannot be read, or a target of another shape than its
+    source."""
+
+    def __init__(self, cfg: DataConfig, choices: Sequence[Size]) -> None:
+        self.path, self.choices = Path(str(cfg.path)), choices
         if not self.path.is_file():
             raise UserError(f"data.path: manifest '{self.path}' does not exist")
         self.rows = []
@@ -94,26 +128,54 @@ class ManifestRecords:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def sizes(self) -> list[Size]:
+        """From the sources' headers. A picture without one counts to the next record's bucket, as that record will
+        take its place."""
+        with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # load_image decides
+            found = list(pool.map(self._size, range(len(self))))
+        after = next(filter(None, found), self.choices[0])
+        for i in reversed(range(len(found))):
+            found[i] = after = found[i] or after
+        return found
+
+    def _size(self, index: int) -> Size | None:
+        size = upright_size(self.path.parent / self.rows[index]["src_image"])
+        return size and min(self.choices, key=lambda choice: _bent(size, choice))
+
     def __getitem__(self, index: int) -> Record:
         row = self.rows[index]
         try:
-            source, target = (
-                load_image(self.path.parent / row[k]).resize((self.size, self.size), Image.Resampling.LANCZOS)
-                for k in ("src_image", "tgt_image")
-            )
+            source, target = (load_image(self.path.parent / row[k]) for k in ("src_image", "tgt_image"))
+            if _bent(source.size, target.size) > BENT:
+                sides = [f"{i.width}x{i.height}" for i in (source, target)]
+                raise UserError(f"its source is {sides[0]} and its target {sides[1]}; both need one aspect ratio")
         except UserError as e:
             raise UserError(f"record '{row['id']}' of {self.path}: {e}") from None
+        size = self._size(index)  # as in ``sizes``, so that a batch has one
+        assert size
+        source, target = (ImageOps.fit(i, size, Image.Resampling.LANCZOS) for i in (source, target))
         return Record(str(row["id"]), source, target, [row["instruction"]], row.get("objects"))
 
 
-def open_records(cfg: DataConfig) -> Records:
-    """What ``data`` names to train on."""
-    return MiniRecords(cfg) if cfg.name == "mini" else ManifestRecords(cfg)
+def _bent(one: Size, other: Size) -> float:
+    """How far two aspect ratios differ: the logarithm of their quotient."""
+    return abs(math.log(one[0] * other[1] / (one[1] * other[0])))
+
+
+def open_records(cfg: DataConfig, multiple: int) -> Records:
+    """What ``data`` names to train on. ``multiple``: what divides the sides of the diffusion model's pictures. Raises
+    UserError if it does not divide ``data.size``."""
+    choices = bucket_sizes(cfg.size, multiple)
+    return MiniRecords(cfg) if cfg.name == "mini" else ManifestRecords(cfg, choices)
 
 
 def open_validation(cfg: DataConfig) -> Records:
-    """What ``data`` names to validate on."""
-    return MiniRecords(cfg, "val") if cfg.name == "mini" else ManifestRecords(replace(cfg, path=cfg.validation))
+    """What ``data`` names to validate on; a manifest's pictures are cut to the square."""
+    if cfg.name == "mini":
+        return MiniRecords(cfg, "val")
+    return ManifestRecords(replace(cfg, path=cfg.validation), [(cfg.size, cfg.size)])
 
 
 def as_array(images: Sequence[Image.Image]) -> np.ndarray:

@@ -1,12 +1,15 @@
-"""Training records of ReasonMini: which kinds take their turn."""
+"""Training records: which kinds of ReasonMini take their turn, and how a manifest's pictures are cut."""
 
+import json
 from collections import Counter
 
+import numpy as np
 import pytest
+from PIL import ExifTags, Image, ImageDraw
 
 from reasonbrain.config import DataConfig
 from reasonbrain.data.mini.world import find_kind, kinds, make
-from reasonbrain.data.records import MiniRecords
+from reasonbrain.data.records import MiniRecords, bucket_sizes, open_records
 from reasonbrain.errors import UserError
 
 
@@ -38,3 +41,86 @@ def test_a_kind_takes_as_many_turns_as_it_is_given():
 def test_wrong_turns_are_named(turns, message):
     with pytest.raises(UserError, match=message):
         MiniRecords(DataConfig(turns=turns))
+
+
+@pytest.mark.parametrize(("size", "multiple"), [(1024, 16), (768, 16), (512, 16), (336, 16), (64, 8), (16, 8), (8, 8)])
+def test_bucket_sizes_keep_to_the_budget(size, multiple):
+    sizes = bucket_sizes(size, multiple)
+    assert sizes[0] == (size, size) and len(set(sizes)) == len(sizes) and {(h, w) for w, h in sizes} == set(sizes)
+    assert all(w % multiple == h % multiple == 0 and w * h <= size * size and 1 / 2 <= w / h <= 2 for w, h in sizes)
+    if size >= 16 * multiple:
+        assert min(w * h for w, h in sizes) > 0.75 * size * size
+
+
+def test_the_usual_ratios_have_a_bucket():
+    sizes = bucket_sizes(1024, 16)
+    assert len(sizes) == 11 and {(832, 1248), (1248, 832), (1360, 768), (1408, 704)} <= set(sizes)
+    with pytest.raises(UserError, match="data.size: 1000 is no multiple of 16"):
+        bucket_sizes(1000, 16)
+
+
+def write_manifest(folder, pairs):
+    """The records of pairs (source, target), at 64 pixels and multiple 8."""
+    rows = []
+    for i, (source, target) in enumerate(pairs):
+        source.save(folder / f"{i}_src.png")
+        target.save(folder / f"{i}_tgt.png")
+        paths = {"src_image": f"{i}_src.png", "tgt_image": f"{i}_tgt.png"}
+        rows.append({"id": f"r{i}", **paths, "instruction": "go"})
+    path = folder / "train.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return open_records(DataConfig(name="manifest", path=str(path), size=64), 8)
+
+
+def disc(width, height):
+    """A white disc in the middle, half as wide as the short side."""
+    picture, r = Image.new("RGB", (width, height)), min(width, height) / 4
+    ImageDraw.Draw(picture).ellipse([width / 2 - r, height / 2 - r, width / 2 + r, height / 2 + r], "white")
+    return picture
+
+
+@pytest.mark.parametrize(("shape", "cut"), [((900, 600), (80, 48)), ((600, 900), (48, 80)), ((1000, 300), (80, 40))])
+def test_pictures_are_cut_and_not_bent(tmp_path, shape, cut):
+    """Source and target alike, the target being twice as large."""
+    record = write_manifest(tmp_path, [(disc(*shape), disc(2 * shape[0], 2 * shape[1]))])[0]
+    found = []
+    for picture in (record.source, record.target):
+        assert picture.size == cut
+        white = np.asarray(picture.convert("L")) / 255
+        assert white.sum(0).max() == pytest.approx(white.sum(1).max(), abs=0.6)  # as high as wide
+        assert np.allclose(white, white[::-1], atol=0.2) and np.allclose(white, white[:, ::-1], atol=0.2)
+        found.append(white)
+    assert np.abs(found[0] - found[1]).max() < 0.15
+    scale = max(cut[0] / shape[0], cut[1] / shape[1])
+    assert found[0].sum(0).max() == pytest.approx(min(shape) / 2 * scale, abs=1)
+
+
+def test_a_picture_that_lies_on_its_side_is_turned_first(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    records = write_manifest(tmp_path, [(Image.new("RGB", (90, 60)), Image.new("RGB", (60, 90)))])
+    Image.new("RGB", (90, 60)).save(tmp_path / "0_src.png", exif=exif)
+    assert records.sizes == [(48, 80)] and records[0].source.size == records[0].target.size == (48, 80)
+
+
+def test_sizes_are_told_from_headers(tmp_path):
+    """A picture cut off in the middle has one; what is no picture counts to the next record's bucket."""
+    shapes = [(90, 60), (60, 90), (64, 64), (60, 90)]
+    records = write_manifest(tmp_path, [(Image.effect_noise(s, 50), Image.new("RGB", s)) for s in shapes])
+    half = (tmp_path / "0_src.png").read_bytes()
+    (tmp_path / "0_src.png").write_bytes(half[: len(half) // 2])
+    (tmp_path / "2_src.png").write_text("no picture")
+    assert records.sizes == [(80, 48), (48, 80), (48, 80), (48, 80)]
+    for bad in (0, 2):
+        with pytest.raises(UserError, match=f"record 'r{bad}' .*{bad}_src.png"):
+            records[bad]
+    (tmp_path / "3_src.png").unlink()
+    assert records.sizes == [(80, 48), (48, 80), (80, 48), (80, 48)]
+
+
+def test_a_target_of_another_shape_is_named(tmp_path):
+    shapes = [((90, 60), (60, 90)), ((1000, 667), (1024, 688))]  # the second is rounded to a multiple of 16
+    records = write_manifest(tmp_path, [tuple(Image.new("RGB", s) for s in pair) for pair in shapes])
+    with pytest.raises(UserError, match="record 'r0' of .*source is 90x60 and its target 60x90"):
+        records[0]
+    assert records[1].source.size == records[1].target.size == (80, 48)
