@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -128,17 +129,18 @@ class ManifestRecords:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
+    @cached_property
     def sizes(self) -> list[Size]:
         """From the sources' headers. A picture without one counts to the next record's bucket, as that record will
         take its place."""
         with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # load_image decides
             found = list(pool.map(self._size, range(len(self))))
-        after = next(filter(None, found), self.choices[0])
-        for i in reversed(range(len(found))):
-            found[i] = after = found[i] or after
-        return found
+        sizes, after = [], next(filter(None, found), self.choices[0])
+        for size in reversed(found):
+            after = size or after
+            sizes.append(after)
+        return sizes[::-1]
 
     def _size(self, index: int) -> Size | None:
         size = upright_size(self.path.parent / self.rows[index]["src_image"])

@@ -21,10 +21,8 @@ CUT = [(80, 48), (48, 80), (64, 64), (80, 40), (48, 80), (80, 48), (64, 64), (56
 RUN = ["train.batch_size=4", "train.micro_batch=2", "train.log_every=1", "train.save_every=30"]
 
 
-@pytest.fixture(scope="module")
-def manifest(tmp_path_factory):
+def write_manifest(folder):
     """Records of SHAPES whose edit recolours the picture."""
-    folder = tmp_path_factory.mktemp("mixed")
     rows = []
     for i, size in enumerate(SHAPES):
         for end in ("src", "tgt"):
@@ -33,6 +31,11 @@ def manifest(tmp_path_factory):
         rows.append({"id": i, **paths, "instruction": "What if the red ball fell?", "objects": ["ball"]})
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     return ["data.name=manifest", f"data.path={folder / 'train.jsonl'}"]
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    return write_manifest(tmp_path_factory.mktemp("mixed"))
 
 
 def tensors(run):
@@ -83,6 +86,18 @@ def test_batches_hold_one_bucket(settings, model, manifest):
     assert len(seen) > 2
 
 
+def test_a_bad_record_is_replaced_within_its_size(settings, model, tmp_path):
+    """Cut off behind their headers: one of two records of 80x48, and both squares."""
+    manifest = write_manifest(tmp_path)
+    for i in (0, 2, 6):
+        picture = (tmp_path / f"{i}_tgt.png").read_bytes()
+        (tmp_path / f"{i}_tgt.png").write_bytes(picture[:60])
+    features = Features(settings("data.skip_bad=true", *manifest), model)
+    assert features[0].id == "5"
+    assert {CUT[int(features[i].id)] for i in (2, 6)} == {(80, 40)}  # together into the next bucket
+    assert features.bad == {0, 2, 6}
+
+
 def test_two_processes_take_the_rows_of_one(settings, model, manifest, monkeypatch):
     whole = Batches(settings("train.batch_size=8", *manifest), model)
     for rank in (0, 1):
@@ -105,7 +120,6 @@ def test_mixed_shapes_train_and_resume_to_the_bit(settings, manifest, tmp_path):
     assert [line["skipped"] for line in lines] == [0] * 30 and all(np.isfinite(line["norm"]) for line in lines)
     for name in ("lm", "dm"):
         found = [line[name] for line in lines]
-        print(name, np.mean(found[:10]), np.mean(found[-10:]))
         assert np.mean(found[-10:]) < 0.9 * np.mean(found[:10]), (name, found)
     for stop in (11, 30):
         train(settings(*cfg, f"train.steps={stop}"), tmp_path / "stopped")

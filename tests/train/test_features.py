@@ -38,7 +38,8 @@ def test_writing_goes_on_where_it_stopped(settings, model, tmp_path):
     features = Features(settings("data.count=130"), model)
     features.write(tmp_path)
     before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
-    assert sorted(before) == ["000000.safetensors", "000001.safetensors", "000002.safetensors", "key.json"]
+    files = ["000000.safetensors", "000001.safetensors", "000002.safetensors", "key.json", "sizes.json"]
+    assert sorted(before) == files
     (tmp_path / "000001.safetensors").unlink()
     with pytest.raises(UserError, match="holds 2 of 3 files; finish it: reasonbrain data cache -o"):
         Features(settings("data.count=130", f"data.features={tmp_path}"), model)
