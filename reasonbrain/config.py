@@ -69,12 +69,11 @@ class EditConfig:
 
 @dataclass
 class DataConfig:
-    """``name``: ``mini``, or ``manifest`` with ``path``: a JSONL manifest in Reason50K's format.
-    ``size``: a training picture has about size x size pixels; one of ``mini`` is that square, one of a manifest keeps
-    its aspect ratio. ``count``: records of ``mini``. ``turns``: how often a kind of ``mini`` takes its turn among the
-    others (a kind that is not named: once). ``skip_bad``: a record that cannot be read is counted and the next one of
-    its size takes its place, instead of ending the run. ``features``: a folder made by `reasonbrain data cache`.
-    ``validation``: a manifest for ``train.validate_every``; ``mini`` has its own split."""
+    """``name``: ``mini``, or ``manifest`` with ``path``: a JSONL manifest in Reason50K's format. ``size``: a picture
+    has about size x size pixels; one of a manifest keeps its aspect ratio. ``count``: records of ``mini``. ``turns``:
+    how often a kind of ``mini`` takes its turn (one not named: once). ``skip_bad``: a record that cannot be read is
+    counted and the next one of its size takes its place, instead of ending the run. ``features``: a folder made by
+    `reasonbrain data cache`. ``validation``: a manifest for ``train.validate_every``; ``mini`` has its own split."""
 
     name: str = "mini"
     path: str | None = None
