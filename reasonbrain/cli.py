@@ -8,8 +8,8 @@
     reasonbrain data mini --split test --count 50 --seed 7 -o mini-test
     reasonbrain data score mini-test edits
 
-Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 (training diverged), 2 (a user's mistake), 130
-(interrupted).
+Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 (training diverged or lost a
+process), 2 (a user's mistake), 130 (interrupted).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 import click
 
 from . import __version__
-from .errors import UserError
+from .errors import RunError, UserError
 from .registry import plugins
 
 
@@ -38,7 +38,7 @@ class _Mistake(click.ClickException):
         click.echo("error: " + " ".join(self.message.splitlines()), file=file, err=True)
 
 
-class _Diverged(_Mistake):
+class _Failure(_Mistake):
     exit_code = 1
 
 
@@ -51,7 +51,9 @@ class _Commands(click.Group):
         except UserError as e:
             raise _Mistake(str(e)) from None
         except FloatingPointError as e:
-            raise _Diverged(f"training diverged at {e}") from None
+            raise _Failure(f"training diverged at {e}") from None
+        except RunError as e:
+            raise _Failure(str(e)) from None
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
@@ -152,16 +154,19 @@ def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | No
     logging.getLogger("reasonbrain").setLevel(logging.INFO)
 
     from .config import load_config
+    from .train import processes
 
-    cfg = load_config(config, overrides)
-    from .train.loop import Preempted
-    from .train.train import train as run_training
+    with processes.one_voice():
+        processes.join()
+        cfg = load_config(config, overrides)
+        from .train.loop import Preempted
+        from .train.train import train as run_training
 
-    try:
-        run_training(cfg, Path(run), Path(deepspeed) if deepspeed else None)
-    except Preempted as e:
-        click.echo(f"{e}; the same command goes on from there", err=True)
-        return
+        try:
+            run_training(cfg, Path(run), Path(deepspeed) if deepspeed else None)
+        except Preempted as e:
+            click.echo(f"{e}; the same command goes on from there", err=True)
+            return
     if os.environ.get("RANK", "0") == "0":  # one of the processes that share a run speaks for all
         click.echo(Path(run) / "model")
 
@@ -273,16 +278,15 @@ def cache(overrides: tuple[str, ...], config: str, output: str) -> None:
 
     Train with data.features=OUTPUT. Under torchrun several processes share the work."""
     from .config import load_config
-
-    cfg = load_config(config, overrides)
     from .train import processes
-    from .train.export import build
-    from .train.features import Features
 
-    device = processes.join()
-    try:
+    with processes.one_voice():
+        device = processes.join()
+        cfg = load_config(config, overrides)
+        from .train.export import build
+        from .train.features import Features
+
         Features(cfg, build(cfg).to(device).eval()).write(Path(output))
-    finally:
         processes.leave()
     if os.environ.get("RANK", "0") == "0":
         click.echo(output)

@@ -1,5 +1,9 @@
-"""The one kind of error that is the user's to mend."""
+"""The errors that the command line turns into one line."""
 
 
 class UserError(Exception):
-    """One line that names the thing, its value and the choices. The command line prints it and exits with 2."""
+    """The user's to mend: one line that names the thing, its value and the choices. Exit code 2."""
+
+
+class RunError(Exception):
+    """A run that ended although nothing is wrong with its command, which goes on with it. Exit code 1."""

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import fcntl
+import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from reasonbrain.errors import RunError, UserError
+
+# how long a process waits for one that lives (faults.py tells): the first one writes the model while the others wait
+PATIENCE = timedelta(minutes=30)
+log = logging.getLogger(__name__)
 
 
 def rank() -> int:
@@ -20,14 +32,29 @@ def world() -> int:
 
 
 def join() -> torch.device:
-    """Joins the others that the launcher started, and returns this process's device."""
+    """Joins the others that the launcher started, and returns this process's device. Raises UserError for a launch
+    that is none, RunError where the others do not come."""
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     device = torch.device("cpu")
     if accelerator is not None:
         device = torch.device(accelerator.type, int(os.environ.get("LOCAL_RANK", 0)))
+        if device.index >= torch.accelerator.device_count():
+            raise UserError(
+                f"launch: LOCAL_RANK is {device.index}, but this machine has {torch.accelerator.device_count()} "
+                f"devices; start one process for each"
+            )
         torch.accelerator.set_device_index(device.index)
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not dist.is_initialized():
-        dist.init_process_group()
+        missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            raise UserError(
+                f"launch: WORLD_SIZE is {os.environ['WORLD_SIZE']}, but {', '.join(missing)} is not set; "
+                f"start several processes with torchrun or deepspeed"
+            )
+        try:
+            dist.init_process_group(timeout=PATIENCE)
+        except dist.DistError as e:
+            raise RunError(f"launch: the processes do not find each other: {str(e).splitlines()[0]}") from None
     return device
 
 
@@ -36,6 +63,60 @@ def leave() -> None:
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+
+
+def store() -> dist.Store:
+    """A connection of its own to the store where the processes have met."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"reasonbrain/{attempt}", dist.TCPStore(address, port))
+
+
+@contextmanager
+def one_voice() -> Iterator[None]:
+    """Of processes that end by the same UserError, the first one alone raises it; the others exit with its code."""
+    try:
+        yield
+    except UserError as e:
+        if not _speaks(str(e)):
+            raise SystemExit(2) from None
+        raise
+
+
+def _speaks(message: str) -> bool:
+    if not dist.is_initialized():
+        return os.environ.get("RANK", "0") == "0"
+    if world() == 1:
+        return True
+    try:
+        shared, patience = store(), timedelta(seconds=5)  # the others come to the same mistake at about the same time
+        shared.set(f"mistake/{rank()}", message)
+        shared.wait([f"mistake/{other}" for other in (range(1, world()) if rank() == 0 else [0])], patience)
+        return rank() == 0 or shared.get("mistake/0").decode() != message
+    except dist.DistError:
+        return True
+
+
+@contextmanager
+def claimed(run: Path, device: torch.device) -> Iterator[None]:
+    """Keeps other runs out of RUN meanwhile. Raises UserError where there is another, or no folder can be made."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        file = (run / "lock").open("a")
+    except OSError as e:
+        raise UserError(f"run folder '{run}' cannot be made: {e.strerror}") from None
+    taken = False
+    with file:
+        try:
+            if rank() == 0:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            taken = True
+        except OSError as e:  # some clusters' file systems have no locks
+            log.warning(f"'{run / 'lock'}' cannot be locked ({e.strerror}): see that no other command trains this run")
+        if anywhere([taken], device)[0]:
+            raise UserError(f"run '{run}' is being trained by another command; wait for it or name another folder")
+        yield
 
 
 def wait() -> None:

@@ -12,10 +12,12 @@ RUN/checkpoints holds the checkpoints, RUN/log.jsonl the losses, and RUN/model, 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -25,7 +27,7 @@ from reasonbrain.config import Config, dump_config, load_config, slot_config
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
-from reasonbrain.train import processes
+from reasonbrain.train import faults, processes
 from reasonbrain.train.data import Batches, micro_batch
 from reasonbrain.train.engine import Engine
 from reasonbrain.train.export import build, export
@@ -69,19 +71,19 @@ def train(cfg: Config, run: Path, deepspeed: Path | None = None) -> None:
     """Trains up to ``train.steps``, continuing RUN where there is one, and writes RUN/model.
 
     ``deepspeed``: a DeepSpeed JSON; without it plain torch trains. Raises UserError for a run of another model, if
-    nothing can train, and for a batch, a launch or a DeepSpeed JSON that does not fit the configuration;
-    FloatingPointError and Preempted like ``Loop.fit``."""
+    nothing can train, for a batch, a launch or a DeepSpeed JSON that does not fit the configuration, for a RUN that is
+    being trained, and for memory or a disk that is full; RunError for a lost process; FloatingPointError and Preempted
+    like ``Loop.fit``."""
     device = processes.join()
-    try:
-        _train(cfg, run, deepspeed, device)
-    finally:
-        processes.leave()
+    with faults.watched(run, device) as watch:
+        micro_batch(cfg.train, processes.world())
+        zero = fill(deepspeed, cfg.train, processes.world()) if deepspeed else None
+        check_run(cfg, run)
+        with processes.claimed(run, device):
+            _train(cfg, run, zero, device, watch)
 
 
-def _train(cfg: Config, run: Path, deepspeed: Path | None, device: torch.device) -> None:
-    micro_batch(cfg.train, processes.world())
-    zero = fill(deepspeed, cfg.train, processes.world()) if deepspeed else None
-    check_run(cfg, run)
+def _train(cfg: Config, run: Path, zero: dict[str, Any] | None, device: torch.device, watch: faults.Watch) -> None:
     place = spread(zero) if zero and zero["zero_optimization"]["stage"] == 3 and processes.world() > 1 else None
     model = build(cfg, place).to(device).train()
     check_trains(model, cfg.train)
@@ -91,20 +93,18 @@ def _train(cfg: Config, run: Path, deepspeed: Path | None, device: torch.device)
         model.parts[name].compile_blocks()
     set_attention(model, cfg.model.attention, training=True, autocast=torch.bfloat16 if cfg.train.bf16 else None)
     batches = Batches(cfg, model)
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"run folder '{run}' cannot be made: {e.strerror}") from None
     first = processes.rank() == 0
     if first:
         log.info("\n" + table(model))
     engine = ZeroEngine(model, cfg.train, zero) if zero else Engine(model, cfg.train)
-    loop = Loop(engine, cfg.train, run)
+    watch.loop = loop = Loop(engine, cfg.train, run)
     if loop.resume() and first:
         log.info(f"continuing {run} at step {loop.step}")
     processes.wait()  # until all have read the run as it was
     if first:
-        (run / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
+        new = run / "config.yaml.new"  # a disk that fills up here must not leave half of one
+        new.write_text(dump_config(cfg), encoding="utf-8")
+        os.replace(new, run / "config.yaml")
         if cfg.train.tracker:
             loop.tracker = Tracker(cfg.train.tracker, run, loop.step, asdict(cfg))
     validation = Validation(cfg, model, engine, run) if cfg.train.validate_every else None

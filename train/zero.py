@@ -129,6 +129,8 @@ class ZeroEngine:
         for p in module.parameters():
             if p.ndim == 0:
                 p.data = p.data.view(1)  # as in ``spread``
+        if not dist.is_initialized():  # one process without a launcher: DeepSpeed would look for MPI
+            dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
         self.engine, *_ = import_deepspeed().initialize(model=module, optimizer=optimizer, config=deepspeed_config)
         self.zero = self.engine.optimizer
         self.inner: torch.optim.Optimizer = self.zero.optimizer
