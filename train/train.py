@@ -67,6 +67,16 @@ def check_run(cfg: Config, run: Path) -> None:
             raise UserError(f"model.{slot}: run '{run}' trains it; give another folder to train without it")
 
 
+def check_shares(cfg: Config) -> None:
+    """Raises UserError for what cannot be read a tensor at a time, as ZeRO-3 reads ``train.start``."""
+    for slot in SLOTS:
+        if cfg.train.start and (slot_config(cfg.model, slot) or {}).get("precision") == "nf4":
+            raise UserError(
+                f"model.{slot}.precision: 'nf4' cannot be read from train.start under ZeRO-3, which takes a tensor at "
+                f"a time; leave train.start out, choose bfloat16, or take ZeRO-2"
+            )
+
+
 def train(cfg: Config, run: Path, deepspeed: Path | None = None) -> None:
     """Trains up to ``train.steps``, continuing RUN where there is one, and writes RUN/model.
 
@@ -84,7 +94,10 @@ def train(cfg: Config, run: Path, deepspeed: Path | None = None) -> None:
 
 
 def _train(cfg: Config, run: Path, zero: dict[str, Any] | None, device: torch.device, watch: faults.Watch) -> None:
-    place = spread(zero) if zero and zero["zero_optimization"]["stage"] == 3 and processes.world() > 1 else None
+    place = None
+    if zero and zero["zero_optimization"]["stage"] == 3 and processes.world() > 1:
+        check_shares(cfg)
+        place = spread(zero)
     model = build(cfg, place).to(device).train()
     check_trains(model, cfg.train)
     for name in cfg.train.checkpointing:
