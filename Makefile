@@ -33,7 +33,7 @@ tiny: .venv/.installed
 eval: .venv/.installed
 	$(BIN)/python -m reasonbrain.eval.mini --checkpoint tiny --count 200 --blank -o runs/eval
 
-# deepspeed and bitsandbytes come with the extra [train], which the tests use; flash-attn with [flash]
+# deepspeed and bitsandbytes come with the extra [train], datasets with [data], which the tests use; flash-attn with [flash]
 .venv/.installed: setup.py constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
@@ -41,7 +41,7 @@ eval: .venv/.installed
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,train]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,train,data]"
 	@touch $@
 
 clean:

@@ -69,9 +69,10 @@ setup(
     extras_require={
         "train": TRAIN,
         "eval": EVAL,
+        "data": ["datasets>=4", "imagehash>=4.3"],
         "demo": ["gradio>=5"],
         "flash": ["flash-attn>=2.7"],
-        "dev": ["pytest>=8", "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "pre-commit>=4"],
+        "dev": ["pytest>=8", "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "pre-commit>=4", "webdataset>=1.0"],
     },
     entry_points={
         "console_scripts": ["reasonbrain=reasonbrain.cli:main"],

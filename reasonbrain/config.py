@@ -20,6 +20,7 @@ from typing import Any, get_type_hints
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from .data.readers import PartConfig, check_data
 from .errors import UserError
 from .registry import SLOTS, plugin
 
@@ -69,14 +70,16 @@ class EditConfig:
 
 @dataclass
 class DataConfig:
-    """``name``: ``mini``, or ``manifest`` with ``path``: a JSONL manifest in Reason50K's format. ``size``: a picture
-    has about size x size pixels; one of a manifest keeps its aspect ratio. ``count``: records of ``mini``. ``turns``:
-    how often a kind of ``mini`` takes its turn (one not named: once). ``skip_bad``: a record that cannot be read is
-    counted and the next one of its size takes its place, instead of ending the run. ``features``: a folder made by
-    `reasonbrain data cache`. ``validation``: a manifest for ``train.validate_every``; ``mini`` has its own split."""
+    """``name``: ``mini``, a reader (docs/data.md) with ``path``: a file, a folder or a pattern of files, or ``mixture``
+    with ``mixture``: several of these. ``size``: a picture has about size x size pixels; one that is read keeps its
+    aspect ratio. ``count``: records of ``mini``. ``turns``: how often a kind of ``mini`` takes its turn (one not named:
+    once). ``skip_bad``: a record that cannot be read is counted and the next one of its size takes its place, instead
+    of ending the run. ``features``: a folder made by `reasonbrain data cache`. ``validation``: a path for
+    ``train.validate_every``; ``mini`` has its own split."""
 
     name: str = "mini"
     path: str | None = None
+    mixture: list[PartConfig] = field(default_factory=list)
     count: int = 20000
     turns: dict[str, int] = field(default_factory=dict)
     size: int = 64
@@ -287,12 +290,7 @@ def _check_ranges(cfg: Config) -> None:
         raise UserError(f"model.attention: '{cfg.model.attention}' is not one of {', '.join(ATTENTION)}")
     if cfg.train.tracker not in (*TRACKERS, None):
         raise UserError(f"train.tracker: '{cfg.train.tracker}' is not one of {', '.join(TRACKERS)}, null")
-    if cfg.data.name not in ("mini", "manifest"):
-        raise UserError(f"data.name: '{cfg.data.name}' is not one of mini, manifest")
-    if cfg.data.name == "manifest" and not cfg.data.path:
-        raise UserError("data.path: data.name=manifest needs the path of a JSONL manifest")
-    if cfg.train.validate_every and cfg.data.name == "manifest" and not cfg.data.validation:
-        raise UserError("data.validation: train.validate_every needs a manifest of records that are not trained on")
+    check_data(cfg.data, cfg.train.validate_every is not None)
 
 
 def dump_config(cfg: Config) -> str:

@@ -12,6 +12,7 @@ import secrets
 import tempfile
 import warnings
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -37,13 +38,13 @@ OUTPUT_FORMATS = {
 Box = tuple[int, int, int, int]  # top, left, height, width
 
 
-def load_image(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
+def load_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
     """A picture as RGB, upright, 8 bits a channel, as an eye would see it.
 
     EXIF orientation is applied, transparency is laid on white, an animation gives its first frame. 16-bit pictures
     are scaled from 0..65535, floating point ones from 0..1, 0..255 or 0..65535, whichever holds their values; 32-bit
     integers and floats beyond that from 0 to their largest value. An array is [H, W], or [H, W, C] with C of 1, 3 or
-    4 (RGBA): bool, uint8, uint16, or float in 0..1.
+    4 (RGBA): bool, uint8, uint16, or float in 0..1. Bytes are an encoded picture.
 
     Raises UserError when the picture is missing, a folder, empty, truncated, not a picture, larger than ``MAX_PIXELS``
     (told from the header, before anything is decoded) or without pixels."""
@@ -51,22 +52,15 @@ def load_image(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
         return _to_rgb(_from_array(source), "the array")
     if isinstance(source, Image.Image):
         return _to_rgb(source, "the picture")
-    if not isinstance(source, (str, Path)):
-        raise UserError(f"a picture must be a path, a PIL image or a numpy array, not {type(source).__name__}")
-    path = Path(source)
-    name = f"image '{path}'"
+    if not isinstance(source, (str, Path, bytes)):
+        raise UserError(f"a picture must be a path, bytes, a PIL image or a numpy array, not {type(source).__name__}")
+    name = "the picture" if isinstance(source, bytes) else f"image '{source}'"
     try:
-        if path.is_dir():
-            raise UserError(f"{name} is a folder, not a picture")
-        if not path.exists():
-            raise UserError(f"{name} does not exist")
-        if not path.is_file():
-            raise UserError(f"{name} is not a file")
-        if path.stat().st_size == 0:
-            raise UserError(f"{name} is an empty file")
+        if not isinstance(source, bytes):
+            _check_file(Path(source), name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides
-            with Image.open(path) as image:
+            with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
                 return _to_rgb(image, name)
     except Image.DecompressionBombError:
         raise _too_large(name) from None
@@ -76,12 +70,24 @@ def load_image(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
         raise UserError(f"{name} cannot be read: {e.strerror or e}") from None
 
 
-def upright_size(path: Path) -> tuple[int, int] | None:
-    """(width, height) of what ``load_image`` makes of a file, from its header alone; None if that cannot be read.
+def _check_file(path: Path, name: str) -> None:
+    if path.is_dir():
+        raise UserError(f"{name} is a folder, not a picture")
+    if not path.exists():
+        raise UserError(f"{name} does not exist")
+    if not path.is_file():
+        raise UserError(f"{name} is not a file")
+    if path.stat().st_size == 0:
+        raise UserError(f"{name} is an empty file")
+
+
+def upright_size(source: Path | bytes) -> tuple[int, int] | None:
+    """(width, height) of what ``load_image`` makes of a file or of an encoded picture, from its header alone; None if
+    that cannot be read.
 
     EXIF that stands behind the pixels of a PNG is not seen."""
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
             exif = Image.Image.getexif(image)  # a PNG's own method decodes the whole picture
             turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             return image.size[::-1] if turned else image.size

@@ -26,6 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reasonbrain.config import Config, slot_config
+from reasonbrain.data.readers import fingerprint
 from reasonbrain.data.records import Record, Size, as_array, open_records
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
@@ -186,8 +187,9 @@ def shards(records: int) -> int:
 def key(cfg: Config, model: ReasonBrain) -> dict[str, Any]:
     """What features depend on: the data, the segmentation's settings, and the weights that compute them."""
     data = asdict(replace(cfg.data, features=None, skip_bad=False))
-    if cfg.data.path:
-        data["path"] = hashlib.blake2b(Path(cfg.data.path).read_bytes(), digest_size=16).hexdigest()
+    for part in (data, *data["mixture"]):
+        if part["path"]:
+            part["path"] = fingerprint(part["path"])
     weights = hashlib.blake2b(digest_size=16)
     for part in model.parts.values():
         for name in part.preparing:

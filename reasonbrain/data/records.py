@@ -1,20 +1,16 @@
-"""Training records, from ReasonMini or from a JSONL manifest in Reason50K's format.
+"""Training records, from ReasonMini or from files in any layout that a reader knows (docs/data.md).
 
-    {"id", "category", "src_image", "tgt_image", "instruction", "target_caption"?, "objects": [...]}
-
-Image paths are relative to the manifest. Its pictures are cut to the nearest of a few sizes, see ``bucket_sizes``.
+Pictures that are read are cut to the nearest of a few sizes, see ``bucket_sizes``.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -22,9 +18,9 @@ from PIL import Image, ImageOps
 
 from reasonbrain.config import DataConfig
 from reasonbrain.errors import UserError
-from reasonbrain.images import load_image, upright_size
 
 from .mini.world import kinds, make
+from .readers import guess, open_reader
 
 Size = tuple[int, int]  # width, height
 BENT = 0.03  # how far, as a logarithm, the aspect ratios of source and target may differ
@@ -81,6 +77,17 @@ class Records(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
 
+class Source(Protocol):
+    """A map-style data set whose pictures are as they came. ``shape``: the size of a record's source, found without
+    decoding it; None if it cannot be read."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+    def shape(self, index: int) -> Size | None: ...
+
+
 class MiniRecords:
     """A split of ReasonMini, drawn on the fly; a record brings all training phrasings of its kind.
 
@@ -100,34 +107,25 @@ class MiniRecords:
     def __len__(self) -> int:
         return self.cfg.count
 
+    def shape(self, index: int) -> Size:
+        return self.cfg.size, self.cfg.size
+
     def __getitem__(self, index: int) -> Record:
         s = make(self.split, index, self.cfg.seed, self.cfg.size, self.turns[index % len(self.turns)])
         return Record(s.id, s.source, s.target, [t.format(**s.params) for t in s.kind.phrasings], s.objects)
 
 
-class ManifestRecords:
-    """The records of a manifest; a picture is scaled to cover the one of ``choices`` that is nearest in aspect ratio,
-    and what stands out is cut off on both sides alike.
+class CutRecords:
+    """Records of a reader or of a mixture of them; a picture is scaled to cover the one of ``choices`` that is nearest
+    in aspect ratio, and what stands out is cut off on both sides alike.
 
-    Raises UserError on a malformed line, a picture that cannot be read, or a target of another shape than its
-    source."""
+    Raises UserError for a bad record, and for a target of another shape than its source."""
 
-    def __init__(self, cfg: DataConfig, choices: Sequence[Size]) -> None:
-        self.path, self.choices = Path(str(cfg.path)), choices
-        if not self.path.is_file():
-            raise UserError(f"data.path: manifest '{self.path}' does not exist")
-        self.rows = []
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), 1):
-            try:
-                row = json.loads(line)
-                self.rows.append({k: row[k] for k in ("id", "src_image", "tgt_image", "instruction")} | row)
-            except (ValueError, KeyError, TypeError) as e:
-                raise UserError(f"{self.path}, line {number}: not a record ({e})") from None
-        if not self.rows:
-            raise UserError(f"data.path: manifest '{self.path}' holds no record")
+    def __init__(self, source: Source, choices: Sequence[Size]) -> None:
+        self.source, self.choices = source, choices
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.source)
 
     @cached_property
     def sizes(self) -> list[Size]:
@@ -143,22 +141,34 @@ class ManifestRecords:
         return sizes[::-1]
 
     def _size(self, index: int) -> Size | None:
-        size = upright_size(self.path.parent / self.rows[index]["src_image"])
+        size = self.source.shape(index)
         return size and min(self.choices, key=lambda choice: _bent(size, choice))
 
     def __getitem__(self, index: int) -> Record:
-        row = self.rows[index]
-        try:
-            source, target = (load_image(self.path.parent / row[k]) for k in ("src_image", "tgt_image"))
-            if _bent(source.size, target.size) > BENT:
-                sides = [f"{i.width}x{i.height}" for i in (source, target)]
-                raise UserError(f"its source is {sides[0]} and its target {sides[1]}; both need one aspect ratio")
-        except UserError as e:
-            raise UserError(f"record '{row['id']}' of {self.path}: {e}") from None
+        record = self.source[index]
         size = self._size(index)  # as in ``sizes``, so that a batch has one
         assert size
-        source, target = (ImageOps.fit(i, size, Image.Resampling.LANCZOS) for i in (source, target))
-        return Record(str(row["id"]), source, target, [row["instruction"]], row.get("objects"))
+        if record.target and _bent(record.source.size, record.target.size) > BENT:
+            sides = [f"{i.width}x{i.height}" for i in (record.source, record.target)]
+            raise UserError(
+                f"record '{record.id}': its source is {sides[0]} and its target {sides[1]}; both need one aspect ratio"
+            )
+        source = ImageOps.fit(record.source, size, Image.Resampling.LANCZOS)
+        target = record.target and ImageOps.fit(record.target, size, Image.Resampling.LANCZOS)
+        mask = record.mask and ImageOps.fit(record.mask, size, Image.Resampling.NEAREST)
+        return replace(record, source=source, target=target, mask=mask)
+
+
+def open_source(cfg: DataConfig) -> Source:
+    """What ``data`` names, each picture at its own size."""
+    if cfg.name == "mini":
+        return MiniRecords(cfg)
+    if cfg.name != "mixture":
+        return open_reader(cfg.name, str(cfg.path))
+    from .mixture import Mixture
+
+    parts = [open_source(replace(cfg, name=part.name, path=part.path)) for part in cfg.mixture]
+    return Mixture(parts, [part.weight for part in cfg.mixture])
 
 
 def _bent(one: Size, other: Size) -> float:
@@ -170,14 +180,15 @@ def open_records(cfg: DataConfig, multiple: int) -> Records:
     """What ``data`` names to train on. ``multiple``: what divides the sides of the diffusion model's pictures. Raises
     UserError if it does not divide ``data.size``."""
     choices = bucket_sizes(cfg.size, multiple)
-    return MiniRecords(cfg) if cfg.name == "mini" else ManifestRecords(cfg, choices)
+    return MiniRecords(cfg) if cfg.name == "mini" else CutRecords(open_source(cfg), choices)
 
 
 def open_validation(cfg: DataConfig) -> Records:
-    """What ``data`` names to validate on; a manifest's pictures are cut to the square."""
+    """What ``data`` names to validate on; pictures that are read are cut to the square."""
     if cfg.name == "mini":
         return MiniRecords(cfg, "val")
-    return ManifestRecords(replace(cfg, path=cfg.validation), [(cfg.size, cfg.size)])
+    name = guess(str(cfg.validation)) if cfg.name == "mixture" else cfg.name
+    return CutRecords(open_source(replace(cfg, name=name, path=cfg.validation)), [(cfg.size, cfg.size)])
 
 
 def as_array(images: Sequence[Image.Image]) -> np.ndarray:
