@@ -5,11 +5,13 @@
     reasonbrain plan reasonbrain_flux_qwen --gpus 8 --gpu-memory 80
     reasonbrain bench train --config tiny
     reasonbrain modules
+    reasonbrain data check data/reason50k
+    reasonbrain data show data/reason50k -o gallery.html
     reasonbrain data mini --split test --count 50 --seed 7 -o mini-test
     reasonbrain data score mini-test edits
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 (training diverged or lost a
-process), 2 (a user's mistake), 130 (interrupted).
+process), 2 (a user's mistake), 130 (interrupted), 3 (`data check` found problems).
 """
 
 from __future__ import annotations
@@ -253,7 +255,44 @@ def modules() -> None:
 
 @main.group()
 def data() -> None:
-    """The ReasonMini data set: write it, score edits of it. And what training computes once a record."""
+    """Data sets: check them, look at them, write ReasonMini and score edits of it, compute features beforehand."""
+
+
+@data.command()
+@click.argument("path")
+@click.option("--name", help="The reader, see docs/data.md.  [default: guessed from the layout]")
+@click.option("--limit", type=click.IntRange(1), help="Decode the pictures of so many records only, evenly spread.")
+@click.option("-o", "--output", default="problems.jsonl", show_default=True, help="Where the problems are listed.")
+@click.pass_context
+def check(ctx: click.Context, path: str, name: str | None, limit: int | None, output: str) -> None:
+    """Examines every record of PATH, a folder, a manifest or a pattern of files, and prints a table of problems.
+
+    Exit code 3 if there are any. Nothing is changed or deleted."""
+    from .data import check as checks
+    from .data.readers import guess, open_reader
+
+    reader = open_reader(name or guess(path), path)
+    counts, decoded = checks.check(reader, Path(output), limit)
+    click.echo(checks.table(reader, counts, decoded))
+    if counts:
+        click.echo(output)
+        ctx.exit(3)
+
+
+@data.command()
+@click.argument("path")
+@click.option("--name", help="The reader, see docs/data.md.  [default: guessed from the layout]")
+@click.option("--limit", type=click.IntRange(1), default=500, show_default=True, help="So many records, evenly spread.")
+@click.option("-o", "--output", default="gallery.html", show_default=True, help="The page.")
+def show(path: str, name: str | None, limit: int, output: str) -> None:
+    """Writes a page to look at the records of PATH, a folder, a manifest or a pattern of files, and prints where it is.
+
+    Paged, to be filtered by category; one file that loads nothing else."""
+    from .data.readers import guess, open_reader
+    from .data.show import show as write
+
+    write(open_reader(name or guess(path), path), Path(output), limit)
+    click.echo(output)
 
 
 @data.command()

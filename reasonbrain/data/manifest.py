@@ -50,7 +50,7 @@ class Manifest(Reader):
         start, end = self.starts[line : line + 2].tolist()
         try:
             fields = json.loads(os.pread(self.file.fileno(), end - start, start))
-        except (ValueError, RecursionError) as e:
+        except (OSError, ValueError, RecursionError) as e:
             raise self.wrong(f"line {line + 1}", f"not a record ({e})") from None
         if not isinstance(fields, dict):
             raise self.wrong(f"line {line + 1}", f"not a record ({type(fields).__name__}, not an object)")

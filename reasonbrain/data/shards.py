@@ -49,9 +49,9 @@ class Shards(Reader):
 
     def row(self, index: int) -> Row:
         number, start, end = self.spans[index].tolist()
-        data = os.pread(self.files[number].fileno(), end - start, start)
         fields: dict[str, Any] = {}
         try:
+            data = os.pread(self.files[number].fileno(), end - start, start)
             with tarfile.open(fileobj=BytesIO(data), mode="r:") as tar:
                 for member in filter(tarfile.TarInfo.isreg, tar):
                     key, field = split(member.name)
@@ -62,7 +62,7 @@ class Shards(Reader):
                         fields["instruction"] = content.decode().strip()
                     else:
                         fields[field.partition(".")[0]] = content
-        except (tarfile.TarError, ValueError, TypeError, RecursionError) as e:
+        except (OSError, tarfile.TarError, ValueError, TypeError, RecursionError) as e:
             raise self.wrong(index, f"not a record ({e})") from None
         return self.from_fields(fields, key)
 
@@ -80,7 +80,6 @@ def samples(path: Path, number: int) -> np.ndarray:
     last = None
     with tarfile.open(path, "r:") as tar:
         for member in tar:
-            tar.members = []  # tarfile would keep them all
             if not member.isreg():
                 continue
             end = member.offset_data + -(-member.size // 512) * 512

@@ -1,0 +1,80 @@
+"""Shares of a mixture, and that what a number means never changes."""
+
+from collections import Counter
+
+import layouts
+import numpy as np
+import pytest
+
+from reasonbrain.config import load_config
+from reasonbrain.data.mixture import Mixture
+from reasonbrain.data.records import open_records, open_source, open_validation
+from reasonbrain.errors import UserError
+from reasonbrain.train.data import Batches
+
+
+@pytest.mark.parametrize(
+    ("lengths", "weights"),
+    [
+        ([7, 3], [1, 1]),
+        ([1000, 10], [0.5, 0.5]),
+        ([51039, 8807, 219], [0.7, 0.2, 0.1]),
+        ([5, 5, 5], [1, 2, 4]),
+        ([4], [3]),
+    ],
+)
+def test_shares_are_as_given_and_every_record_is_reached(lengths, weights):
+    mixture = Mixture([range(n) for n in lengths], weights)
+    places = [mixture.place(number) for number in range(len(mixture))]
+    taken = Counter(part for part, _ in places)
+    for part, weight in enumerate(weights):
+        assert abs(taken[part] - weight / sum(weights) * len(mixture)) <= 1
+        times = Counter(index for other, index in places if other == part)
+        assert sorted(times) == list(range(lengths[part])) and max(times.values()) - min(times.values()) <= 1
+    assert len(mixture) <= max(n * sum(weights) / w for n, w in zip(lengths, weights, strict=True)) + 1
+
+
+def mixed(folder):
+    """A manifest and a folder, three to one."""
+    layouts.manifest(folder / "a", 4)
+    layouts.triples(folder / "b")
+    parts = f"{{name: manifest, path: {folder / 'a'}, weight: 3}}, {{name: folder, path: {folder / 'b'}, weight: 1}}"
+    return load_config("tiny", ["data.name=mixture", f"data.mixture=[{parts}]"])
+
+
+def test_drawn_records_have_the_shares_and_a_resumed_run_the_same_ones(tmp_path):
+    """Which numbers a step takes needs no model."""
+
+    def run():
+        cfg = mixed(tmp_path)
+        return Batches(cfg, None), open_source(cfg.data)
+
+    batches, source = run()
+    told = [[source[n].id for n in batches.rows(step, 0)[0]] for step in range(60)]
+    share = np.mean([name.startswith("r") for names in told for name in names])
+    assert abs(share - 0.75) < 0.05 and len(set(map(tuple, told))) == 60
+    batches, source = run()
+    assert [[source[n].id for n in batches.rows(step, 0)[0]] for step in (41, 7)] == [told[41], told[7]]
+
+
+def test_parts_keep_their_records_and_are_scaled(tmp_path):
+    cfg = mixed(tmp_path).data
+    records = open_records(cfg)
+    assert {records[i].id for i in range(len(records))} == {"r0", "r1", "r2", "r3", "heat-0", "heat-1", "heat-2"}
+    assert records[0].source.size == (cfg.size, cfg.size)
+    cfg.validation = str(tmp_path / "b")
+    assert open_validation(cfg)[0].id == "heat-0"
+
+
+def test_reasonmini_can_be_a_part(tmp_path):
+    layouts.manifest(tmp_path)
+    parts = f"[{{name: mini, weight: 1}}, {{name: manifest, path: {tmp_path}, weight: 1}}]"
+    records = open_records(load_config("tiny", ["data.name=mixture", f"data.mixture={parts}", "data.count=5"]).data)
+    ids = [records[i].id for i in range(len(records))]
+    assert len(ids) == 10 and sum(name.startswith("train-") for name in ids) == 5
+
+
+@pytest.mark.parametrize("weight", [0, -1, float("inf"), float("nan")])
+def test_a_weight_that_is_no_share_is_said(weight):
+    with pytest.raises(UserError, match=f"data.mixture: weight {weight} must be"):
+        Mixture([range(3), range(3)], [1, weight])
