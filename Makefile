@@ -31,9 +31,10 @@ tiny: .venv/.installed
 	$(BIN)/python -m reasonbrain.train.publish runs/tiny configs/tiny
 
 eval: .venv/.installed
-	$(BIN)/python -m reasonbrain.eval.mini --checkpoint tiny --count 200 --blank -o runs/eval
+	$(BIN)/reasonbrain eval --benchmark mini -o runs/eval
 
-# deepspeed and bitsandbytes come with the extra [train], datasets with [data], which the tests use; flash-attn with [flash]
+# the tests use the extras [train] (deepspeed, bitsandbytes), [data] (datasets) and [eval] (torchmetrics); flash-attn
+# comes with [flash]
 .venv/.installed: setup.py constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
@@ -41,7 +42,7 @@ eval: .venv/.installed
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,train,data]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,train,data,eval]"
 	@touch $@
 
 clean:

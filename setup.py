@@ -28,7 +28,7 @@ PLUGINS = {  # "<slot>:<name>" -> module below reasonbrain.modules; third-party 
 }
 
 TRAIN = ["deepspeed>=0.19", "bitsandbytes>=0.49"]
-EVAL = ["torchmetrics>=1.8", "datasets>=4", "spacy>=3.8"]
+EVAL = ["torchmetrics>=1.8"]  # for LPIPS, which also needs a torchvision that fits torch
 
 setup(
     name="reasonbrain",
@@ -59,6 +59,8 @@ setup(
         "pillow>=11",
         "pyyaml>=6",
         "scikit-image>=0.24",
+        "scipy>=1.15",
+        "jinja2>=3.1",
         "pymunk>=7.0",
         "textblob>=0.19",
         "psutil>=6",

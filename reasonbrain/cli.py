@@ -4,6 +4,7 @@
     reasonbrain train --config tiny -o runs/mine train.steps=100
     reasonbrain plan reasonbrain_flux_qwen --gpus 8 --gpu-memory 80
     reasonbrain bench train --config tiny
+    reasonbrain eval --benchmark mini -o report
     reasonbrain modules
     reasonbrain data check data/reason50k
     reasonbrain data show data/reason50k -o gallery.html
@@ -61,6 +62,19 @@ class _Commands(click.Group):
             ctx.exit(130)
 
 
+def _trained(config: str | None, checkpoint: str | None, overrides: tuple[str, ...]) -> str:
+    """The checkpoint to edit with: what is named, or the embedded default."""
+    if config and config != "tiny" and not checkpoint:
+        from .config import load_config
+
+        load_config(config, overrides)
+        raise UserError(
+            f"config '{config}' needs --checkpoint: its connector, FRCE and CME weights are not published; "
+            f"train them first: reasonbrain train --config {config} -o RUN"
+        )
+    return checkpoint or "tiny"
+
+
 @click.group(cls=_Commands)
 @click.version_option(__version__)
 def main() -> None:
@@ -108,19 +122,12 @@ def edit(
 
     import torch
 
-    from .config import load_config
     from .panel import make_panel
     from .pipeline import ReasonBrainPipeline
 
-    if config and config != "tiny" and not checkpoint:
-        load_config(config, overrides)
-        raise UserError(
-            f"config '{config}' needs --checkpoint: its connector, FRCE and CME weights are not published; "
-            f"train them first: reasonbrain train --config {config} -o RUN"
-        )
     if steps is not None:
         overrides += (f"edit.steps={steps}",)
-    name = checkpoint or "tiny"
+    name = _trained(config, checkpoint, overrides)
     pipe = ReasonBrainPipeline.from_pretrained(name, overrides, config)
     pipe.set_progress_bar_config(desc="editing", disable=None)  # None: shown on a terminal only
     generator = torch.Generator().manual_seed(seed)
@@ -240,6 +247,38 @@ def bench(what: str, output: Any, warmup: int, repeats: int, **source: Any) -> N
     if output:
         json.dump(found, output, indent=1)
     click.echo(benches.table(found))
+
+
+@main.command("eval")
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--benchmark", required=True, help="mini, magicbrush, emu_edit, ... see docs/evaluation.md")
+@click.option("--data", help="The benchmark's folder or manifest; of mini a split.  [default for mini: all three]")
+@click.option("-o", "--output", required=True, help="The report's folder; edits that are there are not made again.")
+@click.option("--config", help="A preset or a YAML file.  [default: the checkpoint's own]")
+@click.option("--checkpoint", help="A trained model: a folder, or a run of `reasonbrain train`.  [default: tiny]")
+@click.option(
+    "--edits", type=click.Path(path_type=Path), help="Another system's pictures, <id>.png, instead of a model."
+)
+@click.option("--against", type=click.Path(path_type=Path), help="Another report of the same benchmark.")
+@click.option("--limit", type=click.IntRange(1), help="The first N records only; of mini, of each split.")
+@click.option("--metric", "metrics", multiple=True, help="Instead of the benchmark's own; may be repeated.")
+@click.option("--clip", help="A CLIP model instead of the benchmark's: a folder or a hub id.")
+@click.option("--dino", help="A DINO ViT instead of the benchmark's: a folder or a hub id.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of edits and intervals.  [default: 0]")
+def evaluate(output: str, against: Path | None, checkpoint: str | None, **request: Any) -> None:
+    """Measures edits on a benchmark, and prints the main table and where the report is.
+
+    KEY=VALUE changes the configuration of the model that edits: edit.steps=20."""
+    config, overrides = request["config"], request["overrides"]
+    if request["edits"] and (config or checkpoint or overrides):
+        raise UserError(f"edits '{request['edits']}' were made by another system: leave out its model and key=value")
+    name = _trained(config, checkpoint, overrides)
+    from .eval.evaluate import Request
+    from .eval.evaluate import evaluate as run
+
+    run(Request(checkpoint=name, **request), Path(output), against)
+    for kind in ("md", "html"):
+        click.echo(Path(output) / f"report.{kind}")
 
 
 @main.command()

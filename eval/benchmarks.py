@@ -1,0 +1,121 @@
+"""The benchmarks: which records, which metrics, by which networks, at which size. One row each.
+
+    row = find("magicbrush")
+
+- **magicbrush**: L1, L2, CLIP-I, DINO and CLIP-T to the target, CLIP ViT-B/32 and DINO ViT-S/16, at the target's size
+  (OSU-NLP-Group/MagicBrush, evaluation/image_eval.py). Its pictures are 1024 x 1024.
+- **emu_edit**: CLIP_dir, CLIP_im, CLIP_out, L1 and DINO (Sheynin et al., arXiv:2311.10089, section 5). There is no
+  target: all but CLIP_dir and CLIP_out compare with the source. The paper names no networks; these are MagicBrush's,
+  which UltraEdit took (HaozheZhao/UltraEdit, issue 18). Its pictures are 512 x 512.
+- **reasonedit**: PSNR, SSIM, LPIPS (SqueezeNet) and mean squared error of the background, CLIP Score (ViT-L/14) of the
+  object, at 256 x 256 (TencentARC/SmartEdit, test/metrics_evaluation.py).
+- **editworld**, **reason50k**: CLIP Score of the edit and its caption (arXiv:2405.14785; arXiv:2507.01908, section 5).
+  Neither says by which CLIP; this is torchmetrics' default, ViT-L/14. The tables there are a hundredth of it. How well
+  the rest is kept is measured besides.
+- **mgie**: L1, SSIM, LPIPS, DINO, CVS and CTS (arXiv:2309.17102, section 4) on any manifest, networks as MagicBrush's.
+- **manifest**: every metric to the target, and what changed from the source, on any manifest.
+- **mini**: ReasonMini, see mini.py.
+
+Judged scores (MLLM score, Ins-Align) are metrics like these, functions of a record and an edit, and not here yet.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from reasonbrain.config import DataConfig
+from reasonbrain.data.records import Record, Records, open_records
+from reasonbrain.errors import UserError
+from reasonbrain.eval.metrics import METRICS, Metric
+from reasonbrain.eval.mini import PASSED, MiniSplits
+from reasonbrain.eval.models import CLIP_B, CLIP_L, DINO_S
+
+KEPT = ("L1 to source", "SSIM to source", "DINO to source")  # how far from the source: all of it, and by region
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """``reader``: the records' ``data.name``. ``metrics``: the most telling first; worst cases go by it. ``size``: side
+    in pixels at which records are read, and edits made. ``compared``: side at which they are compared, if not at the
+    target's. ``groups``: ``notes`` that get tables of their own, as the category does."""
+
+    reader: str
+    metrics: tuple[str, ...]
+    size: int = 512
+    compared: int | None = None
+    clip: str = CLIP_B
+    dino: str = DINO_S
+    lpips: str = "alex"
+    groups: tuple[str, ...] = ("category",)
+
+    def records(self, data: str | None, limit: int | None) -> Records:
+        """The first ``limit`` records of ``data``. Raises UserError like the reader."""
+        if self.reader == "mini":
+            return MiniSplits(data, limit)
+        if data is None:
+            raise UserError(f"--data: the benchmark needs its folder or manifest to be read as '{self.reader}'")
+        records = open_records(DataConfig(name=self.reader, path=data, size=self.size))
+        return First(records, limit) if limit else records
+
+    def chosen(self, names: tuple[str, ...] = ()) -> dict[str, Metric]:
+        """Its metrics, or those named. Raises UserError for an unknown one."""
+        known = METRICS | (PASSED if self.reader == "mini" else {})
+        spelled = {name.lower(): name for name in known}
+        for name in names:
+            if name.lower() not in spelled:
+                raise UserError(f"metric '{name}' is not one of {', '.join(known)}")
+        return {spelled[name.lower()]: known[spelled[name.lower()]] for name in names or self.metrics}
+
+
+@dataclass
+class First:
+    """The first ``count`` records."""
+
+    records: Records
+    count: int
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.records))
+
+    def __getitem__(self, index: int) -> Record:
+        return self.records[index]
+
+
+BENCHMARKS = {
+    "mini": Benchmark("mini", ("outcome", "L1", "PSNR", "SSIM"), 64, groups=("split", "category", "kind")),
+    "magicbrush": Benchmark("magicbrush", ("DINO", "CLIP-I", "CLIP-T", "L1", "L2", *KEPT), 1024),
+    "emu_edit": Benchmark(
+        "emu_edit", ("CLIP direction", "CLIP-I to source", "CLIP-T", "L1 to source", "DINO to source")
+    ),
+    "reasonedit": Benchmark(
+        "reasonedit",
+        (
+            "CLIP Score of object",
+            "PSNR of background",
+            "SSIM of background",
+            "LPIPS of background",
+            "L2 of background",
+            *KEPT,
+        ),
+        compared=256,
+        clip=CLIP_L,
+        lpips="squeeze",
+    ),
+    "editworld": Benchmark("editworld", ("CLIP Score", *KEPT), clip=CLIP_L),
+    "reason50k": Benchmark("reason50k", ("CLIP Score", *KEPT), clip=CLIP_L),
+    "mgie": Benchmark("manifest", ("DINO", "L1", "SSIM", "LPIPS", "CVS", "CTS")),
+    "manifest": Benchmark(
+        "manifest",
+        (
+            *("DINO", "L1", "L2", "PSNR", "SSIM", "LPIPS", "CLIP-I", "CLIP-T", "CLIP direction", "CLIP Score"),
+            *KEPT,
+        ),
+    ),
+}
+
+
+def find(name: str) -> Benchmark:
+    """A benchmark by name. Raises UserError."""
+    if name not in BENCHMARKS:
+        raise UserError(f"benchmark '{name}' is not one of {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
