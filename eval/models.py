@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, ViTModel
+from transformers import AutoConfig, AutoTokenizer, CLIPImageProcessorPil, CLIPModel, ViTModel
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from reasonbrain.images import to_tensor
@@ -68,8 +68,7 @@ class Models:
         try:
             getattr(self, name)
         except (ImportError, OSError, RuntimeError, ValueError) as e:  # torchvision, a hub, weights of another kind
-            needs = "needs torchvision" if name == "lpips" else f"'{self.ids[name]}' cannot be loaded"
-            return f"{needs}: {str(e).strip().splitlines()[0]}"
+            return f"{name} '{self.ids[name]}' cannot be loaded: {str(e).strip().splitlines()[0]}"
         return None
 
 
@@ -77,9 +76,10 @@ class _Eye:
     """Embeddings of pictures by a network."""
 
     def __init__(self, name: str, kind: Any, device: torch.device, **options: Any) -> None:
-        self.model, report = kind.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
-        if report["missing_keys"]:  # transformers makes weights up where they are missing
-            raise OSError(f"it is not a {kind.__name__}: there is no {sorted(report['missing_keys'])[0]}")
+        found = AutoConfig.from_pretrained(name).model_type
+        if found != kind.config_class.model_type:  # transformers would make up what is missing
+            raise ValueError(f"it is a {found}, not a {kind.config_class.model_type}")
+        self.model = kind.from_pretrained(name, dtype=torch.float32, **options)
         self.model.eval().to(device)
         self.device = device
         self._recent = lru_cache(KEPT)(self._embed)

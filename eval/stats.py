@@ -31,8 +31,8 @@ def interval(values: Sequence[float], seed: int) -> tuple[float, float] | None:
 
 def p_value(differences: Sequence[float], seed: int) -> float | None:
     """Two-sided paired permutation test: were the systems the same, each record's difference could as well have the
-    other sign. Exact where the signs allow for 9999 patterns or fewer, else 9999 are drawn. None for no record."""
-    if not len(differences):
+    other sign. Exact where the signs allow for 9999 patterns or fewer, else 9999 are drawn. None for fewer than two."""
+    if len(differences) < 2:
         return None
     found = permutation_test(
         (np.asarray(differences),),
