@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from urllib.parse import quote
 
 import torch
 from PIL import Image
@@ -27,8 +27,8 @@ MADE_BY = "made-by.json"
 
 
 def file_name(record_id: str) -> str:
-    """A record's id as one file name without suffix: as in a URL, so that a/b becomes a%2Fb."""
-    return quote(record_id, safe=" ()[]{}+,;=@&!'")
+    """A record's id as one file name without suffix: what no file system takes is written as in a URL (a/b: a%2Fb)."""
+    return re.sub(r'[/\\:*?"<>|%\x00-\x1f]|^\.', lambda found: f"%{ord(found[0]):02X}", record_id)
 
 
 class Edits:

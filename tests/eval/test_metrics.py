@@ -255,7 +255,7 @@ def test_lpips(case, mask, vit, tmp_path, monkeypatch):
     cached = tmp_path / "hub" / "checkpoints" / AlexNet_Weights.DEFAULT.url.rsplit("/", 1)[1]
     cached.parent.mkdir(parents=True)
     torch.save(net.state_dict(), cached)
-    linear = torch.load(f"{theirs.__file__.removesuffix('lpips.py')}lpips_models/alex.pth")
+    linear = torch.load(f"{theirs.__file__.removesuffix('lpips.py')}lpips_models/alex.pth", map_location="cpu")
 
     @torch.no_grad()
     def distance(a, b):
