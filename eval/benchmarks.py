@@ -30,13 +30,14 @@ from reasonbrain.eval.metrics import METRICS, Metric
 from reasonbrain.eval.mini import PASSED, MiniSplits
 from reasonbrain.eval.models import CLIP_B, CLIP_L, DINO_S
 
+MULTIPLE = 16  # of the sides: FLUX's
 KEPT = ("L1 to source", "SSIM to source", "DINO to source")  # how far from the source: all of it, and by region
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """``reader``: the records' ``data.name``. ``metrics``: the most telling first; worst cases go by it. ``size``: side
-    in pixels at which records are read, and edits made. ``compared``: side at which they are compared, if not at the
+    """``reader``: the records' ``data.name``. ``metrics``: the most telling first; worst cases go by it. ``size``: records
+    are read, and edits made, at about size x size pixels. ``compared``: side at which they are compared, if not at the
     target's. ``groups``: ``notes`` that get tables of their own, as the category does."""
 
     reader: str
@@ -54,7 +55,7 @@ class Benchmark:
             return MiniSplits(data, limit)
         if data is None:
             raise UserError(f"--data: the benchmark needs its folder or manifest to be read as '{self.reader}'")
-        records = open_records(DataConfig(name=self.reader, path=data, size=self.size))
+        records = open_records(DataConfig(name=self.reader, path=data, size=self.size), MULTIPLE)
         return First(records, limit) if limit else records
 
     def chosen(self, names: tuple[str, ...] = ()) -> dict[str, Metric]:

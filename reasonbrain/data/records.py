@@ -67,25 +67,25 @@ class Record:
 
 
 class Records(Protocol):
-    """A map-style data set. ``sizes``: that of each record's pictures."""
+    """A map-style data set."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
+
+
+class Source(Records, Protocol):
+    """Pictures are as they came. ``shape``: the size of a record's source, found without decoding it; None if it
+    cannot be read."""
+
+    def shape(self, index: int) -> Size | None: ...
+
+
+class Buckets(Records, Protocol):
+    """``sizes``: that of each record's pictures."""
 
     @property
     def sizes(self) -> Sequence[Size]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Record: ...
-
-
-class Source(Protocol):
-    """A map-style data set whose pictures are as they came. ``shape``: the size of a record's source, found without
-    decoding it; None if it cannot be read."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Record: ...
-
-    def shape(self, index: int) -> Size | None: ...
 
 
 class MiniRecords:
@@ -176,7 +176,7 @@ def _bent(one: Size, other: Size) -> float:
     return abs(math.log(one[0] * other[1] / (one[1] * other[0])))
 
 
-def open_records(cfg: DataConfig, multiple: int) -> Records:
+def open_records(cfg: DataConfig, multiple: int) -> Buckets:
     """What ``data`` names to train on. ``multiple``: what divides the sides of the diffusion model's pictures. Raises
     UserError if it does not divide ``data.size``."""
     choices = bucket_sizes(cfg.size, multiple)
