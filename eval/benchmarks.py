@@ -36,7 +36,8 @@ KEPT = ("L1 to source", "SSIM to source", "DINO to source")  # how far from the 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """``reader``: the records' ``data.name``. ``metrics``: the most telling first; worst cases go by it. ``size``: records
+    """``reader``: the records' ``data.name``. ``metrics``: the most telling first; worst cases go by it.
+    ``size``: records
     are read, and edits made, at about size x size pixels. ``compared``: side at which they are compared, if not at the
     target's. ``groups``: ``notes`` that get tables of their own, as the category does."""
 
