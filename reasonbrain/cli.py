@@ -166,7 +166,7 @@ def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | No
     from .train import processes
 
     with processes.one_voice():
-        processes.join()
+        processes.join()  # or each of them would say what is wrong with the configuration
         cfg = load_config(config, overrides)
         from .train.loop import Preempted
         from .train.train import train as run_training
