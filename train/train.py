@@ -89,23 +89,25 @@ def train(cfg: Config, run: Path, deepspeed: Path | None = None) -> None:
         micro_batch(cfg.train, processes.world())
         zero = fill(deepspeed, cfg.train, processes.world()) if deepspeed else None
         check_run(cfg, run)
+        place = None
+        if zero and zero["zero_optimization"]["stage"] == 3 and processes.world() > 1:
+            check_shares(cfg)
+            place = spread(zero)
+        model = build(cfg, place).to(device).train()
+        check_trains(model, cfg.train)
+        batches = Batches(cfg, model)
         with processes.claimed(run, device):
-            _train(cfg, run, zero, device, watch)
+            _train(cfg, run, model, batches, zero, watch)
 
 
-def _train(cfg: Config, run: Path, zero: dict[str, Any] | None, device: torch.device, watch: faults.Watch) -> None:
-    place = None
-    if zero and zero["zero_optimization"]["stage"] == 3 and processes.world() > 1:
-        check_shares(cfg)
-        place = spread(zero)
-    model = build(cfg, place).to(device).train()
-    check_trains(model, cfg.train)
+def _train(
+    cfg: Config, run: Path, model: ReasonBrain, batches: Batches, zero: dict[str, Any] | None, watch: faults.Watch
+) -> None:
     for name in cfg.train.checkpointing:
         model.parts[name].checkpoint_activations()
     for name in cfg.train.compile:
         model.parts[name].compile_blocks()
     set_attention(model, cfg.model.attention, training=True, autocast=torch.bfloat16 if cfg.train.bf16 else None)
-    batches = Batches(cfg, model)
     first = processes.rank() == 0
     if first:
         log.info("\n" + table(model))

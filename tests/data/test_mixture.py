@@ -10,6 +10,7 @@ from reasonbrain.config import load_config
 from reasonbrain.data.mixture import Mixture
 from reasonbrain.data.records import open_records, open_source, open_validation
 from reasonbrain.errors import UserError
+from reasonbrain.model import ReasonBrain
 from reasonbrain.train.data import Batches
 
 
@@ -43,11 +44,11 @@ def mixed(folder):
 
 
 def test_drawn_records_have_the_shares_and_a_resumed_run_the_same_ones(tmp_path):
-    """Which numbers a step takes needs no model."""
+    """Which numbers a step takes needs nothing of a model."""
 
     def run():
         cfg = mixed(tmp_path)
-        return Batches(cfg, None), open_source(cfg.data)
+        return Batches(cfg, ReasonBrain({}, 8)), open_source(cfg.data)
 
     batches, source = run()
     told = [[source[n].id for n in batches.rows(step, 0)[0]] for step in range(60)]
@@ -59,9 +60,9 @@ def test_drawn_records_have_the_shares_and_a_resumed_run_the_same_ones(tmp_path)
 
 def test_parts_keep_their_records_and_are_scaled(tmp_path):
     cfg = mixed(tmp_path).data
-    records = open_records(cfg)
+    records = open_records(cfg, 1)
     assert {records[i].id for i in range(len(records))} == {"r0", "r1", "r2", "r3", "heat-0", "heat-1", "heat-2"}
-    assert records[0].source.size == (cfg.size, cfg.size)
+    assert records[0].source.size == records.sizes[0] != (48, 32)
     cfg.validation = str(tmp_path / "b")
     assert open_validation(cfg)[0].id == "heat-0"
 
@@ -69,7 +70,7 @@ def test_parts_keep_their_records_and_are_scaled(tmp_path):
 def test_reasonmini_can_be_a_part(tmp_path):
     layouts.manifest(tmp_path)
     parts = f"[{{name: mini, weight: 1}}, {{name: manifest, path: {tmp_path}, weight: 1}}]"
-    records = open_records(load_config("tiny", ["data.name=mixture", f"data.mixture={parts}", "data.count=5"]).data)
+    records = open_records(load_config("tiny", ["data.name=mixture", f"data.mixture={parts}", "data.count=5"]).data, 1)
     ids = [records[i].id for i in range(len(records))]
     assert len(ids) == 10 and sum(name.startswith("train-") for name in ids) == 5
 

@@ -80,7 +80,8 @@ def test_a_manifests_fields(tmp_path):
 
 def test_records_to_train_on_are_scaled(tmp_path):
     cfg = DataConfig(name="manifest", path=layouts.manifest(tmp_path), size=24)
-    assert open_records(cfg)[0].source.size == open_records(cfg)[0].target.size == (24, 24)
+    record = open_records(cfg, 1)[0]
+    assert record.source.size == record.target.size == (28, 20)  # of 24 x 24 pixels, shaped 3:2
     assert open_source(cfg)[0].source.size == (48, 32)
 
 
