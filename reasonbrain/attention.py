@@ -8,7 +8,8 @@
 
 The flash kernels want a GPU and 16 bits. They serve the published models whose library can use them (FLUX, the MLLM;
 CLIP where it computes in 16 bits); the MLLM's masks are handled by transformers, which leaves out the masked tokens.
-The blocks of modules/layers.py, whose masks such a kernel does not take, the QFormer and SAM stay with ``sdpa``.
+The blocks of modules/layers.py, whose masks such a kernel does not take, and the QFormer stay with ``sdpa``; so does
+always what prepares records, so that features on disk are the same whatever trains with them.
 """
 
 from __future__ import annotations
@@ -84,6 +85,8 @@ def set_attention(model: ReasonBrain, name: str, training: bool = False, autocas
     for slot in model.parts.values():
         for part in slot.children():
             _use(part, "sdpa" if found in FLASH and not _takes_flash(part, autocast) else found)
+        for part in slot.prepares().values():
+            _use(part, "sdpa")
     return found
 
 

@@ -227,8 +227,9 @@ def load_model(
 
 def place_all(part: Plugin, place: Place | None) -> None:
     """Calls ``place`` with every parameter of a plug-in but those that only prepare records."""
-    for name, p in part.named_parameters():
-        if place and name.split(".")[0] not in part.preparing:
+    apart = {id(p) for m in part.prepares().values() for p in m.parameters()}
+    for p in part.parameters():
+        if place and id(p) not in apart:
             place(p)
 
 
@@ -278,7 +279,7 @@ def _place(part: Plugin, names: dict[str, Tensor], place: Place) -> None:
             continue
         module.load_state_dict({leaf: value}, strict=False, assign=True)
         first = getattr(module, leaf)
-        if isinstance(first, nn.Parameter) and name.split(".")[0] not in part.preparing:
+        if isinstance(first, nn.Parameter) and not name.startswith(tuple(f"{path}." for path in part.prepares())):
             place(first)
 
 

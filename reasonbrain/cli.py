@@ -352,7 +352,8 @@ def mini(split: str, count: int, seed: int, size: int, output: str) -> None:
 @click.option("--config", default="tiny", show_default=True, help="A preset or a YAML file.")
 @click.option("-o", "--output", required=True, help="The folder; one that is not complete is gone on with.")
 def cache(overrides: tuple[str, ...], config: str, output: str) -> None:
-    """Computes what training needs of every record but never changes: latents, regions. Prints where it is.
+    """Computes what training needs of every record but never changes: latents, regions, image features. Prints where
+    it is.
 
     Train with data.features=OUTPUT. Under torchrun several processes share the work."""
     from .config import load_config

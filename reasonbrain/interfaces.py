@@ -12,7 +12,7 @@ A mask is bool and true where a token counts. Any sequence may have length 0: th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
@@ -24,12 +24,14 @@ class Inputs:
     """A batch as the model takes it; all pictures of a batch have one size.
 
     images [B, 3, H, W] in 0..1; regions [B, H, W] long, a label map of the segmentation (-1: no region).
+    ready: by slot, what ``Plugin.image_features`` gave for the images before; training computes it once a record.
     """
 
     images: Tensor
     instructions: list[str]
     objects: list[list[str]]
     regions: Tensor
+    ready: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Features(NamedTuple):

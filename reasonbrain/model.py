@@ -69,9 +69,10 @@ class ReasonBrain(nn.Module):
         instructions: Sequence[str],
         objects: Sequence[Sequence[str] | None] | None = None,
         regions: Tensor | None = None,
+        ready: dict[str, Tensor] | None = None,
     ) -> Inputs:
         """Inputs for images [B, 3, H, W] in 0..1; objects (a row's None: found in its instruction) and regions
-        [B, H, W] are found where they are not given."""
+        [B, H, W] are found where they are not given. ``ready``: as ``image_features`` gave it."""
         given = objects if objects is not None else [None] * len(instructions)
         found = [find_objects(i) if o is None else list(o) for i, o in zip(instructions, given, strict=True)]
         region = self.slot("frce.region")
@@ -81,7 +82,18 @@ class ReasonBrain(nn.Module):
             regions = region.segment(images)
         else:
             regions = torch.full((len(images), *images.shape[-2:]), -1, device=images.device)
-        return Inputs(images, list(instructions), found, regions)
+        ready = {slot: features.to(images.device) for slot, features in (ready or {}).items()}
+        return Inputs(images, list(instructions), found, regions, ready)
+
+    def image_features(self, images: Tensor) -> dict[str, Tensor]:
+        """By slot, what plug-ins find in images [B, 3, H, W] in 0..1 alone and no training changes."""
+        found = {slot: part.image_features(images) for slot, part in self.watching().items()}
+        return {slot: features for slot, features in found.items() if features is not None}
+
+    def watching(self) -> dict[str, Plugin]:
+        """By slot, the plug-ins whose ``image_features`` no training changes."""
+        found = {slot: part for slot in SLOTS if (part := self.slot(slot))}
+        return {slot: part for slot, part in found.items() if len(part.prepares()) == len(part.preparing)}
 
     def encode(self, inputs: Inputs) -> Features:
         """E_I(I) and E_T(H)."""

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from diffusers import ConfigMixin, ModelMixin
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from .errors import UserError
+from .interfaces import Inputs
 
 
 class Plugin(ModelMixin, ConfigMixin):
@@ -28,7 +29,7 @@ class Plugin(ModelMixin, ConfigMixin):
     config_name = "config.json"
     slot: str
     plugin_name: str
-    preparing: tuple[str, ...] = ()  # submodules that prepare records and take no part in a forward pass
+    preparing: tuple[str, ...] = ()  # paths of the submodules that prepare records, for which training computes once
     without_adapters: dict[str, Any] = {}  # parameters that build it once peft's adapters are merged into its weights
     _frozen: tuple[nn.Module, ...] = ()
 
@@ -43,6 +44,26 @@ class Plugin(ModelMixin, ConfigMixin):
         for module in self._frozen:
             module.eval()
         return self
+
+    def prepares(self) -> dict[str, nn.Module]:
+        """The modules of ``preparing`` by path, without those that train: what these give changes with every step."""
+        found = {path: self.get_submodule(path) for path in self.preparing}
+        return {path: m for path, m in found.items() if not any(p.requires_grad for p in m.parameters())}
+
+    def image_features(self, images: Tensor) -> Tensor | None:
+        """What modules of ``preparing`` find in images [B, 3, H, W] in 0..1 alone: [B, ...]; None: nothing.
+
+        As long as none of them trains, training computes it once a record, and ``known_features`` has it."""
+        return None
+
+    def image_settings(self) -> dict[str, Any]:
+        """What ``image_features`` depends on beside pictures and weights, for JSON."""
+        return {}
+
+    def known_features(self, inputs: Inputs) -> Tensor:
+        """``image_features`` of a batch, as it brings them or else computed."""
+        ready = inputs.ready.get(self.slot)
+        return self.image_features(inputs.images) if ready is None else ready  # type: ignore[return-value]
 
     def repeated(self) -> list[nn.Module]:
         """The like blocks that make up most of the plug-in, in the order they run; none here."""

@@ -1,6 +1,7 @@
 """``model.attention``: every slot computes with the kernel that was chosen, and the outcome stays the same."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,9 +51,11 @@ def slot_by_slot(model, inputs):
 
 def test_every_slot_computes_as_chosen_and_comes_to_the_same(build, wake, inputs):
     model = wake(build())
+    inputs = replace(inputs, ready=model.image_features(inputs.images))  # which keeps its kernel
     before, fused = slot_by_slot(model, inputs)
     assert all(fused.values()), fused
     assert set_attention(model, "math") == "math"
+    assert all(torch.equal(f, inputs.ready[slot]) for slot, f in model.image_features(inputs.images).items())
     plain, none = slot_by_slot(model, inputs)
     assert not any(none.values()), none
     for name, value in before.items():

@@ -89,7 +89,7 @@ def test_shapes_fit_all_the_way(built) -> None:
     width = cfg.model.width
     with torch.device("meta"):
         clip = model.slot("encoders")
-        patches = clip.image_adapter(clip.encode_image(torch.rand(1, 3, 1024, 1024)))
+        patches = clip.image_adapter(clip.image_features(torch.rand(1, 3, 1024, 1024)))
         text, text_mask = torch.rand(1, 77, width), torch.ones(1, 77, dtype=torch.bool)
         objects, objects_mask = text[:, :16], text_mask[:, :16]
         pooled = torch.rand(1, clip.clip.config.text_config.hidden_size)

@@ -57,6 +57,8 @@ class Batches:
         """Inputs, the latents of source and target, and the rows' seeds: this process's share of one pass."""
         numbers, seeds = self.rows(step, part)
         found = [self.features[n] for n in numbers]
+        after = (step, part + 1) if part + 1 < self.parts else (step + 1, 0)
+        self.features.expect(self.rows(*after)[0])
         words, objects = [], []
         for record, seed in zip(found, seeds, strict=True):
             draw = np.random.default_rng(seed)
@@ -64,5 +66,6 @@ class Batches:
             objects.append(record.objects if draw.random() < GIVEN else None)
         device = self.model.device
         image, regions, source, target = (torch.stack([getattr(r, name) for r in found]) for name in TENSORS)
-        inputs = self.model.prepare(image.to(device).float() / 255, words, objects, regions)
+        ready = {slot: torch.stack([r.ready[slot] for r in found]) for slot in found[0].ready}
+        inputs = self.model.prepare(image.to(device).float() / 255, words, objects, regions, ready)
         return inputs, source.to(device), target.to(device), seeds

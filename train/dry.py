@@ -4,8 +4,8 @@ Fake tensors have shapes, types and storages, but no numbers. What of them is al
 each storage once, so autocast's copies of the weights and what checkpointed blocks compute again are in it. The pass
 computes in the precisions that CUDA's autocast chooses, with fused attention unless ``model.attention`` is ``math``.
 
-What stands in for data: a text of ``INSTRUCTION``'s length, and for Qwen's picture its tokens. So Qwen's frozen vision
-tower does not run (about 3 % of the FLOPs at 1024 pixels), nor does SAM, which prepares records. An nf4 layer runs as
+What stands in for data: a text of ``INSTRUCTION``'s length, and for Qwen's picture its tokens. What prepares records,
+frozen vision towers among it, is no part of the pass; SAM and Qwen's tower do not run at all. An nf4 layer runs as
 one in bfloat16, without the moment's memory in which bitsandbytes unpacks it. A plug-in whose forward pass reads
 numbers (``.item()``) cannot run here; torch's error says where it does.
 """
@@ -90,12 +90,11 @@ def stand_in(model: ReasonBrain, size: int) -> None:
     side = getattr(vision, "image_size", size)
     vars(mllm)["pixels"] = lambda images: {"pixel_values": images.new_zeros(len(images), 3, side, side)}
     if isinstance(mllm, Qwen25VL):  # its vision tower and its positions read numbers, which there are none of
-        tokens = max(1, round(size / (vision.patch_size * vision.spatial_merge_size))) ** 2
+        rows = max(1, round(size / (vision.patch_size * vision.spatial_merge_size)))
         hidden = mllm.img_in.shape[-1]
         vars(mllm).update(
-            image_lengths=lambda pixels: [tokens] * len(pixels["pixel_values"]),
-            image_embeds=lambda pixels: torch.zeros(tokens * len(pixels["pixel_values"]), hidden, dtype=mllm.dtype),
-            positions=lambda ids, mask, pixels: torch.zeros(3, *ids.shape, dtype=torch.long),
+            image_features=lambda images: torch.zeros(len(images), rows, rows, hidden, dtype=mllm.dtype),
+            positions=lambda ids, mask, rows, columns: torch.zeros(3, *ids.shape, dtype=torch.long),
         )
 
 
@@ -155,7 +154,7 @@ def norm_as_on_cuda(model: nn.Module) -> None:
 @dataclass(frozen=True)
 class Pass:
     """One forward and backward pass of one process. Bytes beside weights and gradients: ``saved`` at the end of the
-    forward pass, ``peak`` at most, ``preparing`` at most while pictures become latents. ``flops`` of the pass."""
+    forward pass, ``peak`` at most, ``preparing`` at most while a record is prepared. ``flops`` of the pass."""
 
     saved: int
     peak: int
@@ -171,12 +170,15 @@ def run(model: ReasonBrain, cfg: Config, records: int) -> Pass:
         p.grad = torch.zeros_like(p)
     images = torch.zeros(records, 3, size, size)
     regions = torch.zeros(records, size, size, dtype=torch.long)
-    inputs = Inputs(images, [INSTRUCTION] * records, [["the candle", "the table"]] * records, regions)
     with Counter([*model.parameters(), *model.buffers()]) as preparing:
         # a record's source and target at a time, as train/features.py does
         latents = diffusion.encode(torch.zeros(2, 3, size, size))[:1] if diffusion else images[:1]
+        ready = model.image_features(images[:1])
     latents = latents.expand(records, -1, -1, -1).contiguous()
+    ready = {slot: torch.cat([features] * records) for slot, features in ready.items()}
+    inputs = Inputs(images, [INSTRUCTION] * records, [["the candle", "the table"]] * records, regions, ready)
     known = [*model.parameters(), *model.buffers(), *(p.grad for p in trained.values()), images, regions, latents]
+    known += ready.values()
     with Counter(known) as counter:
         with torch.autocast("cpu", torch.bfloat16, enabled=cfg.train.bf16):
             losses = model(inputs, latents, latents, range(records), cfg.train.draws, cfg.train.lm_weight)
@@ -193,7 +195,7 @@ def is_quantised(p: Any) -> bool:
 def preparing_parameters(model: ReasonBrain) -> set[int]:
     """The ids of those that prepare records: every process holds them whole, as they are (zero.set_apart)."""
     plugs = [m for m in model.modules() if isinstance(m, Plugin)]
-    return {id(p) for plug in plugs for name in plug.preparing for p in getattr(plug, name).parameters()}
+    return {id(p) for plug in plugs for m in plug.prepares().values() for p in m.parameters()}
 
 
 def fake_passes(cfg: Config, records: int, narrow: bool) -> list[Pass]:

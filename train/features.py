@@ -1,9 +1,11 @@
-"""What is computed once a record, because no training changes it: regions, and the latents of source and target.
+"""What is computed once a record, because no training changes it: regions, the latents of source and target, and what
+the frozen vision towers find in the source (``Plugin.image_features``).
 
     reasonbrain data cache --config tiny -o DIR [key=value ...]          # all of it beforehand; training reads it with
     reasonbrain train --config tiny -o RUN data.features=DIR             # data.features
 
-Without a folder it is computed when a record comes up first, and kept in memory.
+Without a folder it is computed when a record comes up first, and kept in memory. Reading goes ahead in a thread; models
+run in the main one alone.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import json
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,6 +26,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from reasonbrain.config import Config, slot_config
@@ -36,6 +40,7 @@ from reasonbrain.train.buckets import Buckets
 SHARD = 64  # records in a file
 MEMORY = 4 << 30  # bytes of features that stay in memory without a folder
 TENSORS = ("image", "regions", "source", "target")
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH]
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +48,7 @@ log = logging.getLogger(__name__)
 @dataclass
 class Prepared:
     """A record as training takes it: image [3, H, W] uint8, regions [H, W] int16; latents of source and target
-    [C, h, w]."""
+    [C, h, w]; ready: ``image_features`` by slot, in the precision of what computed them."""
 
     id: str
     instructions: Sequence[str]
@@ -52,10 +57,34 @@ class Prepared:
     regions: Tensor
     source: Tensor
     target: Tensor
+    ready: dict[str, Tensor]
 
     @property
     def bytes(self) -> int:
-        return sum(getattr(self, name).nbytes for name in TENSORS)
+        return sum(t.nbytes for t in self.tensors().values())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All of them by name, as a file has them."""
+        return {name: getattr(self, name) for name in TENSORS} | {f"ready.{slot}": t for slot, t in self.ready.items()}
+
+
+class Ahead:
+    """``read``, with what is expected next read in a thread."""
+
+    def __init__(self, read: Callable[[int], Any]) -> None:
+        self.read = read
+        self.thread = ThreadPoolExecutor(1)
+        self.coming: dict[int, Future[Any]] = {}
+
+    def expect(self, numbers: Iterable[int]) -> None:
+        """From now on these, in place of what was expected before."""
+        for future in self.coming.values():
+            future.cancel()
+        self.coming = {number: self.thread.submit(self.read, number) for number in dict.fromkeys(numbers)}
+
+    def __call__(self, number: int) -> Any:
+        """Raises what ``read`` raises for that number."""
+        return self.coming[number].result() if number in self.coming else self.read(number)
 
 
 class Features:
@@ -81,6 +110,7 @@ class Features:
                     f"finish it: reasonbrain data cache -o {self.folder}"
                 )
         self.buckets = Buckets(read_sizes(self.folder) if self.folder else self.records.sizes)
+        self.read = Ahead(self._read if self.folder else self.records.__getitem__)
 
     def __len__(self) -> int:
         return len(self.records)
@@ -88,13 +118,17 @@ class Features:
     def __getitem__(self, number: int) -> Prepared:
         for candidate in self.buckets.instead(number):
             try:
-                found = self._read(candidate) if self.folder else self._remember(candidate)
+                found = self.read(candidate) if self.folder else self._remember(candidate)
             except UserError as e:
                 self._bad(candidate, e)
                 continue
             if found:
                 return found
         raise UserError(f"data: none of the {len(self)} records can be read")
+
+    def expect(self, numbers: Iterable[int]) -> None:
+        """Reads these records ahead: from the folder, or as they come, to be computed when they are asked for."""
+        self.read.expect(n for n in numbers if n not in self.kept and n not in self.bad)
 
     def _bad(self, number: int, error: UserError) -> None:
         if not self.cfg.data.skip_bad:
@@ -107,7 +141,7 @@ class Features:
         if number in self.bad:
             raise UserError("known to be bad")
         if number not in self.kept:
-            self.kept[number] = made = compute(self.model, self.records[number])
+            self.kept[number] = made = compute(self.model, self.read(number))
             self.held += made.bytes
             while self.held > MEMORY:
                 self.held -= self.kept.popitem(last=False)[1].bytes
@@ -119,7 +153,9 @@ class Features:
         words, file = _open(self.folder / f"{number // SHARD:06d}.safetensors")
         if str(number) not in words:
             return None
-        return Prepared(**words[str(number)], **{name: file.get_tensor(f"{number}.{name}") for name in TENSORS})
+        said = dict(words[str(number)])
+        ready = {slot: file.get_tensor(f"{number}.ready.{slot}") for slot in said.pop("ready")}
+        return Prepared(**said, **{name: file.get_tensor(f"{number}.{name}") for name in TENSORS}, ready=ready)
 
     def write(self, folder: Path) -> None:
         """Computes all records into a folder, this process its share of the files; those that are there stay.
@@ -150,8 +186,9 @@ class Features:
             except UserError as e:
                 self._bad(number, e)
                 continue
-            words[str(number)] = {"id": made.id, "instructions": list(made.instructions), "objects": made.objects}
-            tensors |= {f"{number}.{name}": getattr(made, name).contiguous() for name in TENSORS}
+            said = {"id": made.id, "instructions": list(made.instructions), "objects": made.objects}
+            words[str(number)] = said | {"ready": list(made.ready)}
+            tensors |= {f"{number}.{name}": tensor.contiguous() for name, tensor in made.tensors().items()}
         new = path.with_suffix(".new")
         save_file(tensors, new, metadata={"words": json.dumps(words)})
         os.replace(new, path)
@@ -166,12 +203,14 @@ def compute(model: ReasonBrain, record: Record) -> Prepared:
     both = torch.from_numpy(as_array([record.source, record.target]))
     device = model.device
     diffusion = model.slot("diffusion")
-    with torch.autocast(device.type, enabled=False):
+    # torch chooses the kernel, also within a training step that has chosen its own: features on disk know no step
+    with torch.autocast(device.type, enabled=False), sdpa_kernel(KERNELS):
         images = both.to(device).float() / 255
         regions = model.prepare(images[:1], [""], [[]]).regions
         latents = diffusion.encode(images) if diffusion else images
+        ready = {slot: features[0].cpu() for slot, features in model.image_features(images[:1]).items()}
     tensors = both[0], regions[0].to("cpu", torch.int16), latents[0].cpu(), latents[1].cpu()
-    return Prepared(record.id, record.instructions, record.objects, *tensors)
+    return Prepared(record.id, record.instructions, record.objects, *tensors, ready)
 
 
 @lru_cache(maxsize=256)
@@ -185,18 +224,20 @@ def shards(records: int) -> int:
 
 
 def key(cfg: Config, model: ReasonBrain) -> dict[str, Any]:
-    """What features depend on: the data, the segmentation's settings, and the weights that compute them."""
+    """What features depend on: the data, settings of the segmentation and of ``image_features``, and the weights that
+    compute them."""
     data = asdict(replace(cfg.data, features=None, skip_bad=False))
     for part in (data, *data["mixture"]):
         if part["path"]:
             part["path"] = fingerprint(part["path"])
     weights = hashlib.blake2b(digest_size=16)
     for part in model.parts.values():
-        for name in part.preparing:
-            for tensor in getattr(part, name).state_dict().values():
+        for module in part.prepares().values():
+            for tensor in module.state_dict().values():
                 weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     region = {k: v for k, v in (slot_config(cfg.model, "frce.region") or {}).items() if k != "pretrained"}
-    return {"data": data, "region": region, "weights": weights.hexdigest()}
+    settings = {slot: found for slot, part in model.watching().items() if (found := part.image_settings())}
+    return {"data": data, "region": region, "settings": settings, "weights": weights.hexdigest()}
 
 
 def read_sizes(folder: Path) -> list[Size]:

@@ -36,7 +36,8 @@ class Validation:
     def inputs(self, record: Prepared) -> Inputs:
         """A batch of one, in the first of the record's wordings; its objects are found there, as in use."""
         images = record.image[None].to(self.model.device).float() / 255
-        return self.model.prepare(images, record.instructions[:1], None, record.regions[None])
+        ready = {slot: features[None] for slot, features in record.ready.items()}
+        return self.model.prepare(images, record.instructions[:1], None, record.regions[None], ready)
 
     @torch.no_grad()
     def losses(self) -> dict[str, float]:

@@ -83,11 +83,15 @@ def fill(file: Path, cfg: TrainConfig, world: int) -> dict[str, Any]:
 
 
 def set_apart(module: nn.Module) -> None:
-    """Takes out of DeepSpeed's sight what only prepares records (an autoencoder): it runs in one process and not in
-    another, while a partitioned module needs all of them at once."""
+    """Takes out of DeepSpeed's sight what prepares records (autoencoder, SAM, frozen vision towers): it runs in one
+    process and not in another, which has the record already, while a partitioned module needs all of them at once. Each
+    process holds it whole; in return no pass gathers it, and what it computes is the same under every engine."""
     for part in [m for m in module.modules() if isinstance(m, Plugin)]:
-        for name in part.preparing:
-            part.__dict__[name] = part._modules.pop(name)
+        for path, prepares in part.prepares().items():
+            owner, _, name = path.rpartition(".")
+            holder = part.get_submodule(owner)
+            holder.__dict__[name] = prepares
+            del holder._modules[name]
 
 
 def spread(deepspeed_config: dict[str, Any]) -> Place:

@@ -25,6 +25,8 @@ class ClipEncoders(Plugin):
     """``layers``: hidden states of the vision tower that are joined on the channel axis (negative: from the end).
     ``object_tokens``: room for the objects' names, in tokens (K)."""
 
+    preparing = ("clip.vision_model",)
+
     @register_to_config
     def __init__(
         self,
@@ -55,7 +57,7 @@ class ClipEncoders(Plugin):
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
 
     @torch.no_grad()
-    def encode_image(self, images: Tensor) -> Tensor:
+    def image_features(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in 0..1 -> the chosen layers' patch tokens, joined: [B, N, layers x hidden]."""
         size = self.clip.config.vision_config.image_size
         if images.shape[-2:] != (size, size):
@@ -63,6 +65,9 @@ class ClipEncoders(Plugin):
         mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
         states = self.clip.vision_model((images - mean) / std, output_hidden_states=True).hidden_states
         return torch.cat([states[i][:, 1:] for i in self.config.layers], dim=-1)
+
+    def image_settings(self) -> dict[str, Any]:
+        return {"layers": self.config.layers}
 
     @torch.no_grad()
     def encode_text(self, texts: list[str], length: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -81,7 +86,7 @@ class ClipEncoders(Plugin):
         names = [", ".join(o) for o in inputs.objects]
         objects, objects_mask, _ = self.encode_text(names, self.config.object_tokens)
         return Features(
-            patches=self.image_adapter(self.encode_image(inputs.images)),
+            patches=self.image_adapter(self.known_features(inputs)),
             grid=self.grid,
             text=self.text_adapter(text) * text_mask[..., None],
             text_mask=text_mask,

@@ -79,11 +79,20 @@ class MllmPlugin(Plugin):
         raise NotImplementedError
 
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:
-        """Embeddings of all pictures, one after the other [sum of lengths, hidden]."""
+        """Embeddings of the pictures' tokens, row by row: [B, rows, columns, hidden]."""
         raise NotImplementedError
 
-    def positions(self, ids: Tensor, mask: Tensor, pixels: dict[str, Tensor]) -> Tensor:
-        """Position ids of the left-padded rows."""
+    @torch.no_grad()
+    @computes
+    def image_features(self, images: Tensor) -> Tensor:
+        """The tokens that the language model reads of images [B, 3, H, W] in 0..1: [B, rows, columns, hidden]."""
+        return self.image_embeds(self.pixels(images))
+
+    def image_settings(self) -> dict[str, Any]:
+        return {"precision": self.config.precision, "processor": self.image_processor.to_dict()}
+
+    def positions(self, ids: Tensor, mask: Tensor, rows: int, columns: int) -> Tensor:
+        """Position ids of the left-padded rows, each with a picture of ``rows`` x ``columns`` tokens."""
         raise NotImplementedError
 
     def generate_inputs(self, is_image: Tensor) -> dict[str, Tensor]:
@@ -115,14 +124,13 @@ class MllmPlugin(Plugin):
         r = self.img_in.shape[0]
         soft = torch.cat([cues.visual, cues.textual], dim=1)
         soft_mask = torch.cat([cues.visual_mask, cues.textual_mask], dim=1)
-        pixels = self.pixels(inputs.images)
-        rows, image = self.tokenize(inputs, self.image_lengths(pixels), soft.shape[1])
+        pictures = self.known_features(inputs)
+        size = pictures.shape[1:3]
+        rows, image = self.tokenize(inputs, [size.numel()] * len(pictures), soft.shape[1])
         starts = [len(row) for row in rows]
         ids, mask = self.pad_left([row + [self.tokenizer.pad_token_id] * r for row in rows])
         is_image = ids == image
         embeds = self.model.get_input_embeddings()(ids)
-        with torch.no_grad():
-            pictures = self.image_embeds(pixels)
         embeds = embeds.masked_scatter(is_image[..., None], pictures.to(embeds.dtype))
 
         # the cues stand right after the part that follows the picture: the same distance from the last image token
@@ -136,7 +144,7 @@ class MllmPlugin(Plugin):
         img = self.img_in.expand(embeds.shape[0], -1, -1).to(embeds.dtype)
         embeds = torch.cat([embeds[:, :-r], img], dim=1)
 
-        positions = self.positions(ids, mask, pixels)
+        positions = self.positions(ids, mask, *size)
         states = self.model.model.language_model(
             inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
         ).last_hidden_state

@@ -20,6 +20,7 @@ from .base import MllmPlugin
 class Llava(MllmPlugin):
     """``img_tokens``: r, the number of [IMG] tokens. ``precision`` of the published model: float32, bfloat16 or nf4."""
 
+    preparing = ("model.model.vision_tower", "model.model.multi_modal_projector")
     image_token = "<image>"
     prompt = ("USER: ", "", " ASSISTANT:")
 
@@ -65,9 +66,9 @@ class Llava(MllmPlugin):
         return rows, image
 
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:
-        out = self.model.model.get_image_features(pixels["pixel_values"].to(self.dtype))
-        return torch.cat(tuple(out.pooler_output))
+        values = pixels["pixel_values"].to(self.model.model.vision_tower.dtype)
+        return torch.stack(tuple(self.model.model.get_image_features(values).pooler_output))[:, None]
 
-    def positions(self, ids: Tensor, mask: Tensor, pixels: dict[str, Tensor]) -> Tensor:
+    def positions(self, ids: Tensor, mask: Tensor, rows: int, columns: int) -> Tensor:
         """Position ids [B, L] that count the tokens in use."""
         return (mask.cumsum(-1) - 1).clamp(min=0)

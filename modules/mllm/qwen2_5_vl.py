@@ -19,6 +19,7 @@ from .base import MllmPlugin
 class Qwen25VL(MllmPlugin):
     """``img_tokens``: r, the number of [IMG] tokens. ``precision`` of the published model: float32, bfloat16 or nf4."""
 
+    preparing = ("model.model.visual",)
     image_token = "<|image_pad|>"
     prompt = (
         "<|im_start|>user\n<|vision_start|>",
@@ -56,13 +57,16 @@ class Qwen25VL(MllmPlugin):
         return (pixels["image_grid_thw"].prod(-1) // merged).tolist()
 
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:
-        out = self.model.model.get_image_features(pixels["pixel_values"].to(self.dtype), pixels["image_grid_thw"])
-        return torch.cat(tuple(out.pooler_output))
+        visual, grid = self.model.model.visual, pixels["image_grid_thw"]
+        tokens = visual(pixels["pixel_values"].to(visual.dtype), grid_thw=grid).pooler_output
+        _, rows, columns = (grid[0] // visual.spatial_merge_size).tolist()  # pictures of one size have one grid
+        return tokens.view(len(grid), rows, columns, -1)
 
-    def positions(self, ids: Tensor, mask: Tensor, pixels: dict[str, Tensor]) -> Tensor:
+    def positions(self, ids: Tensor, mask: Tensor, rows: int, columns: int) -> Tensor:
         """Qwen's 3-D positions [3, B, L]: the picture's tokens by time, row and column."""
         is_image = (ids == self.tokenizer.convert_tokens_to_ids(self.image_token)).int()
-        grid = pixels["image_grid_thw"]
+        merged = self.model.config.vision_config.spatial_merge_size
+        grid = torch.tensor([[1, rows * merged, columns * merged]] * len(ids), device=ids.device)
         return self.model.model.get_rope_index(ids, is_image, image_grid_thw=grid, attention_mask=mask)[0]
 
     def generate_inputs(self, is_image: Tensor) -> dict[str, Tensor]:

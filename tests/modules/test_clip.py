@@ -25,7 +25,7 @@ def test_image_features_are_clips_own_layers_without_the_class_token(clip, parts
     with torch.no_grad():
         states = reference.vision_model(pixels, output_hidden_states=True).hidden_states
     tensor = torch.tensor(list(picture.tobytes())).view(1, 64, 64, 3).permute(0, 3, 1, 2) / 255
-    found = clip.encode_image(tensor)
+    found = clip.image_features(tensor)
     assert found.shape == (1, 16, 2 * 32)  # 4 x 4 patches, layers -1 and -2
     torch.testing.assert_close(found, torch.cat([states[-1][:, 1:], states[-2][:, 1:]], -1), rtol=1e-4, atol=1e-5)
 
@@ -35,7 +35,7 @@ def test_patches_come_row_by_row(clip):
     picture = torch.full((1, 3, 64, 64), 0.5)
     other = picture.clone()
     other[..., :16, 48:] = 1
-    moved = (clip.encode_image(other) - clip.encode_image(picture)).norm(dim=-1)[0]
+    moved = (clip.image_features(other) - clip.image_features(picture)).norm(dim=-1)[0]
     assert moved.argmax() == 3
 
 

@@ -69,7 +69,7 @@ def test_picture_tokens(plug, inputs) -> None:
     assert plug.image_lengths(pixels) == [PATCHES] * 2
     embeds = plug.image_embeds(pixels)
     states = plug.model.model.vision_tower(**pixels, output_hidden_states=True).hidden_states[-2]
-    assert torch.equal(embeds, plug.model.model.multi_modal_projector(states[:, 1:]).flatten(0, 1))
+    assert torch.equal(embeds, plug.model.model.multi_modal_projector(states[:, 1:])[:, None])
 
 
 def test_forward_equals_a_plain_pass(plug, inputs, cues) -> None:
@@ -83,7 +83,7 @@ def test_forward_equals_a_plain_pass(plug, inputs, cues) -> None:
         (ids,), image = plug.tokenize(row, [PATCHES], 0)
         at = ids.index(image)
         used = torch.cat([cues.visual[i][cues.visual_mask[i]], cues.textual[i][cues.textual_mask[i]]])
-        picture = plug.image_embeds(plug.pixels(row.images))
+        picture = plug.image_features(row.images).flatten(0, 2)
         words = [table(torch.tensor(part)) for part in (ids[:at], ids[at + PATCHES :])]
         embeds = torch.cat([words[0], picture, plug.cue_in(used), words[1], plug.img_in])[None]
         states = plug.model.model.language_model(inputs_embeds=embeds).last_hidden_state

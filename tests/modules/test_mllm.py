@@ -32,7 +32,7 @@ def no_cues(rows):
 
 def row(batch, i):
     fields = vars(batch) if isinstance(batch, Inputs) else batch._asdict()
-    return type(batch)(**{k: v[i : i + 1] for k, v in fields.items()})
+    return type(batch)(**{k: v[i : i + 1] for k, v in fields.items() if k != "ready"})
 
 
 def prompt_ids(mllm, inputs, i):
@@ -115,7 +115,7 @@ def test_positions_are_the_models_own(mllm, inputs):
     rows, image = mllm.tokenize(inputs, mllm.image_lengths(pixels), 0)
     assert rows == [prompt_ids(mllm, inputs, i) for i in range(3)]
     ids, mask = mllm.pad_left(rows)
-    positions = mllm.positions(ids, mask, pixels)
+    positions = mllm.positions(ids, mask, 4, 4)
     for i, one in enumerate(rows):
         alone = torch.tensor([one])
         expected, _ = mllm.model.model.get_rope_index(

@@ -1,20 +1,31 @@
 """Features: computed once, on disk the same to the bit, never those of other data or other models."""
 
 import json
+import threading
 
 import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from reasonbrain import cli
 from reasonbrain.errors import UserError
+from reasonbrain.images import to_tensor
 from reasonbrain.train import features as module
-from reasonbrain.train.features import Features
+from reasonbrain.train.data import Batches
+from reasonbrain.train.features import Ahead, Features
 from reasonbrain.train.train import train
 
 QUICK = ["train.batch_size=4", "train.steps=4", "train.log_every=1", "train.save_every=4"]
+
+
+WEIGHTS = {
+    "diffusion": "vae.decoder.conv_in.bias",
+    "encoders": "clip.vision_model.post_layernorm.bias",
+    "mllm": "model.model.visual.merger.ln_q.weight",
+}
 
 
 def losses(run):
@@ -56,10 +67,18 @@ def test_others_features_are_refused(settings, model, build, tmp_path):
     for change, named in (("data.seed=1", "data"), ("model.frce.region.max_regions=5", "region")):
         with pytest.raises(UserError, match=f"was made with another {named}"):
             Features(settings("data.count=2", folder, change), model)
-    other = build()
-    other.slot("diffusion").vae.decoder.conv_in.bias.data += 1
-    with pytest.raises(UserError, match="was made with another weights"):
-        Features(settings("data.count=2", folder), other)
+    with pytest.raises(UserError, match="was made with another settings"):
+        Features(settings("data.count=2", folder), build("model.encoders.layers=[-2,-1]"))
+    for slot, path in WEIGHTS.items():
+        other = build()
+        other.slot(slot).get_parameter(path).data += 1
+        with pytest.raises(UserError, match="was made with another weights"):
+            Features(settings("data.count=2", folder), other)
+    other = build()  # what trains, and what reads words, had no part in them
+    for slot, path in {"encoders": "image_adapter.bias", "mllm": "img_in"}.items():
+        other.slot(slot).get_parameter(path).data += 1
+    other.slot("encoders").clip.text_model.final_layer_norm.bias.data += 1
+    Features(settings("data.count=2", folder), other)
     with pytest.raises(UserError, match="is not a folder that `reasonbrain data cache` made"):
         Features(settings("data.features=nowhere"), model)
 
@@ -85,3 +104,80 @@ def test_memory_is_bounded(settings, model, monkeypatch):
     monkeypatch.setattr(module, "MEMORY", 3 * features[0].bytes)
     assert [features[i].id for i in range(10)] == [f"train-0-{i:06d}" for i in range(10)]
     assert list(features.kept) == [7, 8, 9] and features.held == 3 * features[9].bytes
+
+
+def towers(model):
+    return model.slot("encoders").clip.vision_model, model.slot("mllm").model.model.visual
+
+
+def test_vision_towers_run_once_a_record_and_not_in_a_step(settings, build, tmp_path):
+    """With a folder not at all; what a step reads is what they would find, and it reads it from there."""
+    model, calls = build(), []
+    for tower in towers(model):
+        tower.register_forward_hook(lambda *_: calls.append(1))
+    cfg = settings("data.count=3", "train.batch_size=4")
+    batches = Batches(cfg, model)
+    before = [model(*batches(step))["loss"] for step in range(3)]
+    assert len(calls) == 2 * 3
+    inputs, *rest = batches(0)
+    inputs.ready = {}  # as in use
+    torch.testing.assert_close(model(inputs, *rest)["loss"], before[0], rtol=1e-5, atol=1e-5)
+    assert len(calls) == 2 * 4
+    batches.features.write(tmp_path)
+    calls.clear()
+    folder = settings("data.count=3", "train.batch_size=4", f"data.features={tmp_path}")
+    batches = Batches(folder, model)
+    assert [model(*batches(step))["loss"] for step in range(3)] == before and not calls
+    file = tmp_path / "000000.safetensors"
+    words = safe_open(file, "pt").metadata()
+    for slot in ("encoders", "mllm"):
+        held = load_file(file)
+        save_file({k: v.flip(0) if k.endswith(slot) else v for k, v in held.items()}, file, words)
+        module._open.cache_clear()
+        assert model(*Batches(folder, model)(0))["loss"] != before[0]
+        save_file(held, file, words)
+
+
+def test_what_trains_is_computed_in_every_step(settings, build, records):
+    model, images = build(), to_tensor([records[0].source])
+    assert model.image_features(images).keys() == {"encoders", "mllm"}
+    assert "clip.vision_model" in model.slot("encoders").prepares()
+    towers(model)[0].post_layernorm.requires_grad_(True)
+    assert model.image_features(images).keys() == {"mllm"} and not model.slot("encoders").prepares()
+    inputs, *_ = Batches(settings("data.count=2", "train.batch_size=2"), model)(0)
+    assert inputs.ready.keys() == {"mllm"}
+
+
+def test_reading_ahead_reads_once_and_keeps_errors_for_who_asks():
+    read = []
+
+    def one(number):
+        read.append((number, threading.current_thread() is threading.main_thread()))
+        if number == 2:
+            raise UserError("record 2")
+        return number * 10
+
+    ahead = Ahead(one)
+    ahead.expect([1, 2, 1])
+    assert ahead(1) == ahead(1) == 10 and ahead(3) == 30
+    with pytest.raises(UserError, match="record 2"):
+        ahead(2)
+    assert sorted(read) == [(1, False), (2, False), (3, True)]
+    ahead.expect([])
+    assert ahead(1) == 10 and read[-1] == (1, True)
+
+
+def test_the_next_pass_is_read_while_one_computes(settings, model, tmp_path):
+    """With a folder or without one, also within a step; the last batch is what another reader finds alone."""
+    cfg = settings("data.count=40", "train.batch_size=4", "train.micro_batch=2")
+    Features(cfg, model).write(tmp_path)
+    for folder in (None, str(tmp_path)):
+        cfg.data.features = folder
+        batches = Batches(cfg, model)
+        for step, part in ((0, 0), (0, 1), (1, 0)):
+            batch = batches(step, part)
+            after = (0, 1) if (step, part) == (0, 0) else (step + 1, 0) if part else (step, 1)
+            assert set(batches.features.read.coming) == set(batches.rows(*after)[0]) - set(batches.features.kept)
+        alone = Batches(cfg, model)(1, 0)
+        assert torch.equal(batch[1], alone[1]) and torch.equal(batch[2], alone[2]) and batch[3] == alone[3]
+        assert all(torch.equal(batch[0].ready[slot], alone[0].ready[slot]) for slot in ("encoders", "mllm"))
