@@ -87,10 +87,10 @@ class ReasonBrain(nn.Module):
 
     def image_features(self, images: Tensor) -> dict[str, Tensor]:
         """By slot, what plug-ins find in images [B, 3, H, W] in 0..1 alone and no training changes."""
-        found = {slot: part.image_features(images) for slot, part in self.watching().items()}
+        found = {slot: part.image_features(images) for slot, part in self.prepared_slots().items()}
         return {slot: features for slot, features in found.items() if features is not None}
 
-    def watching(self) -> dict[str, Plugin]:
+    def prepared_slots(self) -> dict[str, Plugin]:
         """By slot, the plug-ins whose ``image_features`` no training changes."""
         found = {slot: part for slot in SLOTS if (part := self.slot(slot))}
         return {slot: part for slot, part in found.items() if len(part.prepares()) == len(part.preparing)}

@@ -236,7 +236,7 @@ def key(cfg: Config, model: ReasonBrain) -> dict[str, Any]:
             for tensor in module.state_dict().values():
                 weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     region = {k: v for k, v in (slot_config(cfg.model, "frce.region") or {}).items() if k != "pretrained"}
-    settings = {slot: found for slot, part in model.watching().items() if (found := part.image_settings())}
+    settings = {slot: found for slot, part in model.prepared_slots().items() if (found := part.image_settings())}
     return {"data": data, "region": region, "settings": settings, "weights": weights.hexdigest()}
 
 
