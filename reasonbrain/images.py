@@ -68,6 +68,8 @@ def load_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.I
         raise UserError(f"{name} is not a picture in any format known here (PNG, JPEG, WebP, TIFF, ...)") from None
     except OSError as e:
         raise UserError(f"{name} cannot be read: {e.strerror or e}") from None
+    except ValueError as e:  # some of Pillow's formats, on a broken header
+        raise UserError(f"{name} is damaged or truncated: {e}") from None
 
 
 def _check_file(path: Path, name: str) -> None:

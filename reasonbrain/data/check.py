@@ -33,6 +33,7 @@ SAID = {
     "million pixels": "too large",
 }
 CHUNK = 32  # records a thread takes at a time
+WINDOW = 256  # chunks that are waited for together
 NEAR = 3  # bits of 128 in which two records that look alike may differ
 BITS = np.array([n.bit_count() for n in range(256)], np.uint8)
 
@@ -57,7 +58,6 @@ def check(reader: Reader, output: Path, limit: int | None = None) -> tuple[Count
     step = max(1, -(-count // limit)) if limit else 1
     keys = np.zeros((count, 5), np.uint64)  # of id; words and pixels; words; source; target. 0: not known
     counts: Counter[str] = Counter()
-    workers = len(os.sched_getaffinity(0))
     chunks = [range(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
     with whole_file(output) as file, tqdm(total=count, desc="records", unit="record", disable=None) as bar:
 
@@ -66,8 +66,8 @@ def check(reader: Reader, output: Path, limit: int | None = None) -> tuple[Count
             line = {"record": index, "id": name, "problem": kind, "detail": detail}
             file.write(json.dumps(line) + "\n")
 
-        with ThreadPoolExecutor(workers) as pool:
-            for some in (chunks[i : i + 8 * workers] for i in range(0, len(chunks), 8 * workers)):
+        with ThreadPoolExecutor() as pool:
+            for some in (chunks[i : i + WINDOW] for i in range(0, len(chunks), WINDOW)):
                 for chunk in pool.map(partial(examine, reader, keys, step), some):
                     for index, name, kind, detail in chunk:
                         say(index, name, kind, detail)
@@ -115,7 +115,7 @@ def examine(reader: Reader, keys: np.ndarray, step: int, indices: range) -> list
 def of_words(row: Row, reader: Reader) -> Iterator[Problem]:
     if not any(words.strip() for words in row.instructions):
         yield "empty instruction", ""
-    if reader.categories and row.category and row.category not in reader.categories:
+    if reader.categories and row.category and row.category.casefold() not in reader.categories:
         yield "wrong category", f"'{row.category}' is not one of {', '.join(reader.categories)}"
 
 

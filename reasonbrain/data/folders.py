@@ -18,16 +18,6 @@ from .rows import Reader, Row, transparent
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def read_json(path: Path) -> Any:
-    """Raises UserError naming the file."""
-    try:
-        return json.loads(path.read_bytes())
-    except OSError as e:
-        raise UserError(f"'{path}' cannot be read: {e.strerror}") from None
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"'{path}' is not JSON: {e}") from None
-
-
 class Folder(Reader):
     """A folder whose records are found when it is opened: ``find`` gives for each what ``build`` makes a row of.
 
@@ -52,6 +42,22 @@ class Folder(Reader):
     def find(self, path: Path) -> list[Any]:
         raise NotImplementedError
 
+    def text(self, name: str) -> str:
+        """A text file of the data set. Raises UserError where it cannot be read, is no text, or leads outside."""
+        file = self.inside(name, name)
+        try:
+            if not file.is_file():  # reading a pipe would wait for ever
+                raise UserError(f"'{file}' does not exist or is no file")
+            return file.read_text(encoding="utf-8")
+        except (OSError, ValueError) as e:
+            raise UserError(f"'{file}' cannot be read: {e}") from None
+
+    def json(self, name: str) -> Any:
+        try:
+            return json.loads(self.text(name))
+        except (ValueError, RecursionError) as e:
+            raise UserError(f"'{os.path.join(self.root, name)}' is not JSON: {e}") from None
+
 
 class Triples(Folder):
     """Any folder, at any depth: NAME.txt with the instruction beside NAME_source, NAME_target and NAME_mask as
@@ -65,11 +71,7 @@ class Triples(Folder):
     def row(self, index: int) -> Row:
         name = self.found[index]
         record = name.replace("/", "-")
-        words = self.inside(name + ".txt", record)
-        try:
-            instruction = words.read_text(encoding="utf-8").strip()
-        except (OSError, ValueError) as e:
-            raise self.wrong(record, f"'{words}' cannot be read: {e}") from None
+        instruction = self.text(name + ".txt").strip()
         source, target, mask = (self._picture(f"{name}_{part}", record) for part in ("source", "target", "mask"))
         if source is None:
             raise self.wrong(record, f"picture '{name}_source.png' does not exist")
@@ -89,19 +91,16 @@ class EditWorld(Folder):
     layout = "group_K/img_txt.json, group_K/sampleN_ori.png, group_K/sampleN_tar.png"
 
     def find(self, path: Path) -> list[tuple[str, str, dict[str, str]]]:
-        files = sorted(path.rglob("img_txt.json"))
-        return [
-            (f.parent.relative_to(path).as_posix(), name, dict(row))
-            for f in files
-            for name, row in read_json(f).items()
-        ]
+        groups = sorted(f.parent.relative_to(path).as_posix() for f in path.rglob("img_txt.json"))
+        return [(group, n, dict(row)) for group in groups for n, row in self.json(f"{group}/img_txt.json").items()]
 
     def row(self, index: int) -> Row:
         group, name, fields = self.found[index]
         record = f"{group}-{name}".replace("/", "-").removeprefix(".-")
         source, target = (self.inside(f"{group}/{name}_{end}.png", record) for end in ("ori", "tar"))
         said = str(fields.get("instruction") or fields.get("instuction") or "")
-        captions = (fields.get("original_caption", ""), fields.get("target_caption") or fields.get("target_cation", ""))
+        before, after = fields.get("original_caption", ""), fields.get("target_caption") or fields.get("target_cation")
+        captions = (str(before), str(after or ""))
         category = os.path.dirname(group)
         return Row(record, source, target, [said], category=category, captions=captions if any(captions) else None)
 
@@ -117,7 +116,7 @@ class ReasonEdit(Folder):
     def find(self, path: Path) -> list[tuple[str, str]]:
         found = []
         for words in sorted(path.rglob("*.txt")):
-            lines = [line for line in words.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [line for line in self.text(words.relative_to(path).as_posix()).split("\n") if line.strip()]
             pictures = sorted(words.parent.glob("*.png"))
             if len(lines) != len(pictures):
                 raise UserError(f"'{words}' has {len(lines)} lines for {len(pictures)} pictures")
@@ -141,12 +140,12 @@ class Pix2PixFolder(Folder):
     layout = "seeds.json, PROMPT/prompt.json, PROMPT/SEED_0.jpg, PROMPT/SEED_1.jpg"
 
     def find(self, path: Path) -> list[str]:
-        return [f"{prompt}/{seed}" for prompt, seeds in read_json(path / "seeds.json") for seed in seeds]
+        return [f"{prompt}/{seed}" for prompt, seeds in self.json("seeds.json") for seed in seeds]
 
     def row(self, index: int) -> Row:
         name = self.found[index]
         record = name.replace("/", "-")
-        said = read_json(self.inside(os.path.dirname(name) + "/prompt.json", record))
+        said = self.json(os.path.dirname(name) + "/prompt.json")
         if not isinstance(said, dict) or not isinstance(said.get("edit"), str):
             raise self.wrong(record, "prompt.json has no 'edit'")
         source, target = (self.inside(name + end, record) for end in ("_0.jpg", "_1.jpg"))
@@ -163,8 +162,8 @@ class MagicBrushSessions(Folder):
     mask = staticmethod(transparent)
 
     def find(self, path: Path) -> list[tuple[str, int, dict[str, str]]]:
-        sessions = read_json(path / "edit_sessions.json")
-        return [(name, n, dict(turn)) for name, turns in sessions.items() for n, turn in enumerate(turns, 1)]
+        sessions = self.json("edit_sessions.json").items()
+        return [(name, n, dict(turn)) for name, turns in sessions for n, turn in enumerate(turns, 1)]
 
     def row(self, index: int) -> Row:
         session, number, turn = self.found[index]
@@ -184,9 +183,9 @@ class RiseBench(Folder):
     own = ("index", "category", "instruction", "image")
 
     def find(self, path: Path) -> list[dict[str, Any]]:
-        if path.is_dir():
-            path = next((path / name for name in self.names if (path / name).is_file()), path / self.names[0])
-        rows = [{**row, "image": _single(row["image"])} for row in read_json(path)]
+        there = [name for name in self.names if (path / name).is_file()]
+        file = path.name if path.is_file() else [*there, self.names[0]][0]
+        rows = [{**row, "image": _single(row["image"])} for row in self.json(file)]
         return [row for row in rows if row["image"]]
 
     def row(self, index: int) -> Row:
@@ -206,8 +205,9 @@ class KrisBench(Folder):
     own = ("ori_img", "ins_en")
 
     def find(self, path: Path) -> list[tuple[str, str, dict[str, Any]]]:
-        files = sorted(path.glob("*/annotation.json"))
-        rows = [(f.parent.name, n, {**row, "ori_img": _single(row["ori_img"])}) for f in files for n, row in _items(f)]
+        tasks = sorted(f.parent.name for f in path.glob("*/annotation.json"))
+        rows = [(task, n, row) for task in tasks for n, row in self.json(f"{task}/annotation.json").items()]
+        rows = [(task, n, {**row, "ori_img": _single(row["ori_img"])}) for task, n, row in rows]
         return [row for row in rows if row[2]["ori_img"]]
 
     def row(self, index: int) -> Row:
@@ -217,10 +217,6 @@ class KrisBench(Folder):
         found = self.from_fields(fields | {"instruction": row.get("ins_en")}, index)
         found.notes = _notes(row, self.own)
         return found
-
-
-def _items(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    return list(read_json(path).items())
 
 
 def _single(image: str | list[str]) -> str | None:

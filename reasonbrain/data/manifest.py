@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from .rows import Reader, Row
+from .rows import LARGEST, Reader, Row
 
 NAMES = ("manifest.jsonl", "metadata.jsonl", "train.jsonl")
 CHUNK = 1 << 24
@@ -48,6 +48,8 @@ class Manifest(Reader):
     def row(self, index: int) -> Row:
         line = self.numbers[index]
         start, end = self.starts[line : line + 2].tolist()
+        if end - start > LARGEST:
+            raise self.wrong(f"line {line + 1}", f"not a record (a line of {end - start} bytes)")
         try:
             fields = json.loads(os.pread(self.file.fileno(), end - start, start))
         except (OSError, ValueError, RecursionError) as e:

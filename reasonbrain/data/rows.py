@@ -28,6 +28,7 @@ SOURCE = ("source", "src_image", "source_img", "source_image", "input_image", "o
 TARGET = ("target", "tgt_image", "target_img", "target_image", "output_image", "edited_image", "target_file_name")
 INSTRUCTION = ("instruction", "edit_prompt", "txt")
 MASK = ("mask", "mask_image")
+LARGEST = 1 << 28  # bytes of one record in a manifest or a shard
 
 
 @dataclass

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from .rows import Reader, Row
+from .rows import LARGEST, Reader, Row
 
 
 class Shards(Reader):
@@ -49,6 +49,8 @@ class Shards(Reader):
 
     def row(self, index: int) -> Row:
         number, start, end = self.spans[index].tolist()
+        if end - start > LARGEST:
+            raise self.wrong(index, f"not a record ({end - start} bytes)")
         fields: dict[str, Any] = {}
         try:
             data = os.pread(self.files[number].fileno(), end - start, start)

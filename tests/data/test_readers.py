@@ -1,6 +1,7 @@
 """Every reader on a small data set in its public layout, and what it refuses."""
 
 import json
+import os
 import tarfile
 import zlib
 from io import BytesIO
@@ -16,6 +17,7 @@ from reasonbrain.config import DataConfig, load_config
 from reasonbrain.data.readers import READERS, fingerprint, guess, open_reader
 from reasonbrain.data.records import open_records, open_source
 from reasonbrain.errors import UserError
+from reasonbrain.images import load_image
 
 # reader, layout, ids of all records
 DATA = [
@@ -208,6 +210,46 @@ def test_links_that_stay_inside_are_read(tmp_path, name):
     assert hostile(tmp_path, name)[0].source.tobytes() == picture(1).tobytes()
 
 
+@pytest.mark.parametrize(
+    ("make", "file"),
+    [
+        (layouts.editworld, "generated_img/group_0/img_txt.json"),
+        (layouts.kris, "abstract_reasoning/annotation.json"),
+        (layouts.pix2pix, "0000000/prompt.json"),
+        (layouts.triples, "heat/0.txt"),
+        (layouts.triples, "heat/0_target.jpg"),
+        (layouts.reasonedit, "6-Reasoning/001_mask.jpg"),
+    ],
+)
+def test_files_of_a_layout_that_are_links_out_of_it_are_not_read(make, file, tmp_path):
+    path = make(tmp_path / "data")
+    (tmp_path / "data" / file).rename(tmp_path / "moved")
+    (tmp_path / "data" / file).symlink_to(tmp_path / "moved")
+    with pytest.raises(UserError, match="leads outside the data folder"):
+        reader = open_reader(guess(path), path)
+        for i in range(len(reader)):
+            reader.row(i)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    layouts.pix2pix(tmp_path)
+    (tmp_path / "0000000" / "prompt.json").unlink()
+    os.mkfifo(tmp_path / "0000000" / "prompt.json")
+    with pytest.raises(UserError, match="is no file"):
+        open_reader("instructpix2pix", str(tmp_path)).row(0)
+
+
+def test_a_line_without_end_is_not_read(tmp_path):
+    """Sparse: takes no disk."""
+    path = Path(layouts.manifest(tmp_path))
+    with path.open("ab") as file:
+        file.truncate(300 << 20)
+    reader = open_reader("manifest", str(path))
+    assert len(reader) == 4 and reader.row(2).id == "r2"
+    with pytest.raises(UserError, match="record 'line 4' .*a line of 3145"):
+        reader.row(3)
+
+
 def test_a_parquet_file_cannot_name_a_file_outside(tmp_path):
     picture(0).save(tmp_path / "secret.png")
     row = {"source": {"bytes": None, "path": "../secret.png"}, "instruction": "go", "target": cell(picture(1))}
@@ -223,6 +265,19 @@ def test_a_bomb_in_a_shard_is_told_by_its_header(tmp_path):
     row = {"source": {"bytes": bytes(header), "path": None}, "instruction": "go", "target": cell(picture(1))}
     with pytest.raises(UserError, match="record '0' of .*million pixels"):
         open_reader("parquet", parquet(tmp_path / "a.parquet", [row]))[0]
+
+
+@pytest.mark.parametrize("form", ["PPM", "JPEG2000", "PNG", "GIF"])
+def test_fuzzed_pictures_are_pictures_or_one_error(form):
+    """Pillow raises more than OSError on a broken header."""
+    whole = encoded(picture(1), form)
+    told = 0
+    for seed in range(150):
+        try:
+            assert load_image(fuzzed(seed, whole[:100]) + whole[100:]).mode == "RGB"
+        except UserError:
+            told += 1
+    assert told > 10
 
 
 def fuzzed(seed: int, line: bytes) -> bytes:
@@ -264,7 +319,7 @@ def test_a_fuzzed_manifest_gives_records_or_one_line(tmp_path):
         ("editworld", {}, "holds no record"),
         ("kris", {"task/annotation.json": '{"1": {"ins_en": "x"}}'}, "not in the layout TASK"),
         ("risebench", {"data_total.json": "{}"}, "holds no record"),
-        ("risebench", {}, "datav2_total_w_subtask.json' cannot be read"),
+        ("risebench", {}, "datav2_total_w_subtask.json' does not exist"),
         ("instructpix2pix", {"seeds.json": "[[1]]"}, "not in the layout seeds.json"),
         ("parquet", {"a.parquet": "no parquet"}, "cannot be read as Parquet"),
         ("parquet", {}, r"has none of \*.parquet for parquet"),
