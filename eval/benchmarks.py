@@ -12,6 +12,9 @@
 - **editworld**, **reason50k**: CLIP Score of the edit and its caption (arXiv:2405.14785; arXiv:2507.01908, section 5).
   Neither says by which CLIP; this is torchmetrics' default, ViT-L/14. The tables there are a hundredth of it. How well
   the rest is kept is measured besides.
+- **instructpix2pix**: CLIP direction and CLIP-I to the source, by ViT-L/14 (timothybrooks/instruct-pix2pix,
+  metrics/clip_similarity.py, which scales without smoothing; here CLIP's own preparation).
+- **risebench**, **kris**: what they judge needs a judge; until then how well the rest is kept.
 - **mgie**: L1, SSIM, LPIPS, DINO, CVS and CTS (arXiv:2309.17102, section 4) on any manifest, networks as MagicBrush's.
 - **manifest**: every metric to the target, and what changed from the source, on any manifest.
 - **mini**: ReasonMini, see mini.py.
@@ -105,6 +108,9 @@ BENCHMARKS = {
     ),
     "editworld": Benchmark("editworld", ("CLIP Score", *KEPT), clip=CLIP_L),
     "reason50k": Benchmark("reason50k", ("CLIP Score", *KEPT), clip=CLIP_L),
+    "instructpix2pix": Benchmark("instructpix2pix", ("CLIP direction", "CLIP-I to source"), clip=CLIP_L),
+    "risebench": Benchmark("risebench", KEPT),
+    "kris": Benchmark("kris", KEPT),
     "mgie": Benchmark("manifest", ("DINO", "L1", "SSIM", "LPIPS", "CVS", "CTS")),
     "manifest": Benchmark(
         "manifest",

@@ -57,9 +57,12 @@ class Case:
         return replace(self, edit=case.picture("edit"), source=case.picture("source"), target=target)
 
     def has(self, need: str) -> bool:
-        """Whether the record brings a ``target``, a ``mask``, a ``caption`` of the target, or ``captions`` of both."""
+        """Whether the record brings a ``target``, a ``mask``, a ``caption`` of the target, ``captions`` of both, or the
+        ``object`` that ReasonEdit names (its note CLIP)."""
         if need in ("target", "mask"):
             return getattr(self, need) is not None
+        if need == "object":
+            return bool(self.record.notes.get("CLIP"))
         before, after = self.record.captions or ("", "")
         return bool(after) if need == "caption" else bool(before and after)
 
@@ -172,7 +175,7 @@ def object_score(case: Case, models: Models) -> float:
     rows, columns = (np.flatnonzero(case.mask.any(axis)) for axis in (1, 0))
     left, top = columns[0], rows[0]
     box = case.edit.crop((left, top, max(columns[-1], left + 1), max(rows[-1], top + 1)))
-    return max(100 * cosine(models.clip.image(box), models.clip.text(_captions(case)[1])), 0.0)
+    return max(100 * cosine(models.clip.image(box), models.clip.text(case.record.notes["CLIP"])), 0.0)
 
 
 def background(measure: Measure) -> Measure:
@@ -216,7 +219,7 @@ METRICS: dict[str, Metric] = {
         )
         for name, (measure, models, higher) in PAIRED.items()
     },
-    "CLIP Score of object": Metric(object_score, ("mask", "caption", "clip"), regions=False),
+    "CLIP Score of object": Metric(object_score, ("mask", "object", "clip"), regions=False),
 }
 
 
