@@ -71,7 +71,9 @@ def _table(
 ) -> dict[str, Any]:
     scores: dict[str, Any] = {}
     for score in dict.fromkeys(name for row in rows for name in row["scores"]["edits"]):
-        systems = {system: _mean((row["scores"][system][score] for row in rows), seed) for system in rows[0]["scores"]}
+        systems = {
+            system: _mean((row["scores"][system].get(score) for row in rows), seed) for system in rows[0]["scores"]
+        }
         better = metrics[score.removesuffix(" inside").removesuffix(" outside")]
         scores[score] = {"higher_is_better": better, "systems": systems}
         if other:
@@ -89,7 +91,7 @@ def _mean(values: Iterable[float | None], seed: int) -> dict[str, Any]:
 
 
 def _paired(score: str, rows: list[dict[str, Any]], other: Other, seed: int) -> dict[str, Any]:
-    both = [(row["scores"]["edits"][score], other.scores.get(row["id"], {}).get(score)) for row in rows]
+    both = [(row["scores"]["edits"].get(score), other.scores.get(row["id"], {}).get(score)) for row in rows]
     pairs = [(ours, theirs) for ours, theirs in both if ours is not None and theirs is not None]
     differences = [ours - theirs for ours, theirs in pairs]
     change = _mean(differences, seed)

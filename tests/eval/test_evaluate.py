@@ -13,7 +13,7 @@ from reasonbrain.data.mini.store import write_split
 from reasonbrain.data.records import Record
 from reasonbrain.eval import benchmarks, mini, page
 from reasonbrain.eval.edits import Edits, file_name
-from reasonbrain.eval.report import markdown
+from reasonbrain.eval.report import Other, markdown, tables
 from reasonbrain.pipeline import ReasonBrainPipeline
 
 MINI = ("eval", "--benchmark", "mini", "--data", "test", "--limit", "8")
@@ -231,6 +231,19 @@ def test_mistakes_are_one_line(theirs, split, tmp_path):
     }
     for args, said in wrong.items():
         assert said in refused(*args)
+
+
+def test_records_with_and_without_a_mask():
+    def row(name, **scores):
+        return {"id": name, "groups": {}, "scores": {"edits": scores, "do nothing": scores}}
+
+    rows = [row("a", L1=0.1), row("b", **{"L1": 0.3, "L1 inside": 0.5, "L1 outside": None})]
+    found = {"records": rows, "seed": 0, "metrics": {"L1": False}}
+    (table,) = tables(found, (), Other("x", None, {"b": {"L1 inside": 0.4}}))
+    n = {score: of["systems"]["do nothing"]["n"] for score, of in table["scores"].items()}
+    assert n == {"L1": 2, "L1 inside": 1, "L1 outside": 0}
+    assert [of["against"]["n"] for of in table["scores"].values()] == [0, 1, 0]
+    assert not table["scores"]["L1 outside"]["higher_is_better"]
 
 
 class Page(HTMLParser):
