@@ -9,7 +9,7 @@ from scipy.stats import bootstrap, permutation_test
 
 RESAMPLES = 2000
 FLIPS = 9999
-ROOM = 2**22  # numbers held at once while resampling
+ROOM = 2**20  # numbers held at once while resampling
 
 
 def interval(values: Sequence[float], seed: int) -> tuple[float, float] | None:
