@@ -26,27 +26,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from reasonbrain.config import DataConfig
-from reasonbrain.data.records import Record, Records, open_records
+from reasonbrain.data.readers import open_reader
+from reasonbrain.data.records import Record, Records
 from reasonbrain.errors import UserError
 from reasonbrain.eval.metrics import METRICS, Metric
 from reasonbrain.eval.mini import PASSED, MiniSplits
 from reasonbrain.eval.models import CLIP_B, CLIP_L, DINO_S
 
-MULTIPLE = 16  # of the sides: FLUX's
 KEPT = ("L1 to source", "SSIM to source", "DINO to source")  # how far from the source: all of it, and by region
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """``reader``: the records' ``data.name``. ``metrics``: the most telling first; worst cases go by it.
-    ``size``: records
-    are read, and edits made, at about size x size pixels. ``compared``: side at which they are compared, if not at the
-    target's. ``groups``: ``notes`` that get tables of their own, as the category does."""
+    """``reader``: the records' ``data.name``. ``metrics``: the most telling first; worst cases go by it. ``compared``:
+    side in pixels at which pictures are compared, if not at the target's. ``groups``: ``notes`` that get tables of
+    their own, as the category does."""
 
     reader: str
     metrics: tuple[str, ...]
-    size: int = 512
     compared: int | None = None
     clip: str = CLIP_B
     dino: str = DINO_S
@@ -54,12 +51,12 @@ class Benchmark:
     groups: tuple[str, ...] = ("category",)
 
     def records(self, data: str | None, limit: int | None) -> Records:
-        """The first ``limit`` records of ``data``. Raises UserError like the reader."""
+        """The first ``limit`` records of ``data``, each picture at its own size. Raises UserError like the reader."""
         if self.reader == "mini":
             return MiniSplits(data, limit)
         if data is None:
             raise UserError(f"--data: the benchmark needs its folder or manifest to be read as '{self.reader}'")
-        records = open_records(DataConfig(name=self.reader, path=data, size=self.size), MULTIPLE)
+        records = open_reader(self.reader, data)
         return First(records, limit) if limit else records
 
     def chosen(self, names: tuple[str, ...] = ()) -> dict[str, Metric]:
@@ -87,8 +84,8 @@ class First:
 
 
 BENCHMARKS = {
-    "mini": Benchmark("mini", ("outcome", "L1", "PSNR", "SSIM"), 64, groups=("split", "category", "kind")),
-    "magicbrush": Benchmark("magicbrush", ("DINO", "CLIP-I", "CLIP-T", "L1", "L2", *KEPT), 1024),
+    "mini": Benchmark("mini", ("outcome", "L1", "PSNR", "SSIM"), groups=("split", "category", "kind")),
+    "magicbrush": Benchmark("magicbrush", ("DINO", "CLIP-I", "CLIP-T", "L1", "L2", *KEPT)),
     "emu_edit": Benchmark(
         "emu_edit", ("CLIP direction", "CLIP-I to source", "CLIP-T", "L1 to source", "DINO to source")
     ),

@@ -118,8 +118,9 @@ def measure(
     edits: Edits,
     baselines: dict[str, System],
 ) -> dict[str, Any]:
-    """``records``: a row each, with the scores of every system; ``missing`` and ``unreadable``: ids of edits that are
-    not there, or are no pictures, which are not scored. Raises UserError where there is no edit at all."""
+    """``records``: a row each, with the scores of every system. Not scored: ``missing``, ids without an edit;
+    ``unreadable``, edits that are no pictures and records that cannot be read. Raises UserError where there is no edit
+    at all."""
     rows: list[dict[str, Any]] = []
     missing: list[str] = []
     unreadable: dict[str, str] = {}
@@ -129,7 +130,11 @@ def measure(
         return picture and scores(look_at(record, picture, benchmark.compared), metrics, models)
 
     for index in tqdm(range(len(records)), desc="edits and metrics", unit="record", disable=None):
-        record = records[index]
+        try:
+            record = records[index]
+        except UserError as e:
+            unreadable[f"record {index}"] = str(e)
+            continue
         try:
             ours = score(record, edits)
         except UserError as e:

@@ -154,7 +154,7 @@ def notes(found: dict[str, Any], other: Other | None) -> list[str]:
     for what in ("missing", "unreadable"):
         if ids := list(found[what]):
             more = ", ..." if len(ids) > 20 else ""
-            said.append(f"{len(ids)} edits {what}, not scored: {', '.join(ids[:20])}{more}")
+            said.append(f"{len(ids)} {what}, not scored: {', '.join(ids[:20])}{more}")
     return said
 
 

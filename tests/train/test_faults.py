@@ -105,7 +105,7 @@ def test_after_a_loss_the_same_command_ends_as_if_there_had_been_none(start, tmp
 
 def test_out_of_memory_says_what_to_change(start, tmp_path):
     code, (line,), _ = start(0, 2, "starve", "-o", tmp_path / "run", launcher=[])
-    assert code == 2 and "error: step 1: rank 0 is out of memory; it held 0." in line and "train.micro_batch" in line
+    assert code == 2 and "error: step 1: rank 0 is out of memory; it held " in line and "train.micro_batch" in line
 
 
 def test_a_run_is_trained_by_one_command_at_a_time(settings, tmp_path):
