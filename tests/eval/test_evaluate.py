@@ -184,7 +184,7 @@ def split(tmp_path_factory):
 @pytest.fixture
 def on_manifest(split, parts, monkeypatch):
     """The row ``manifest`` with the tiny CLIP, and with a DINO that is nowhere."""
-    row = benchmarks.Benchmark("manifest", ("L1", "CLIP-I", "DINO"), 64, clip=str(parts / "clip"), dino="no/where/here")
+    row = benchmarks.Benchmark("manifest", ("L1", "CLIP-I", "DINO"), clip=str(parts / "clip"), dino="no/where/here")
     monkeypatch.setitem(benchmarks.BENCHMARKS, "manifest", row)
     return ("eval", "--benchmark", "manifest", "--data", split / "manifest.jsonl", "--edits", split / "edits")
 
@@ -228,6 +228,16 @@ def test_mistakes_are_one_line(theirs, split, tmp_path):
     }
     for args, said in wrong.items():
         assert said in refused(*args)
+
+
+def test_pictures_are_read_whole(tmp_path):
+    """Wide ones too, of sides that no model takes: another system's edits are not cut."""
+    wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (33, 131, 3), dtype=np.uint8))
+    wide.save(tmp_path / "a.png")
+    row = {"id": "a", "src_image": "a.png", "tgt_image": "a.png", "instruction": "what if"}
+    (tmp_path / "m.jsonl").write_text(json.dumps(row))
+    record = benchmarks.find("manifest").records(str(tmp_path / "m.jsonl"), 1)[0]
+    assert record.source.tobytes() == record.target.tobytes() == wide.tobytes()
 
 
 def test_records_with_and_without_a_mask():
