@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,8 +34,8 @@ def file_name(record_id: str) -> str:
 class Edits:
     """``edits(record)``: the picture ``<folder>/<file_name(id)>`` with any suffix of ``OUTPUT_FORMATS``.
 
-    Without a pipeline one that is missing is None. With one it is made, one record at a time, always from the noise of
-    ``seed`` and with the objects found in the words, as `reasonbrain edit` does, and written whole or not at all.
+    Without a pipeline one that is missing is None. With one it is made, always from the noise of ``seed`` and with the
+    objects found in the words, as `reasonbrain edit` does, and written whole or not at all.
     ``instruction``: said instead of the record's own, and no objects.
     Raises UserError for a folder that is not there, for pictures made by another model or with other settings, and,
     when called, for a picture that cannot be read."""
@@ -70,20 +70,23 @@ class Edits:
         return next((path for path in paths if path.is_file()), None)
 
     def __call__(self, record: Record) -> Image.Image | None:
+        self.make([record])
         path = self.find(record.id)
-        if path is None and self.pipe is not None:
-            path = self.folder / f"{file_name(record.id)}.png"
-            save_image(self.make(record), path)
         return load_image(path) if path else None
 
-    def make(self, record: Record) -> Image.Image:
-        assert self.pipe is not None
-        return self.pipe(
-            record.source,
-            self.instruction or record.instructions[0],
-            objects=[[]] if self.instruction else None,
+    def make(self, records: Sequence[Record]) -> None:
+        """Makes those that are missing, in one batch; each starts from the same noise, as if it were alone."""
+        missing = [record for record in records if not self.find(record.id)]
+        if self.pipe is None or not missing:
+            return
+        made = self.pipe(
+            [record.source for record in missing],
+            [self.instruction or record.instructions[0] for record in missing],
+            objects=[[] for _ in missing] if self.instruction else None,
             generator=torch.Generator().manual_seed(self.seed),
-        ).images[0]
+        ).images
+        for record, image in zip(missing, made, strict=True):
+            save_image(image, self.folder / f"{file_name(record.id)}.png")
 
 
 def fingerprint(pipe: ReasonBrainPipeline) -> str:

@@ -5,12 +5,14 @@
     reasonbrain eval --benchmark magicbrush --data DIR --edits THEIRS -o REPORT     # any other system's pictures
     reasonbrain eval ... --against OTHER_REPORT                                     # and are the two different?
 
-Pictures are held one record at a time; of a record only its numbers stay.
+Pictures of a few records are held at a time; of a record only its numbers stay.
 """
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,6 +30,8 @@ from reasonbrain.eval.metrics import Metric, look_at, scores
 from reasonbrain.eval.models import Models
 from reasonbrain.pipeline import ReasonBrainPipeline
 
+TOGETHER = 2**16  # pixels in a batch: 16 pictures of 64 x 64, one of 512 x 512
+BAR: dict[str, Any] = {"desc": "edits and metrics", "unit": "record", "disable": None}
 PACKAGES = ("reasonbrain", "torch", "torchmetrics", "transformers", "diffusers", "scikit-image", "scipy", "numpy")
 
 
@@ -129,12 +133,7 @@ def measure(
         picture = system(record)
         return picture and scores(look_at(record, picture, benchmark.compared), metrics, models)
 
-    for index in tqdm(range(len(records)), desc="edits and metrics", unit="record", disable=None):
-        try:
-            record = records[index]
-        except UserError as e:
-            unreadable[f"record {index}"] = str(e)
-            continue
+    for index, record in tqdm(together(records, unreadable, [edits, *baselines.values()]), **BAR, total=len(records)):
         try:
             ours = score(record, edits)
         except UserError as e:
@@ -154,6 +153,28 @@ def measure(
             f"edits '{edits.folder}': none of the {len(records)} records has a picture there that can be read"
         )
     return {"records": rows, "missing": missing, "unreadable": unreadable}
+
+
+def together(records: Records, unreadable: dict[str, str], systems: Sequence[System]) -> Iterator[tuple[int, Record]]:
+    """Numbers and records, a few of which are edited at once; small pictures gain by it, large ones do not."""
+    few: list[tuple[int, Record]] = []
+
+    def done() -> Iterator[tuple[int, Record]]:
+        for system in systems:
+            if isinstance(system, Edits):
+                system.make([record for _, record in few])
+        yield from few
+        few.clear()
+
+    for index in range(len(records)):
+        try:
+            few.append((index, records[index]))
+        except UserError as e:
+            unreadable[f"record {index}"] = str(e)
+            continue
+        if sum(math.prod(record.source.size) for _, record in few) >= TOGETHER:
+            yield from done()
+    yield from done()
 
 
 def _version(package: str) -> str | None:
