@@ -201,7 +201,8 @@ def test_others_go_on_where_some_stopped(overrides, settings, tmp_path, optimize
     # what ZeRO-2 exported is what plain torch would have
     (a, _), (b, _) = load_model(two), load_model(tmp_path / "plain")
     for name, value in b.state_dict().items():
-        torch.testing.assert_close(a.state_dict()[name], value, atol=2e-4, rtol=1e-3)
+        atol = {"adamw": 2e-4, "muon": 1e-3}[optimizer]  # muon makes its steps orthogonal in bfloat16
+        torch.testing.assert_close(a.state_dict()[name], value, atol=atol, rtol=1e-3)
 
 
 def written(tmp_path, **changes):
