@@ -41,10 +41,12 @@ class ReasonBrain(nn.Module):
         the meta device, or to load weights of one's own afterwards. ``made`` is called with every slot and plug-in
         before the next one is built. Raises UserError for weights that cannot be had."""
         slots = {}
-        for name in SLOTS:
+        seed = int(torch.randint(1 << 62, (), device="cpu"))
+        for number, name in enumerate(SLOTS):
             params = slot_config(cfg, name)
             if params is None:
                 continue
+            torch.manual_seed(seed + number)  # what is new in a slot starts the same, whatever the other slots are
             params = dict(params)
             plug = plugin(name, params.pop("name"))
             if not weights and params.get("pretrained") and not params.get("architecture"):
