@@ -10,13 +10,13 @@ and its autoencoder alone on the true target, which is what an edit through it c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from PIL import Image
 
-from reasonbrain.data.mini import find_kind, make
+from reasonbrain.data.mini import find_kind, kinds, make
 from reasonbrain.data.mini.canvas import Look
 from reasonbrain.data.records import Record
 from reasonbrain.errors import UserError
@@ -34,10 +34,12 @@ SIZE = 64
 
 class MiniSplits:
     """The first ``count`` records of each split, drawn on the fly. ``notes``: split, kind and the scene's params.
+    ``names``: those of the kinds that take their turns, instead of all.
 
     Raises UserError for an unknown split."""
 
-    def __init__(self, splits: str | None, count: int | None) -> None:
+    def __init__(self, splits: str | None, count: int | None, names: Sequence[str] = ()) -> None:
+        self.names = names or [kind.name for _, kind in kinds()]
         self.splits = (splits,) if splits else SPLITS
         self.count = count or COUNT
         if splits and splits not in SPLITS:
@@ -48,7 +50,8 @@ class MiniSplits:
 
     def __getitem__(self, index: int) -> Record:
         split = self.splits[index // self.count]
-        s = make(split, index % self.count, SEED, SIZE)
+        number = index % self.count
+        s = make(split, number, SEED, SIZE, self.names[number % len(self.names)])
         notes = {"split": split, "kind": s.kind.name, "params": json.dumps(s.params)}
         mask = Image.fromarray(s.mask).convert("L")
         return Record(
