@@ -41,7 +41,7 @@ setup(
     packages=packages,
     package_dir={f"reasonbrain.{top}": top for top in MAPPED},
     package_data={
-        "reasonbrain.configs": ["*.yaml", "architectures/*.json", "deepspeed/*.json", "tiny/**/*", "samples/*"],
+        "reasonbrain.configs": ["*.yaml", "ablations/*.yaml", "architectures/*.json", "deepspeed/*.json", "tiny/**/*", "samples/*"],
         "reasonbrain": ["py.typed"],
         "reasonbrain.data.mini": ["*.yaml"],
     },

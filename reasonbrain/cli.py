@@ -5,6 +5,7 @@
     reasonbrain plan reasonbrain_flux_qwen --gpus 8 --gpu-memory 80
     reasonbrain bench train --config tiny
     reasonbrain eval --benchmark mini -o report
+    reasonbrain ablate components -o ablations
     reasonbrain modules
     reasonbrain data check data/reason50k
     reasonbrain data show data/reason50k -o gallery.html
@@ -279,6 +280,20 @@ def evaluate(output: str, against: Path | None, checkpoint: str | None, **reques
     run(Request(checkpoint=name, **request), Path(output), against)
     for kind in ("md", "html"):
         click.echo(Path(output) / f"report.{kind}")
+
+
+@main.command()
+@click.argument("plan")
+@click.option("-o", "--output", required=True, help="The folder of runs and tables; runs that are there are taken.")
+@click.option("--engine", type=click.Choice(("ray",)), help="Carry runs out at the same time.  [default: in turn]")
+def ablate(plan: str, output: str, engine: str | None) -> None:
+    """Trains and evaluates the variants of PLAN, a shipped one or a YAML file, and prints where the table is."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("reasonbrain.eval.ablate").setLevel(logging.INFO)
+
+    from .eval.ablate import ablate as run
+
+    click.echo(run(plan, Path(output), engine))
 
 
 @main.command()

@@ -1,0 +1,312 @@
+"""Ablations: trains and evaluates variants of one configuration with an equal budget, and writes what each part is
+worth.
+
+    reasonbrain ablate components -o DIR                        # a shipped plan
+    reasonbrain ablate my_plan.yaml -o DIR [--engine ray]       # one's own; ray: as many runs at once as there is room
+
+A plan lists studies (``Study``) and names its budget (``Budget``), a file beside it that plans may share. A run is one
+variant with one seed: a `reasonbrain train` of its own, so that its crash stops nothing else, then the benchmark. Runs
+of one DIR are found again by their whole configuration, so what several studies or plans share, the full model above
+all, is trained once; the same command goes on where it was stopped, and tries again what failed.
+
+Of one seed, all variants start from the same weights in the slots that they share, and see the same records and the
+same noise in the same order. Differences are therefore taken seed by seed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import torch
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from reasonbrain.config import Config, load_config
+from reasonbrain.data.records import MiniRecords, Records
+from reasonbrain.errors import RunError, UserError
+from reasonbrain.eval.ablation_report import write
+from reasonbrain.eval.benchmarks import Benchmark, find
+from reasonbrain.eval.edits import Edits
+from reasonbrain.eval.evaluate import Request, measure, missing_networks
+from reasonbrain.eval.metrics import Metric
+from reasonbrain.eval.mini import MiniSplits
+from reasonbrain.eval.models import Models
+from reasonbrain.files import whole_file
+from reasonbrain.pipeline import ReasonBrainPipeline
+from reasonbrain.train.data import micro_batch
+from reasonbrain.train.dry import fake_passes, without_weights
+from reasonbrain.train.export import build
+from reasonbrain.train.features import Features, key
+from reasonbrain.train.optim import numel, trained_parameters
+
+ACTIONS = ("REMOVE", "REPLACE")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Study:
+    """What is taken away (REMOVE), or what stands in its place (REPLACE), as ``overrides``, key=value, of the full
+    model. ``metrics``: scores as in reports of `reasonbrain eval`: ``outcome``, ``L1 inside``."""
+
+    ablated_part: str = MISSING
+    action: str = MISSING
+    replacement: str | None = None
+    overrides: list[str] = MISSING
+    metrics: list[str] = MISSING
+    seeds: list[int] = MISSING
+
+    @property
+    def name(self) -> str:
+        return f"{self.action} {self.ablated_part}" + (f": {self.replacement}" if self.replacement else "")
+
+
+@dataclass
+class Budget:
+    """What all runs have in common: the full model, ``config`` with ``overrides``, among them steps, batch and records;
+    and the benchmark, as `reasonbrain eval` takes it. Of ReasonMini only the kinds that are trained are measured."""
+
+    config: str = MISSING
+    overrides: list[str] = field(default_factory=list)
+    benchmark: str = "mini"
+    data: str | None = None
+    limit: int | None = None
+
+
+@dataclass
+class Plan:
+    """``budget``: a file, seen from the plan's folder."""
+
+    budget: str = MISSING
+    studies: list[Study] = MISSING
+
+
+def _read(path: Path, schema: type) -> Any:
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
+    except FileNotFoundError:
+        raise UserError(f"plan '{path}' does not exist") from None
+    except OmegaConfBaseException as e:
+        raise UserError(f"plan '{path}': {e.full_key}: {str(e).splitlines()[0]}") from None
+    except Exception as e:  # PyYAML and OmegaConf have no error in common
+        raise UserError(f"plan '{path}' is not readable YAML: {str(e).splitlines()[0]}") from None
+
+
+def shipped() -> list[str]:
+    """Names of the plans that come with the package."""
+    names = sorted(f.name[:-5] for f in (files("reasonbrain.configs") / "ablations").iterdir())
+    return [name for name in names if name != "budget"]
+
+
+def read_plan(name: str) -> tuple[str, Budget, list[Study]]:
+    """A shipped plan by name, or a YAML file by path: its name, its budget, and its studies.
+
+    Raises UserError for a plan or budget that is not there, not readable or incomplete, and for an unknown action."""
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        if name not in shipped():
+            raise UserError(f"plan '{name}' is neither a shipped one ({', '.join(shipped())}) nor a .yaml file")
+        path = Path(str(files("reasonbrain.configs") / "ablations" / f"{name}.yaml"))
+    plan = _read(path, Plan)
+    for study in plan.studies:
+        if study.action not in ACTIONS:
+            raise UserError(f"plan '{path}': action '{study.action}' is not one of {', '.join(ACTIONS)}")
+        if (study.action == "REPLACE") != (study.replacement is not None):
+            raise UserError(f"plan '{path}': '{study.ablated_part}': REPLACE needs a replacement, REMOVE has none")
+        if not study.seeds:
+            raise UserError(f"plan '{path}': '{study.ablated_part}': seeds must name at least one")
+    if len({study.name for study in plan.studies}) < len(plan.studies):
+        raise UserError(f"plan '{path}': two studies have the same ablated_part, action and replacement")
+    return path.stem, _read(path.parent / plan.budget, Budget), plan.studies
+
+
+@dataclass(frozen=True)
+class Run:
+    """One variant with one seed, in ``folder``."""
+
+    budget: Budget
+    overrides: tuple[str, ...]
+    metrics: tuple[str, ...]
+    out: Path
+
+    @property
+    def cfg(self) -> Config:
+        return load_config(self.budget.config, self.overrides)
+
+    @property
+    def folder(self) -> Path:
+        return self.out / "runs" / _hash(asdict(self.cfg))
+
+    @property
+    def result(self) -> Path:
+        asked = [self.budget.benchmark, self.budget.data, self.budget.limit, *self.metrics]
+        return self.folder / f"result-{_hash(asked)}.json"
+
+
+def _hash(value: Any) -> str:
+    return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[TextIO]:
+    """Waits for other commands that hold ``path``, also for trainings whose command was killed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield file
+
+
+def cached(cfg: Config, out: Path) -> Path:
+    """The folder with features of ``cfg``'s records, one for all configurations that allow for it."""
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    model = build(cfg).to(device).eval()
+    folder = out / "features" / _hash(key(cfg, model))
+    with _alone(folder.with_suffix(".lock")):
+        Features(cfg, model).write(folder)
+    return folder
+
+
+def train(run: Run, lock: TextIO) -> None:
+    """Trains up to the end. Raises RunError with the last words of `reasonbrain train`."""
+    if (run.folder / "model").is_dir():
+        return
+    words = [*run.overrides, f"data.features={cached(run.cfg, run.out)}"]
+    command = [sys.executable, "-m", "reasonbrain.cli", "train", "--config", run.budget.config, "-o", str(run.folder)]
+    said = run.folder.with_suffix(".log")
+    with said.open("w") as log_file:
+        # it holds the lock, too: should this process be killed, the next one waits for the training
+        code = subprocess.run([*command, *words], stdout=log_file, stderr=log_file, pass_fds=[lock.fileno()]).returncode
+    if code:
+        last = (said.read_text().strip().splitlines() or ["no word"])[-1]
+        raise RunError(f"exit code {code}: {last}")
+
+
+def records_of(budget: Budget, cfg: Config) -> Records:
+    benchmark = find(budget.benchmark)
+    if benchmark.reader == "mini":
+        return MiniSplits(budget.data, budget.limit, tuple(dict.fromkeys(MiniRecords(cfg.data).turns)))
+    return benchmark.records(budget.data, budget.limit)
+
+
+def networks(budget: Budget, scores: Sequence[str]) -> tuple[Benchmark, dict[str, Metric], Models]:
+    """What ``scores`` need. Raises UserError for an unknown one, and where a network is missing."""
+    benchmark = find(budget.benchmark)
+    names = tuple(dict.fromkeys(s.removesuffix(" inside").removesuffix(" outside") for s in scores))
+    metrics = benchmark.chosen(names)
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    models = Models(benchmark.clip, benchmark.dino, benchmark.lpips, device)
+    missing_networks(metrics, models, Request(budget.benchmark, metrics=names))
+    return benchmark, metrics, models
+
+
+def evaluate(run: Run) -> dict[str, float]:
+    """The mean over records of every score."""
+    benchmark, metrics, models = networks(run.budget, run.metrics)
+    pipe = ReasonBrainPipeline.from_pretrained(str(run.folder)).to(models.device)
+    pipe.set_progress_bar_config(disable=True)
+    edits = Edits(run.folder / "edits", pipe)
+    rows = measure(records_of(run.budget, run.cfg), benchmark, metrics, models, edits, {})["records"]
+    found = {}
+    for score in rows[0]["scores"]["edits"]:
+        known = [v for row in rows if (v := row["scores"]["edits"][score]) is not None]
+        found[score] = float(np.mean(known))
+    return found | {"records": len(rows)}
+
+
+def cost(cfg: Config) -> dict[str, float]:
+    """Parameters, those that train, and the FLOPs of a step, forward and backward."""
+    model = without_weights(cfg)
+    records = micro_batch(cfg.train, 1)
+    flops = fake_passes(cfg, records, narrow=False)[0].flops * cfg.train.batch_size / records
+    trained = sum(map(numel, trained_parameters(model, cfg.train).values()))
+    return {"parameters": sum(map(numel, model.parameters())), "trained": trained, "flops": flops}
+
+
+def watched(folder: Path) -> dict[str, float]:
+    """Of a run's log: the last validation loss, the most memory, the median time of a step."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return {
+        "validation loss": [line["validation/loss"] for line in lines if "validation/loss" in line][-1],
+        "gib": max(line["gib"] for line in lines if "gib" in line),
+        "seconds_per_step": float(np.median([x["seconds_per_step"] for x in lines if "seconds_per_step" in x])),
+    }
+
+
+def perform(run: Run) -> dict[str, Any]:
+    """Trains and evaluates what is not there yet: all numbers of the run, or why it ``failed``."""
+    try:
+        with _alone(run.folder.with_suffix(".lock")) as lock:
+            if not run.result.is_file():
+                train(run, lock)
+                found = evaluate(run) | watched(run.folder) | cost(run.cfg)
+                with whole_file(run.result) as file:
+                    json.dump(found, file, indent=1)
+            return json.loads(run.result.read_text())
+    except Exception as e:  # whatever it is, the other runs go on
+        log.warning(f"{run.folder}: {e}", exc_info=not isinstance(e, (UserError, RunError)))
+        return {"failed": str(e).strip().splitlines()[0]}
+
+
+def perform_all(runs: list[Run], engine: str | None) -> list[dict[str, Any]]:
+    if engine == "ray":
+        import ray
+
+        ray.init(log_to_driver=False)
+        gpus = 1 if torch.cuda.is_available() else 0
+        task = ray.remote(num_cpus=1, num_gpus=gpus)(perform)
+        return ray.get([task.remote(run) for run in runs])
+    found = []
+    for number, run in enumerate(runs, 1):
+        log.info(f"run {number} of {len(runs)}: {run.folder} {' '.join(run.overrides[len(run.budget.overrides) :])}")
+        found.append(perform(run))
+    return found
+
+
+def ablate(name: str, out: Path, engine: str | None = None) -> Path:
+    """Carries out a plan; writes DIR/<plan>.json, .md and .png, and returns the path of the table (.md).
+
+    Raises UserError like ``read_plan``, for overrides that fit no configuration and unknown metrics, before anything is
+    trained; RunError after the table is written if runs failed."""
+    title, budget, studies = read_plan(name)
+    metrics = tuple(dict.fromkeys(m for study in studies for m in study.metrics))
+    networks(budget, metrics)
+    variants: dict[str, tuple[list[str], list[int]]] = {
+        "full model": ([], list(dict.fromkeys(seed for study in studies for seed in study.seeds)))
+    }
+    variants |= {study.name: (study.overrides, study.seeds) for study in studies}
+    end = [f"train.validate_every={load_config(budget.config, budget.overrides).train.steps}"]
+    runs = {}
+    for seed in variants["full model"][1]:  # all variants of a seed before the next: something to look at early
+        for variant, (overrides, seeds) in variants.items():
+            if seed in seeds:
+                words = (*budget.overrides, *end, *overrides, f"train.seed={seed}")
+                runs[variant, seed] = Run(budget, words, metrics, out.resolve())
+    folders = [run.folder for run in runs.values()]  # reads every configuration
+    records_of(budget, next(iter(runs.values())).cfg)
+    log.info(f"{len(runs)} runs, {len(set(folders))} different ones")
+    results = dict(zip(runs, perform_all(list(runs.values()), engine), strict=True))
+
+    first = variants["full model"][1][0]
+    edits = {
+        v: Edits(run.folder / "edits")
+        for (v, seed), run in runs.items()
+        if (run.folder / "edits").is_dir() and seed == first
+    }
+    table = write(
+        title, asdict(budget), studies, results, records_of(budget, runs["full model", first].cfg), edits, out
+    )
+    if failed := [f"{v}, seed {seed}" for (v, seed), found in results.items() if "failed" in found]:
+        raise RunError(f"{len(failed)} of {len(runs)} runs failed ({'; '.join(failed)}); see {table}")
+    return table
