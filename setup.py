@@ -28,7 +28,10 @@ PLUGINS = {  # "<slot>:<name>" -> module below reasonbrain.modules; third-party 
 }
 
 TRAIN = ["deepspeed>=0.19", "bitsandbytes>=0.49"]
-EVAL = ["torchmetrics>=1.8"]  # for LPIPS, which also needs a torchvision that fits torch
+EVAL = [
+    "torchmetrics>=1.8",  # for LPIPS, which also needs a torchvision that fits torch
+    "openai>=2",  # for judged metrics
+]
 
 setup(
     name="reasonbrain",
@@ -41,7 +44,14 @@ setup(
     packages=packages,
     package_dir={f"reasonbrain.{top}": top for top in MAPPED},
     package_data={
-        "reasonbrain.configs": ["*.yaml", "ablations/*.yaml", "architectures/*.json", "deepspeed/*.json", "tiny/**/*", "samples/*"],
+        "reasonbrain.configs": [
+            "*.yaml",
+            "ablations/*.yaml",
+            "architectures/*.json",
+            "deepspeed/*.json",
+            "tiny/**/*",
+            "samples/*",
+        ],
         "reasonbrain": ["py.typed"],
         "reasonbrain.data.mini": ["*.yaml"],
     },
@@ -74,7 +84,10 @@ setup(
         "data": ["datasets>=4", "imagehash>=4.3"],
         "demo": ["gradio>=5"],
         "flash": ["flash-attn>=2.7"],
-        "dev": ["pytest>=8", "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "pre-commit>=4", "webdataset>=1.0"],
+        "dev": [
+            *("pytest>=8", "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "pre-commit>=4", "webdataset>=1.0"),
+            *("fastapi>=0.115", "uvicorn>=0.32"),  # for `transformers serve`, a judge's endpoint in the tests
+        ],
     },
     entry_points={
         "console_scripts": ["reasonbrain=reasonbrain.cli:main"],

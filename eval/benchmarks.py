@@ -18,8 +18,9 @@
 - **mgie**: L1, SSIM, LPIPS, DINO, CVS and CTS (arXiv:2309.17102, section 4) on any manifest, networks as MagicBrush's.
 - **manifest**: every metric to the target, and what changed from the source, on any manifest.
 - **mini**: ReasonMini, see mini.py.
+- **risebench**, **kris**: judged, see judged.py; besides, how well the rest is kept. Pictures are of any size.
 
-Judged scores (MLLM score, Ins-Align) are metrics like these, functions of a record and an edit, and not here yet.
+With a judge the judged metrics of judged.py come before these.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from dataclasses import dataclass
 from reasonbrain.data.readers import open_reader
 from reasonbrain.data.records import Record, Records
 from reasonbrain.errors import UserError
+from reasonbrain.eval.judged import JUDGED, Judged
 from reasonbrain.eval.metrics import METRICS, Metric
 from reasonbrain.eval.mini import PASSED, MiniSplits
 from reasonbrain.eval.models import CLIP_B, CLIP_L, DINO_S
@@ -40,7 +42,7 @@ KEPT = ("L1 to source", "SSIM to source", "DINO to source")  # how far from the 
 class Benchmark:
     """``reader``: the records' ``data.name``. ``metrics``: the most telling first; worst cases go by it. ``compared``:
     side in pixels at which pictures are compared, if not at the target's. ``groups``: ``notes`` that get tables of
-    their own, as the category does."""
+    their own, as the category does. ``judged``: its metrics besides, where there is a judge."""
 
     reader: str
     metrics: tuple[str, ...]
@@ -49,6 +51,7 @@ class Benchmark:
     dino: str = DINO_S
     lpips: str = "alex"
     groups: tuple[str, ...] = ("category",)
+    judged: tuple[str, ...] = ("Ins-Align", "MLLM Score")
 
     def records(self, data: str | None, limit: int | None) -> Records:
         """The first ``limit`` records of ``data``, each picture at its own size. Raises UserError like the reader."""
@@ -59,14 +62,17 @@ class Benchmark:
         records = open_reader(self.reader, data)
         return First(records, limit) if limit else records
 
-    def chosen(self, names: tuple[str, ...] = ()) -> dict[str, Metric]:
-        """Its metrics, or those named. Raises UserError for an unknown one."""
-        known = METRICS | (PASSED if self.reader == "mini" else {})
+    def chosen(self, names: tuple[str, ...] = (), judge: bool = False) -> dict[str, Metric | Judged]:
+        """Its metrics, or those named. Raises UserError for an unknown one, and for a judged one without a judge."""
+        known: dict[str, Metric | Judged] = {**METRICS, **(PASSED if self.reader == "mini" else {}), **JUDGED}
         spelled = {name.lower(): name for name in known}
         for name in names:
             if name.lower() not in spelled:
                 raise UserError(f"metric '{name}' is not one of {', '.join(known)}")
-        return {spelled[name.lower()]: known[spelled[name.lower()]] for name in names or self.metrics}
+            if spelled[name.lower()] in JUDGED and not judge:
+                raise UserError(f"metric '{name}' needs a judge: --judge and --judge-model")
+        names = names or (self.judged if judge else ()) + self.metrics
+        return {spelled[name.lower()]: known[spelled[name.lower()]] for name in names}
 
 
 @dataclass
@@ -106,8 +112,13 @@ BENCHMARKS = {
     "editworld": Benchmark("editworld", ("CLIP Score", *KEPT), clip=CLIP_L),
     "reason50k": Benchmark("reason50k", ("CLIP Score", *KEPT), clip=CLIP_L),
     "instructpix2pix": Benchmark("instructpix2pix", ("CLIP direction", "CLIP-I to source"), clip=CLIP_L),
-    "risebench": Benchmark("risebench", KEPT),
-    "kris": Benchmark("kris", KEPT),
+    "risebench": Benchmark(
+        "risebench",
+        KEPT,
+        groups=("category", "subtask"),
+        judged=("RISE score", "RISE accuracy", "RISE reasoning", "RISE consistency", "RISE plausibility"),
+    ),
+    "kris": Benchmark("kris", KEPT, judged=("KRIS instruction", "KRIS knowledge", "KRIS consistency", "KRIS quality")),
     "mgie": Benchmark("manifest", ("DINO", "L1", "SSIM", "LPIPS", "CVS", "CTS")),
     "manifest": Benchmark(
         "manifest",

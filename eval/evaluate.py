@@ -4,6 +4,7 @@
     reasonbrain eval --benchmark magicbrush --data DIR --checkpoint RUN -o REPORT   # a training run
     reasonbrain eval --benchmark magicbrush --data DIR --edits THEIRS -o REPORT     # any other system's pictures
     reasonbrain eval ... --against OTHER_REPORT                                     # and are the two different?
+    reasonbrain eval ... --judge URL --judge-model NAME                             # judged metrics as well, judged.py
 
 Pictures of a few records are held at a time; of a record only its numbers stay.
 """
@@ -26,6 +27,8 @@ from reasonbrain.errors import UserError
 from reasonbrain.eval import mini, report
 from reasonbrain.eval.benchmarks import Benchmark, find
 from reasonbrain.eval.edits import Edits, System
+from reasonbrain.eval.judge import Judge
+from reasonbrain.eval.judged import Judged, judge_rows
 from reasonbrain.eval.metrics import Metric, look_at, scores
 from reasonbrain.eval.models import Models
 from reasonbrain.pipeline import ReasonBrainPipeline
@@ -38,7 +41,8 @@ PACKAGES = ("reasonbrain", "torch", "torchmetrics", "transformers", "diffusers",
 @dataclass(frozen=True)
 class Request:
     """What the command was asked for. ``edits``: another system's folder, instead of a model of ours. ``metrics``:
-    instead of the benchmark's. ``clip``, ``dino``: networks instead of the benchmark's."""
+    instead of the benchmark's. ``clip``, ``dino``: networks instead of the benchmark's. ``judge``: an OpenAI-compatible
+    endpoint that serves ``judge_model``."""
 
     benchmark: str
     data: str | None = None
@@ -51,20 +55,29 @@ class Request:
     metrics: tuple[str, ...] = ()
     clip: str | None = None
     dino: str | None = None
+    judge: str | None = None
+    judge_model: str | None = None
 
 
 def evaluate(request: Request, output: Path, against: Path | None = None) -> dict[str, Any]:
-    """Writes OUTPUT/report.json, .md and .html, and what edits it makes to OUTPUT/edits, where they are found again.
+    """Writes OUTPUT/report.json, .md and .html, and what edits it makes to OUTPUT/edits and a judge's answers to
+    OUTPUT/answers, where they are found again.
     Returns the report. Raises UserError for what cannot be read, written or compared, and for a metric asked for by
     name whose network is missing; one that only belongs to the benchmark is reported as not available."""
     benchmark = find(request.benchmark)
-    metrics = benchmark.chosen(request.metrics)
+    if bool(request.judge) != bool(request.judge_model):
+        raise UserError(f"--judge is {request.judge} and --judge-model {request.judge_model}: both are needed")
+    chosen = benchmark.chosen(request.metrics, bool(request.judge))
+    metrics = {name: metric for name, metric in chosen.items() if isinstance(metric, Metric)}
+    judged = {name: metric for name, metric in chosen.items() if isinstance(metric, Judged)}
     records = benchmark.records(request.data, request.limit)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     models = Models(request.clip or benchmark.clip, request.dino or benchmark.dino, benchmark.lpips, device)
     unavailable = missing_networks(metrics, models, request)
     metrics = {name: metric for name, metric in metrics.items() if name not in unavailable}
     used = {need: models.ids[need] for m in metrics.values() for need in m.needs if need in Models.NAMES}
+    if judged:
+        used["judge"] = str(request.judge_model)
     found: dict[str, Any] = {
         "benchmark": request.benchmark,
         "system": str(request.edits or request.checkpoint),
@@ -72,7 +85,7 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
         "command": sys.argv[1:],
         "networks": used,
         "unavailable": unavailable,
-        "metrics": {name: metric.higher_is_better for name, metric in metrics.items()},
+        "metrics": {name: metric.higher_is_better for name, metric in (judged | metrics).items()},
         "versions": {"python": sys.version.split()[0], **{p: _version(p) for p in PACKAGES}},
         "device": str(device),
     }
@@ -88,10 +101,13 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
     except OSError as e:
         raise UserError(f"output '{output}': {e.strerror}") from None
     edits = Edits(request.edits or output / "edits", pipe, request.seed)
+    judge = Judge(str(request.judge), used["judge"], output / "answers") if judged else None
     baselines: dict[str, System] = {"do nothing": lambda record: record.source}
     if benchmark.reader == "mini":
         baselines |= mini.baselines(pipe, output, request.seed)
     found |= measure(records, benchmark, metrics, models, edits, baselines)
+    if judge:
+        found["judged"] = judge_rows(found["records"], records, edits, judged, judge)
     found["edits"] = str(request.edits.resolve()) if request.edits else "edits"
     found["tables"] = report.tables(found, benchmark.groups, other)
     report.write(found, output, records, edits, other)

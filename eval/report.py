@@ -150,6 +150,9 @@ def notes(found: dict[str, Any], other: Other | None) -> list[str]:
         said.append(
             f"difference: this minus {other.system}, same records; p: two-sided paired permutation test, Holm's"
         )
+    for name, of in found.get("judged", {}).items():
+        lost = f"{len(of['unparsable'])} unparsable answers and {len(of['failed'])} failed calls not scored"
+        said.append(f"{name}: {of['judged']} judged, {lost}")
     said += [f"not available: {name} ({reason})" for name, reason in found["unavailable"].items()]
     for what in ("missing", "unreadable"):
         if ids := list(found[what]):

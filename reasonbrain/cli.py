@@ -265,6 +265,8 @@ def bench(what: str, output: Any, warmup: int, repeats: int, **source: Any) -> N
 @click.option("--metric", "metrics", multiple=True, help="Instead of the benchmark's own; may be repeated.")
 @click.option("--clip", help="A CLIP model instead of the benchmark's: a folder or a hub id.")
 @click.option("--dino", help="A DINO ViT instead of the benchmark's: a folder or a hub id.")
+@click.option("--judge", metavar="URL", help="An OpenAI-compatible endpoint, http://.../v1; its key: OPENAI_API_KEY.")
+@click.option("--judge-model", metavar="NAME", help="The multimodal model there that judges the edits.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of edits and intervals.  [default: 0]")
 def evaluate(output: str, against: Path | None, checkpoint: str | None, **request: Any) -> None:
     """Measures edits on a benchmark, and prints the main table and where the report is.
