@@ -66,7 +66,8 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
     name whose network is missing; one that only belongs to the benchmark is reported as not available."""
     benchmark = find(request.benchmark)
     if bool(request.judge) != bool(request.judge_model):
-        raise UserError(f"--judge is {request.judge} and --judge-model {request.judge_model}: both are needed")
+        only = request.judge or request.judge_model
+        raise UserError(f"--judge and --judge-model go together; given is '{only}' alone")
     chosen = benchmark.chosen(request.metrics, bool(request.judge))
     metrics = {name: metric for name, metric in chosen.items() if isinstance(metric, Metric)}
     judged = {name: metric for name, metric in chosen.items() if isinstance(metric, Judged)}
