@@ -338,8 +338,14 @@ def test_mistakes_are_one_line(endpoint, edits, tmp_path, monkeypatch):
 def served(tmp_path_factory):
     """A tiny LLaVA of random weights, served by transformers: its folder, which is its name, and its URL."""
     import torch
-    from transformers import AutoTokenizer, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
-    from transformers import LlavaProcessor
+    from transformers import (
+        AutoTokenizer,
+        CLIPVisionConfig,
+        LlamaConfig,
+        LlavaConfig,
+        LlavaForConditionalGeneration,
+        LlavaProcessor,
+    )
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
     folder = tmp_path_factory.mktemp("llava")
