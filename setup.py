@@ -83,6 +83,8 @@ setup(
         "eval": EVAL,
         "data": ["datasets>=4", "imagehash>=4.3"],
         "demo": ["gradio>=5"],
+        "build": ["openai>=2"],
+        "ray": ["ray[data]>=2.50"],
         "flash": ["flash-attn>=2.7"],
         "dev": [
             *("pytest>=8", "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "pre-commit>=4", "webdataset>=1.0"),

@@ -11,6 +11,8 @@
     reasonbrain data show data/reason50k -o gallery.html
     reasonbrain data mini --split test --count 50 --seed 7 -o mini-test
     reasonbrain data score mini-test edits
+    reasonbrain data build seeds.jsonl -o built --url http://localhost:8000/v1 --model LLM --pipeline PIPELINE
+    reasonbrain data review built
 
 Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 (training diverged or lost a
 process), 2 (a user's mistake), 130 (interrupted), 3 (`data check` found problems).
@@ -311,7 +313,7 @@ def modules() -> None:
 
 @main.group()
 def data() -> None:
-    """Data sets: check them, look at them, write ReasonMini and score edits of it, compute features beforehand."""
+    """Data sets: check them, look at them, write ReasonMini and score edits of it, compute features, build new ones."""
 
 
 @data.command()
@@ -386,6 +388,70 @@ def cache(overrides: tuple[str, ...], config: str, output: str) -> None:
         processes.leave()
     if os.environ.get("RANK", "0") == "0":
         click.echo(output)
+
+
+@data.command()
+@click.argument("seeds", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), required=True, help="The folder; one begun is gone on with."
+)
+@click.option("--url", required=True, help="An OpenAI-compatible endpoint, with /v1; its key is OPENAI_API_KEY.")
+@click.option("--model", required=True, help="The endpoint's model; it rewrites prompts and looks at pictures.")
+@click.option(
+    "--pipeline", required=True, help="A diffusers text-to-image or inpainting pipeline: a folder or a hub id."
+)
+@click.option("--candidates", type=click.IntRange(1), default=4, show_default=True, help="Sources drawn for a target.")
+@click.option(
+    "--strength", type=click.FloatRange(0, 1), default=0.85, show_default=True, help="How much is drawn anew."
+)
+@click.option("--steps", type=click.IntRange(1), help="Sampling steps.  [default: the pipeline's]")
+@click.option("--size", type=click.IntRange(16), default=1024, show_default=True, help="Pixels of the longest side.")
+@click.option("--clip", default="openai/clip-vit-large-patch14", show_default=True, help="A folder or a hub id.")
+@click.option("--lpips", type=click.Choice(("alex", "squeeze", "vgg", "none")), default="alex", show_default=True)
+@click.option("--min-clip", type=float, default=0.2, show_default=True, help="Cosine of a source and its objects.")
+@click.option("--min-lpips", type=float, default=0.05, show_default=True, help="Distance of a source and its target.")
+@click.option("--max-lpips", type=float, default=0.7, show_default=True, help="Distance of a source and its target.")
+@click.option("--min-score", type=click.IntRange(0, 10), default=7, show_default=True, help="The judge's.")
+@click.option("--no-review", is_flag=True, help="Accept what the filters let pass, unless somebody rejected it.")
+@click.option("--shares", type=float, nargs=3, default=(90, 5, 5), show_default=True, help="Of train, val and test.")
+@click.option("--engine", type=click.Choice(("local", "ray")), default="local", show_default=True)
+def build(
+    seeds: Path, output: Path, url: str, no_review: bool, shares: tuple[float, ...], engine: str, **settings: Any
+) -> None:
+    """Makes records of SEEDS, target pictures with prompts, as Reason50K was made, and prints what came of them.
+
+    SEEDS holds a line {"id", "image", "prompt", "category"?, "mask"?} for each. See docs/data.md."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("reasonbrain").setLevel(logging.INFO)
+
+    from .data.build import build as run
+    from .data.build import read_seeds
+    from .data.build.stages import Settings, Tools
+    from .endpoint import Endpoint
+    from .eval.models import Models
+
+    read_seeds(seeds)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        llm = Endpoint(url, settings["model"], output.absolute() / "answers")
+    except OSError as e:
+        raise UserError(f"output '{output}' cannot be written: {e.strerror}") from None
+    models = Models(settings["clip"], lpips=settings["lpips"])
+    tools = Tools(output.absolute(), seeds.absolute().parent, Settings(**settings), llm, models)
+    click.echo(run(seeds, tools, engine, not no_review, shares))
+
+
+@data.command()
+@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0: whoever reaches this machine may judge.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
+def review(folder: Path, host: str, port: int) -> None:
+    """Serves a page to accept or reject what `data build` left in DIR, until it is interrupted. Saved at once."""
+    from .data.build.review import serve
+
+    server = serve(folder, host, port)
+    click.echo(f"http://{host}:{server.server_port}")
+    server.serve_forever()
 
 
 @data.command()

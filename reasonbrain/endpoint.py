@@ -27,6 +27,10 @@ from .files import whole_file
 RETRIES = 5  # of a request that was refused for now (429), failed in the server (5xx) or lost its connection
 
 
+class Refused(Exception):
+    """The endpoint will not answer this question; others it may."""
+
+
 class Endpoint:
     """``url``: up to and with /v1. ``model``: as the server calls it. ``cache``: the folder of answers.
 
@@ -48,19 +52,25 @@ class Endpoint:
     def ask(self, prompt: str, pictures: Sequence[Image.Image] = ()) -> str:
         """The answer at temperature 0, with the pictures [RGB] before the words.
 
-        Raises UserError where the endpoint cannot be reached or refuses, and where ``openai`` is not installed."""
+        Raises Refused where it turns this question down (a content filter, too many tokens), and UserError where it
+        cannot be reached or answers nobody, or ``openai`` is not installed."""
         content: Any = [*map(_picture, pictures), {"type": "text", "text": prompt}] if pictures else prompt
         sent = {"model": self.model, "messages": [{"role": "user", "content": content}], "temperature": 0}
         file = self.cache / f"{hashlib.sha256(json.dumps(sent).encode()).hexdigest()}.json"
         if file.exists():
             return json.loads(file.read_bytes())["answer"]
         client = self.client
-        from openai import OpenAIError
+        from openai import BadRequestError, OpenAIError, UnprocessableEntityError
 
         try:
-            answer = client.chat.completions.create(**sent).choices[0].message.content or ""
+            choices = getattr(client.chat.completions.create(**sent), "choices", None)
+        except (BadRequestError, UnprocessableEntityError) as e:
+            raise Refused(str(e)) from None
         except OpenAIError as e:
             raise UserError(f"endpoint '{self.url}', model '{self.model}': {e}") from None
+        if not choices:  # a web page, or an error that calls itself a success
+            raise UserError(f"endpoint '{self.url}' does not answer as OpenAI's does")
+        answer = choices[0].message.content or ""
         with whole_file(file) as out:
             json.dump({"model": self.model, "prompt": prompt, "answer": answer}, out)
         return answer

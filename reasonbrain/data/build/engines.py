@@ -1,0 +1,68 @@
+"""Where the rows of a stage are worked on: on this machine, or wherever Ray has room.
+
+An engine takes a stage, rows and the tools, and gives the finished rows in any order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from ...errors import UserError
+from .journal import Row
+from .stages import Stage, Tools
+
+Engine = Callable[[Stage, Sequence[Row], Tools], Iterator[Row]]
+
+
+def local(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
+    """In ``stage.threads`` threads. The first error ends it; rows that are under way are finished, and lost."""
+    with ThreadPoolExecutor(stage.threads) as pool:
+        futures = [pool.submit(stage, row, tools) for row in rows]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def over_ray(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
+    """By Ray Data, in the cluster that RAY_ADDRESS names, else in one started here. A stage that runs models of its own
+    has a worker a GPU, or one worker where there is none. The output folder must be on a disk that all nodes share.
+
+    Raises UserError where ``ray`` is not installed."""
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--engine ray needs ray: pip install 'reasonbrain[ray]'") from None
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, include_dashboard=False)
+    gpus = int(ray.cluster_resources().get("GPU", 0)) if stage.models else 0
+    workers = max(1, gpus) if stage.models else stage.threads
+    data = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=min(len(rows), 1000))
+    try:
+        made = data.map(
+            _Worker,  # type: ignore[arg-type]
+            fn_constructor_args=(stage, tools),
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
+            num_cpus=1 if stage.models else 0,
+            num_gpus=1 if gpus else 0,
+        )
+        for line in made.iter_rows():
+            yield json.loads(line["row"])
+    except UserError as e:  # Ray's is one, too, with the worker's trace in its text
+        raise UserError(str(getattr(e, "cause", e))) from None
+
+
+class _Worker:
+    """What a Ray actor keeps: the tools, whose models are loaded once. A row is text: Arrow guesses no types."""
+
+    def __init__(self, stage: Stage, tools: Tools) -> None:
+        self.stage, self.tools = stage, tools
+
+    def __call__(self, row: dict[str, str]) -> dict[str, str]:
+        return {"row": json.dumps(self.stage(json.loads(row["row"]), self.tools))}
+
+
+ENGINES: dict[str, Engine] = {"local": local, "ray": over_ray}
