@@ -206,7 +206,7 @@ def judged(row: Row, tools: Tools) -> Row:
         if "dropped" not in candidate:
             pictures = [load_image(tools.folder / candidate["image"]), after]
             said = _answer(tools.llm.ask(JUDGE.format(instruction=row["instruction"]), pictures))
-            number = re.search(r"\b(10|\d)\b", said)
+            number = re.search(r"(?<!\d)(10|\d)(?!\d)", said)
             if not number:
                 candidate = candidate | {"dropped": f"the judge gave no score: '{said}'"}
             elif int(number[0]) < tools.settings.min_score:
