@@ -33,7 +33,7 @@ nav { position: fixed; bottom: 0; left: 0; right: 0; display: flex; gap: .5rem; 
  border-top: 1px solid #ddd } button { font: inherit; padding: .8rem; flex: 1; border: 1px solid #999;
  border-radius: 6px; background: #fff }
 #accept { background: #1b7f3b; color: #fff } #reject { background: #b00020; color: #fff }
-@media (max-width: 45rem) { img { max-height: 35vh } #pictures { gap: .25rem } }
+@media (max-width: 45rem) { img { max-height: 31vh } #pictures { gap: .25rem } }
 </style></head><body>
 <p id="state" class="quiet"></p><h1 id="words"></h1>
 <div id="pictures"><figure><img id="source" alt="source"><figcaption>source</figcaption></figure>
