@@ -15,6 +15,7 @@ from PIL import Image
 from reasonbrain.data.build.journal import Journal
 from reasonbrain.data.build.review import serve
 from reasonbrain.data.build.split import write_splits
+from reasonbrain.data.build.stages import Settings, too_far
 from reasonbrain.data.readers import open_reader
 
 
@@ -161,6 +162,13 @@ def test_splits_have_the_shares_of_every_category(tmp_path):
         "story": 1,
     }
     assert write_splits(tmp_path, rows[::-1], (80, 10, 10)) and lines(tmp_path / "val.jsonl") == found["val"]
+
+
+def test_thresholds():
+    settings = Settings("m", "p", "c", "alex", min_clip=0.2, min_lpips=0.05, max_lpips=0.7)
+    assert too_far(0.2, 0.05, settings) is too_far(0.9, 0.7, settings) is too_far(0.3, None, settings) is None
+    said = [too_far(*measures, settings) for measures in ((0.1, 0.3), (0.3, 0.01), (0.3, 0.9), (0.1, None))]
+    assert ["objects" in said[0], "itself" in said[1], "another" in said[2], "objects" in said[3]] == [True] * 4
 
 
 def test_half_a_line_is_not_a_row(tmp_path):

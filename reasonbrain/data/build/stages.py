@@ -187,15 +187,20 @@ def measured(row: Row, tools: Tools) -> Row:
         image = load_image(tools.folder / candidate["image"])
         clip = float(models.clip.image(image) @ models.clip.text(caption(row)))  # of length 1: the cosine
         lpips = None if settings.lpips == "none" else models.lpips(image, after)
-        reason = {}
-        if clip < settings.min_clip:
-            reason["dropped"] = f"CLIP {clip:.3f} is below {settings.min_clip:g}: not the objects"
-        elif lpips is not None and lpips < settings.min_lpips:
-            reason["dropped"] = f"LPIPS {lpips:.3f} is below {settings.min_lpips:g}: the target itself"
-        elif lpips is not None and lpips > settings.max_lpips:
-            reason["dropped"] = f"LPIPS {lpips:.3f} is above {settings.max_lpips:g}: another scene"
-        made.append(candidate | {"clip": clip, "lpips": lpips} | reason)
+        reason = too_far(clip, lpips, settings)
+        made.append(candidate | {"clip": clip, "lpips": lpips} | ({"dropped": reason} if reason else {}))
     return _left(row, made)
+
+
+def too_far(clip: float, lpips: float | None, settings: Settings) -> str | None:
+    """Why a candidate with these measures is left out; None if it is not."""
+    if clip < settings.min_clip:
+        return f"CLIP {clip:.3f} is below {settings.min_clip:g}: not the objects"
+    if lpips is not None and lpips < settings.min_lpips:
+        return f"LPIPS {lpips:.3f} is below {settings.min_lpips:g}: the target itself"
+    if lpips is not None and lpips > settings.max_lpips:
+        return f"LPIPS {lpips:.3f} is above {settings.max_lpips:g}: another scene"
+    return None
 
 
 def judged(row: Row, tools: Tools) -> Row:
