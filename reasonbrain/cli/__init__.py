@@ -1,0 +1,83 @@
+"""The ``reasonbrain`` command. Thin: each command calls one function elsewhere, imported only when it runs.
+
+    reasonbrain edit candle.png "What if someone blew on the candle?" -o out.png --panel panel.png
+    reasonbrain train --config tiny -o runs/mine train.steps=100
+    reasonbrain plan reasonbrain_flux_qwen --gpus 8 --gpu-memory 80
+    reasonbrain bench train --config tiny
+    reasonbrain eval --benchmark mini -o report
+    reasonbrain ablate components -o ablations
+    reasonbrain modules
+    reasonbrain data check data/reason50k
+    reasonbrain data show data/reason50k -o gallery.html
+    reasonbrain data mini --split test --count 50 --seed 7 -o mini-test
+    reasonbrain data score mini-test edits
+    reasonbrain data build seeds.jsonl -o built --url http://localhost:8000/v1 --model LLM --pipeline PIPELINE
+    reasonbrain data review built
+
+Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 (training diverged or lost a
+process), 2 (a user's mistake), 130 (interrupted), 3 (`data check` found problems).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import RunError, UserError
+from . import data, edit, evaluate, train
+
+
+class _Mistake(click.ClickException):
+    """The user's to mend: one line, without a traceback."""
+
+    exit_code = 2
+
+    def show(self, file: Any = None) -> None:
+        click.echo("error: " + " ".join(self.message.splitlines()), file=file, err=True)
+
+
+class _Failure(_Mistake):
+    exit_code = 1
+
+
+class _Commands(click.Group):
+    """Turns what a user can mend into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except UserError as e:
+            raise _Mistake(str(e)) from None
+        except FloatingPointError as e:
+            raise _Failure(f"training diverged at {e}") from None
+        except RunError as e:
+            raise _Failure(str(e)) from None
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(130)
+
+
+@click.group(cls=_Commands)
+@click.version_option(__version__)
+def main() -> None:
+    """Edits pictures from hypothetical instructions ("What would happen if ...?")."""
+    # before the libraries are imported; who sets these hears them
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
+        os.environ.setdefault(name, "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it looks for kernels on the hub and says so
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+
+
+for command in (
+    *(edit.edit, train.train, train.export, train.init, train.plan),
+    *(evaluate.bench, evaluate.evaluate, evaluate.ablate, edit.modules, data.data),
+):
+    main.add_command(command)

@@ -1,0 +1,5 @@
+"""python -m reasonbrain.cli"""
+
+from . import main
+
+main()

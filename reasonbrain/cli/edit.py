@@ -1,0 +1,95 @@
+"""Commands that edit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ..errors import UserError
+from ..registry import plugins
+
+
+def trained(config: str | None, checkpoint: str | None, overrides: tuple[str, ...]) -> str:
+    """The checkpoint to edit with: what is named, or the embedded default."""
+    if config and config != "tiny" and not checkpoint:
+        from ..config import load_config
+
+        load_config(config, overrides)
+        raise UserError(
+            f"config '{config}' needs --checkpoint: its connector, FRCE and CME weights are not published; "
+            f"train them first: reasonbrain train --config {config} -o RUN"
+        )
+    return checkpoint or "tiny"
+
+
+@click.command()
+@click.argument("image")
+@click.argument("instruction")
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("-o", "--output", required=True, help="Where the result goes: .png, .jpg, .webp, .tif or .bmp.")
+@click.option("--config", help="The preset or YAML file that the model was made by.  [default: tiny]")
+@click.option("--checkpoint", help="A trained model: a folder, or a run of `reasonbrain train`.  [default: tiny]")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Same seed, same picture.  [default: 0]")
+@click.option("--steps", type=int, help="Sampling steps; more are slower and finer.  [default: the configuration's]")
+@click.option("--panel", help="Also write one picture of source, regions, focus, result and reasoning.")
+def edit(
+    image: str,
+    instruction: str,
+    overrides: tuple[str, ...],
+    output: str,
+    config: str | None,
+    checkpoint: str | None,
+    seed: int,
+    steps: int | None,
+    panel: str | None,
+) -> None:
+    """Edits IMAGE as INSTRUCTION implies, and prints where the result is.
+
+    KEY=VALUE changes the configuration: edit.guidance=2, model.cme=null."""
+    from ..images import check_output, load_image, save_image
+
+    for path in filter(None, (output, panel)):
+        check_output(path)
+    if panel and Path(panel).resolve() == Path(output).resolve():
+        raise UserError(f"panel '{panel}' and output are the same file")
+    source = load_image(image)
+
+    import torch
+
+    from ..panel import make_panel
+    from ..pipeline import ReasonBrainPipeline
+
+    if steps is not None:
+        overrides += (f"edit.steps={steps}",)
+    name = trained(config, checkpoint, overrides)
+    pipe = ReasonBrainPipeline.from_pretrained(name, overrides, config)
+    pipe.set_progress_bar_config(desc="editing", disable=None)  # None: shown on a terminal only
+    generator = torch.Generator().manual_seed(seed)
+    out = pipe(source, instruction, generator=generator, reasoning=panel is not None)
+    result = out.images[0]
+    metadata = {
+        "instruction": instruction,
+        "seed": str(seed),
+        "steps": str(pipe.settings.edit.steps),
+        "checkpoint": name,
+    }
+    if panel:
+        said = out.reasoning[0] if out.reasoning else None
+        shown = make_panel(source, result, out.regions[0], out.focus[0], instruction, out.objects[0], said)
+        save_image(shown, panel)
+    save_image(result, output, metadata)
+    click.echo(output)
+    if panel:
+        click.echo(panel)
+
+
+@click.command()
+def modules() -> None:
+    """Lists the plug-ins of every slot: slot, name, module, package."""
+    rows = [("SLOT", "NAME", "MODULE", "PACKAGE")]
+    rows += [(p.slot, p.name, p.module, p.package) for p in plugins()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
+    click.echo("Any slot can also be null: model.<slot>=null.")

@@ -1,0 +1,91 @@
+"""Commands around training."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--config", default="tiny", show_default=True, help="A preset or a YAML file.")
+@click.option("-o", "--output", "run", required=True, help="The run's folder; a run that is there is continued.")
+@click.option("--deepspeed", help="A DeepSpeed JSON (configs/deepspeed/zero3.json): train with ZeRO.")
+@click.option("--local_rank", hidden=True)  # the deepspeed launcher adds it
+def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | None, local_rank: str | None) -> None:
+    """Trains a model, and prints where it is.
+
+    KEY=VALUE changes the configuration: train.steps=100, model.frce.region.name=sam."""
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("reasonbrain").setLevel(logging.INFO)
+
+    from ..config import load_config
+    from ..train import processes
+
+    with processes.one_voice():
+        processes.join()  # or each of them would say what is wrong with the configuration
+        cfg = load_config(config, overrides)
+        from ..train.loop import Preempted
+        from ..train.train import train as run_training
+
+        try:
+            run_training(cfg, Path(run), Path(deepspeed) if deepspeed else None)
+        except Preempted as e:
+            click.echo(f"{e}; the same command goes on from there", err=True)
+            return
+    if os.environ.get("RANK", "0") == "0":  # one of the processes that share a run speaks for all
+        click.echo(Path(run) / "model")
+
+
+@click.command()
+@click.argument("run")
+@click.option("-o", "--output", required=True, help="A new or an empty folder, or a checkpoint to be replaced.")
+@click.option("--last", is_flag=True, help="The last weights instead of the averaged ones.")
+@click.option("--merged", is_flag=True, help="Add LoRA adapters to the weights they adapt.")
+@click.option("--adapters", is_flag=True, help="Only what trained; published weights are named, not copied.")
+def export(run: str, output: str, last: bool, merged: bool, adapters: bool) -> None:
+    """Makes a model of RUN's last checkpoint, and prints where it is."""
+    from ..train.export import export as export_run
+
+    export_run(Path(run), Path(output), not last, merged, adapters)
+    click.echo(output)
+
+
+@click.command()
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--config", default="tiny", show_default=True, help="A preset or a YAML file.")
+@click.option("-o", "--output", required=True, help="A new or an empty folder.")
+def init(overrides: tuple[str, ...], config: str, output: str) -> None:
+    """Writes the model that a training of a configuration starts from, and prints where it is.
+
+    Train with train.start=OUTPUT: under ZeRO-3 no process then holds more of it than its part and a file."""
+    from ..config import load_config
+
+    cfg = load_config(config, overrides)
+    from ..train.export import init as write
+
+    write(cfg, Path(output))
+    click.echo(output)
+
+
+@click.command()
+@click.argument("config")
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--gpus", type=int, required=True, help="How many GPUs share the run.")
+@click.option("--gpu-memory", "memory", type=float, required=True, help="Memory of each, in GB (2^30 bytes).")
+@click.option("--size", type=int, help="Pixels on a side.  [default: data.size]")
+@click.option("--json", "as_json", is_flag=True, help="Everything in bytes, as JSON.")
+def plan(config: str, overrides: tuple[str, ...], gpus: int, memory: float, size: int | None, as_json: bool) -> None:
+    """Says what training CONFIG would need: parameters, memory, FLOPs, and what to change if it does not fit.
+
+    Needs neither weights nor GPUs. KEY=VALUE changes the configuration: train.micro_batch=1."""
+    from ..train import plan as planning
+
+    if size is not None:
+        overrides += (f"data.size={size}",)
+    found = planning.plan(config, overrides, gpus, memory)
+    click.echo(json.dumps(found, indent=2) if as_json else planning.text(found))
