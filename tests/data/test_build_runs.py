@@ -64,7 +64,7 @@ def test_on_ray(endpoint, command, tmp_path):
     run(command(url(endpoint), "--no-review", "--candidates", "2"))
     os.rename(tmp_path / "built", tmp_path / "local")
     said = run(command("http://127.0.0.1:9/v1", "--engine", "ray", "--candidates", "2"), code=2)
-    assert said.rstrip().splitlines()[-1].startswith("error: endpoint 'http://127.0.0.1:9/v1'") and len(said) < 2000
+    assert said.rstrip().splitlines()[-1].startswith("error: endpoint 'http://127.0.0.1:9/v1'")
     run(command(url(endpoint), "--engine", "ray", "--no-review", "--candidates", "2"))
     for name in STAGES:
         one, two = ({r["id"]: r for r in lines(tmp_path / f / f"{name}.jsonl")} for f in ("built", "local"))
@@ -162,5 +162,7 @@ def test_flow_with_a_real_server(served, command, tmp_path):
     splits = {name: {row["id"] for row in lines(built / f"{name}.jsonl")} for name in ("train", "val", "test")}
     assert splits["train"] | splits["val"] == kept and not splits["train"] & splits["val"] and not splits["test"]
     before = {file: file.stat().st_mtime_ns for file in built.glob("answers/*")}
-    assert run(arguments).splitlines()[-3:] == said.splitlines()[-3:]
+    assert [line for line in run(arguments).splitlines() if line.endswith("records")] == [
+        line for line in said.splitlines() if line.endswith("records")
+    ]
     assert before == {file: file.stat().st_mtime_ns for file in built.glob("answers/*")}

@@ -41,28 +41,31 @@ def over_ray(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
     gpus = int(ray.cluster_resources().get("GPU", 0)) if stage.models else 0
     workers = max(1, gpus) if stage.models else stage.threads
     data = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=min(len(rows), 1000))
-    try:
-        made = data.map(
-            _Worker,  # type: ignore[arg-type]
-            fn_constructor_args=(stage, tools),
-            compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
-            num_cpus=1 if stage.models else 0,
-            num_gpus=1 if gpus else 0,
-        )
-        for line in made.iter_rows():
-            yield json.loads(line["row"])
-    except UserError as e:  # Ray's is one, too, with the worker's trace in its text
-        raise UserError(str(getattr(e, "cause", e))) from None
+    made = data.map(
+        _Worker,  # type: ignore[arg-type]
+        fn_constructor_args=(stage, tools),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
+        num_cpus=1 if stage.models else 0,
+        num_gpus=1 if gpus else 0,
+    )
+    for line in made.iter_rows():
+        if line["mistake"]:
+            raise UserError(line["mistake"])
+        yield json.loads(line["row"])
 
 
 class _Worker:
-    """What a Ray actor keeps: the tools, whose models are loaded once. A row is text: Arrow guesses no types."""
+    """What a Ray actor keeps: the tools, whose models are loaded once. A row is text: Arrow guesses no types. A user's
+    mistake comes back as text, too: Ray would bury it in a trace."""
 
     def __init__(self, stage: Stage, tools: Tools) -> None:
         self.stage, self.tools = stage, tools
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
-        return {"row": json.dumps(self.stage(json.loads(row["row"]), self.tools))}
+        try:
+            return {"row": json.dumps(self.stage(json.loads(row["row"]), self.tools)), "mistake": ""}
+        except UserError as e:
+            return {"row": "", "mistake": str(e)}
 
 
 ENGINES: dict[str, Engine] = {"local": local, "ray": over_ray}
