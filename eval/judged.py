@@ -73,7 +73,7 @@ class Judged:
     ask: Callable[[Record], Question | None] = lambda record: None
     parts: tuple[str, ...] = ()
     combine: Callable[[Record, Scores], float | None] | None = None
-    higher_is_better: bool = True
+    higher_is_better = True  # of all of them
 
 
 def judge_rows(

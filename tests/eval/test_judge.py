@@ -32,7 +32,7 @@ RED, GREEN, BLUE = (Image.new("RGB", (12, 8), c) for c in ("red", "green", "blue
 
 
 class Endpoint(ThreadingHTTPServer):
-    """``say(question, number of the request)``: the answer's text, or an HTTP state to fail with."""
+    """``say(question, number of the request)``: the answer's text, an HTTP state to fail with, or a whole body."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -51,7 +51,9 @@ class Handler(BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.requests.append(body | {"path": self.path, "key": self.headers["Authorization"]})
             said = self.server.say(body["messages"][0]["content"][0]["text"], len(self.server.requests))
-        if isinstance(said, int):
+        if isinstance(said, dict):
+            found = said
+        elif isinstance(said, int):
             found = {"error": {"message": f"state\n{said}"}}
         else:
             found = {"id": "1", "object": "chat.completion", "created": 0, "model": body["model"]}
@@ -328,6 +330,8 @@ def test_mistakes_are_one_line(endpoint, edits, tmp_path, monkeypatch):
     for state in (400, 500):
         endpoint.say = lambda question, n, state=state: state
         assert f"model 'm': all 8 calls failed: {state} " in refused(run(endpoint.url, edits, tmp_path))
+    endpoint.say = lambda question, n: {"error": {"message": "no such route"}}  # as some say, with state 200
+    assert "all 8 calls failed: the endpoint does not answer as OpenAI's" in refused(run(endpoint.url, edits, tmp_path))
     assert not list((tmp_path / "answers").iterdir())
     assert "given is 'm' alone" in refused(run("", edits, tmp_path))
     alone = ("eval", "--benchmark", "mini", "--edits", str(edits), "-o", str(tmp_path), "--metric", "ins-align")
