@@ -111,9 +111,12 @@ class TextBranch(Protocol):
 
 
 class Mllm(Protocol):
-    """Slot ``mllm``: the multimodal LLM with its [IMG] tokens."""
+    """Slot ``mllm``: the multimodal LLM with its [IMG] tokens. ``words``: how many tokens an instruction becomes; among
+    rows of one size and as many, a row's numbers do not depend on its neighbours."""
 
     def __call__(self, inputs: Inputs, cues: Cues) -> Guidance: ...
+
+    def words(self, instruction: str) -> int: ...
 
     def reason(self, inputs: Inputs, max_new_tokens: int = 48) -> list[str]: ...
 

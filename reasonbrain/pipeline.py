@@ -6,10 +6,10 @@ pipe(image, "What would happen if someone blew on this candle?").images[0].save(
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,10 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .attention import set_attention
+from .batch.edits import Result, edit_rows
+from .batch.jobs import parse_all
 from .checkpoint import load_model, save_model
 from .config import Config, EditConfig, make_config
 from .errors import UserError
 from .images import load_image, pad_to_multiple, to_pil, to_tensor
+from .interfaces import Condition
 from .model import ReasonBrain
 from .registry import SLOTS
 
@@ -42,6 +45,19 @@ class ReasonBrainOutput(BaseOutput):
     reasoning: list[str] | None
     regions: list[np.ndarray]
     focus: list[np.ndarray | None]
+
+
+class Sources(NamedTuple):
+    """What edits need of B pictures of one size, whatever the instructions: ``original`` [B, 3, H, W] in 0..1,
+    ``small`` [B, 3, h, w], at the size that is computed at, its ``regions`` [B, h, w], its ``latents`` [B, C, h', w'],
+    and these decoded again, ``plain`` [B, 3, h, w]. What is not needed is ``small``: without a diffusion model the last
+    two, and ``plain`` where edits do not ``preserve``."""
+
+    original: Tensor
+    small: Tensor
+    regions: Tensor
+    latents: Tensor
+    plain: Tensor
 
 
 def change_mask(edited: Tensor, source: Tensor, low: float = 0.03, high: float = 0.08) -> Tensor:
@@ -170,6 +186,14 @@ class ReasonBrainPipeline(DiffusionPipeline):
             out.images = [i.permute(1, 2, 0).numpy() for i in out.images]
         return out
 
+    def batch(self, rows: Iterable[Mapping[str, Any]], batch_size: int = 8) -> Iterator[Result]:
+        """Edits any number of rows and yields their results as they finish, in no particular order.
+
+        A row has ``id``, ``image`` and ``instruction``, and may have ``seed``, ``steps``, ``size``, ``reasoning`` and
+        ``n``: so many variants, each a result of its own. Rows are taken as they are needed, and a row that cannot be
+        edited is a result with an error. A row's picture depends on the row alone, not on the others."""
+        return edit_rows(self, parse_all(rows), batch_size)
+
     @torch.no_grad()
     def _edit_group(
         self,
@@ -184,40 +208,14 @@ class ReasonBrainPipeline(DiffusionPipeline):
         out: ReasonBrainOutput,
     ) -> None:
         """Edits pictures of one size and puts the results into their ``rows`` of ``out``."""
-        model, device = self.model, self._execution_device
-        original = to_tensor(pictures).to(device)
-        height, width = original.shape[-2:]
-        scale = min(1.0, edit.size / max(height, width)) if edit.size else 1.0
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        small = original if scale == 1.0 else F.interpolate(original, size, mode="bicubic", antialias=True).clamp(0, 1)
-        inputs = model.prepare(small, texts, objects)
-        condition, _ = model.condition(inputs)
-
-        if self.diffusion is None:
-            result = original
-        else:
-            padded, _ = pad_to_multiple(small, self.diffusion.multiple)
-            source = self.diffusion.encode(padded)
-            alone = isinstance(generator, torch.Generator)
-            shape = (1, *source.shape[1:]) if alone else source.shape
-            noise = randn_tensor(shape, generator, device, source.dtype).expand(source.shape)
-            with self.progress_bar(total=edit.steps) as progress:
-
-                def on_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
-                    progress.update()
-                    if on_step_end is None:
-                        return latents
-                    return on_step_end(self, index, timestep, {"latents": latents}).get("latents", latents)
-
-                latents = self.diffusion.sample(condition, source, noise, edit.steps, edit.guidance, on_step)
-            edited = self.diffusion.decode(latents)[..., : size[0], : size[1]]
-            mask = torch.ones_like(edited[:, :1])
-            if edit.preserve:
-                mask = change_mask(edited, self.diffusion.decode(source)[..., : size[0], : size[1]])
-            if scale != 1.0:
-                edited, mask = (F.interpolate(x, (height, width), mode="bicubic").clamp(0, 1) for x in (edited, mask))
-            result = original + mask * (edited - original)
-
+        sources = self.sources(pictures, edit)
+        inputs = self.model.prepare(sources.small, texts, objects, sources.regions)
+        condition, _ = self.model.condition(inputs)
+        shape = sources.latents.shape
+        if isinstance(generator, torch.Generator):
+            shape = torch.Size((1, *shape[1:]))
+        noise = randn_tensor(shape, generator, sources.latents.device, sources.latents.dtype)
+        result = self.draw(sources, condition, noise.expand(sources.latents.shape), edit, on_step_end)
         said = self.mllm.reason(inputs) if reasoning and self.mllm is not None else [""] * len(rows)
         for i, row in enumerate(rows):
             out.images[row] = result[i].cpu()
@@ -226,6 +224,51 @@ class ReasonBrainPipeline(DiffusionPipeline):
             out.regions[row] = inputs.regions[i].cpu().numpy()
             if condition.focus is not None:
                 out.focus[row] = condition.focus[i].float().cpu().numpy()
+
+    @torch.no_grad()
+    def sources(self, pictures: Sequence[Image.Image], edit: EditConfig) -> Sources:
+        """Of pictures of one size."""
+        original = to_tensor(list(pictures)).to(self._execution_device)
+        height, width = original.shape[-2:]
+        scale = min(1.0, edit.size / max(height, width)) if edit.size else 1.0
+        size = (max(1, round(height * scale)), max(1, round(width * scale)))
+        small = original if scale == 1.0 else F.interpolate(original, size, mode="bicubic", antialias=True).clamp(0, 1)
+        blank: list[list[str]] = [[]] * len(small)
+        regions = self.model.prepare(small, [""] * len(small), blank).regions
+        if self.diffusion is None:
+            return Sources(original, small, regions, small, small)
+        latents = self.diffusion.encode(pad_to_multiple(small, self.diffusion.multiple)[0])
+        plain = self.diffusion.decode(latents)[..., : size[0], : size[1]] if edit.preserve else small
+        return Sources(original, small, regions, latents, plain)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        sources: Sources,
+        condition: Condition,
+        noise: Tensor,
+        edit: EditConfig,
+        on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]] | None = None,
+    ) -> Tensor:
+        """The edited pictures [B, 3, H, W] in 0..1, from noise of the latents' shape."""
+        original = sources.original
+        if self.diffusion is None:
+            return original
+        with self.progress_bar(total=edit.steps) as progress:
+
+            def on_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
+                progress.update()
+                if on_step_end is None:
+                    return latents
+                return on_step_end(self, index, timestep, {"latents": latents}).get("latents", latents)
+
+            latents = self.diffusion.sample(condition, sources.latents, noise, edit.steps, edit.guidance, on_step)
+        h, w = size = sources.small.shape[-2:]
+        edited = self.diffusion.decode(latents)[..., :h, :w]
+        mask = change_mask(edited, sources.plain) if edit.preserve else torch.ones_like(edited[:, :1])
+        if size != original.shape[-2:]:
+            edited, mask = (F.interpolate(x, original.shape[-2:], mode="bicubic").clamp(0, 1) for x in (edited, mask))
+        return original + mask * (edited - original)
 
 
 def _check(

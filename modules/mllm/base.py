@@ -99,6 +99,11 @@ class MllmPlugin(Plugin):
         """What the family's ``generate`` takes beside ids, mask and pixels."""
         return {}
 
+    def words(self, instruction: str) -> int:
+        """How many tokens an instruction becomes."""
+        # split: an instruction that spells out a special token ("<|image_pad|>") is just text
+        return len(self.tokenizer(instruction, add_special_tokens=False, split_special_tokens=True).input_ids)
+
     def tokenize(self, inputs: Inputs, lengths: list[int], cues: int) -> tuple[list[list[int]], int]:
         """Rows of ids with ``cues`` placeholders after the picture, and the id of the placeholder."""
         before, between, after = (self.tokenizer(p, add_special_tokens=False).input_ids for p in self.prompt)

@@ -1,6 +1,7 @@
 """The ``reasonbrain`` command. Thin: each command calls one function elsewhere, imported only when it runs.
 
     reasonbrain edit candle.png "What if someone blew on the candle?" -o out.png --panel panel.png
+    reasonbrain batch jobs.jsonl -o out
     reasonbrain train --config tiny -o runs/mine train.steps=100
     reasonbrain plan reasonbrain_flux_qwen --gpus 8 --gpu-memory 80
     reasonbrain bench train --config tiny
@@ -14,8 +15,8 @@
     reasonbrain data build seeds.jsonl -o built --url http://localhost:8000/v1 --model LLM --pipeline PIPELINE
     reasonbrain data review built
 
-Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 (training diverged or lost a
-process), 2 (a user's mistake), 130 (interrupted), 3 (`data check` found problems).
+Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 (training diverged or lost a process), 2 (a user's
+mistake), 130 (interrupted), 3 (`data check` found problems, or some edits of `batch` failed).
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ def main() -> None:
 
 
 for command in (
-    *(edit.edit, train.train, train.export, train.init, train.plan),
+    *(edit.edit, edit.batch, train.train, train.export, train.init, train.plan),
     *(evaluate.bench, evaluate.evaluate, evaluate.ablate, edit.modules, data.data),
 ):
     main.add_command(command)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -82,6 +84,35 @@ def edit(
     click.echo(output)
     if panel:
         click.echo(panel)
+
+
+@click.command()
+@click.argument("jobs", type=click.Path(path_type=Path))
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The results' folder.")
+@click.option("--instruction", help="What happens in the pictures, where JOBS is a folder of them.")
+@click.option("--config", help="The preset or YAML file that the model was made by.  [default: tiny]")
+@click.option("--checkpoint", help="A trained model: a folder, or a run of `reasonbrain train`.  [default: tiny]")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Rows in a pass.")
+@click.option("--workers", type=click.IntRange(1), help="Replicas of the model.  [default: one a device]")
+@click.option("--engine", type=click.Choice(("processes", "ray")), default="processes", show_default=True)
+@click.pass_context
+def batch(ctx: click.Context, checkpoint: str | None, workers: int | None, engine: str, **job: Any) -> None:
+    """Edits every row of JOBS (.jsonl, .csv, .parquet, or a folder of pictures), and prints where the results are.
+
+    The same command goes on where it was stopped. Exit code 3 if some rows could not be edited; why is in the results.
+    KEY=VALUE changes the configuration: edit.guidance=2. See docs/batch.md."""
+    from ..batch.jobs import Job
+    from ..batch.run import run
+
+    name = trained(job["config"], checkpoint, job["overrides"])
+    failed = run(Job(checkpoint=name, **job), workers, engine)
+    if failed:
+        click.echo(f"{failed} results are errors", err=True)
+    if "WORLD_SIZE" not in os.environ:  # torchrun would stop the other processes
+        for file in ("results.jsonl", "gallery.html"):
+            click.echo(job["output"] / file)
+        ctx.exit(3 if failed else 0)
 
 
 @click.command()

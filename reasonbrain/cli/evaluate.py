@@ -14,7 +14,7 @@ from .edit import trained
 
 
 @click.command()
-@click.argument("what", type=click.Choice(("train", "edit", "load")))
+@click.argument("what", type=click.Choice(("train", "edit", "batch", "load")))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--config", help="The preset or YAML file that is built.  [default: tiny]")
 @click.option("--checkpoint", help="A trained model to be loaded instead.")
@@ -23,7 +23,7 @@ from .edit import trained
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs that are timed.")
 @click.option("-o", "--output", type=click.File("w", lazy=False), help="Everything measured, as JSON.")
 def bench(what: str, output: Any, warmup: int, repeats: int, **source: Any) -> None:
-    """Times training steps, edits or loading, and prints a table: speed, FLOPs, share of the device's peak, memory."""
+    """Times training steps, edits, batches or loading, and prints a table: speed, FLOPs, share of the peak, memory."""
     from ..eval import bench as benches
 
     found = benches.bench(what, benches.Source(**source), warmup, repeats)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from io import BytesIO
@@ -89,16 +90,21 @@ def show(reader: Reader, output: Path, limit: int) -> None:
 
     Raises UserError where ``output`` cannot be written."""
     numbers = range(0, len(reader), max(1, -(-len(reader) // limit)))
-    title = json.dumps(f"{reader.name}: {len(numbers)} of {len(reader)} records")
-    with whole_file(output) as file, ThreadPoolExecutor() as pool:
-        file.write(f'{PAGE}{{"title": {_closed(title)}, "records": [')
-        bar = tqdm(total=len(numbers), desc="records", unit="record", disable=None)
-        for start in range(0, len(numbers), 64):  # no more than these are in memory
-            cards = pool.map(partial(card, reader), islice(numbers, start, start + 64))
-            for i, made in enumerate(cards, start):
-                file.write((",\n" if i else "\n") + _closed(json.dumps(made)))
+    title = f"{reader.name}: {len(numbers)} of {len(reader)} records"
+    write_page(output, title, partial(card, reader), numbers, tqdm(total=len(numbers), desc="records", disable=None))
+
+
+def write_page(output: Path, title: str, make: Callable[[Any], dict[str, Any]], items: Iterable[Any], bar: Any) -> None:
+    """Writes a gallery of what ``make`` makes of items: {"id", "category", "words", "pictures": [(name, data URI)],
+    "more", "wrong"}. Raises UserError where ``output`` cannot be written."""
+    items, comma = iter(items), "\n"
+    with whole_file(output) as file, ThreadPoolExecutor() as pool, bar:
+        file.write(f'{PAGE}{{"title": {_closed(json.dumps(title))}, "records": [')
+        while part := list(islice(items, 64)):  # no more than these are in memory
+            for made in pool.map(make, part):
+                file.write(comma + _closed(json.dumps(made)))
+                comma = ",\n"
                 bar.update()
-        bar.close()
         file.write("]}" + SCRIPT)
 
 

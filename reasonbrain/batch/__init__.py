@@ -1,0 +1,1 @@
+"""Many edits: rows (jobs), their results (edits), and a folder of them (run, folder, engines)."""
