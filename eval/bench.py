@@ -1,7 +1,8 @@
-"""Measures speed and memory of training steps, edits and loading. What was measured is in docs/performance.md.
+"""Measures speed and memory of training steps, edits, batches and loading. What was measured: docs/performance.md.
 
     reasonbrain bench train --config tiny -o train.json [key=value ...]
     reasonbrain bench edit --config tiny
+    reasonbrain bench batch --checkpoint tiny
     reasonbrain bench load --checkpoint tiny
     reasonbrain bench train --config reasonbrain_flux_qwen --random data.size=512 data.count=1 train.batch_size=1
 
@@ -30,6 +31,7 @@ from reasonbrain.checkpoint import embedded, load_model
 from reasonbrain.config import Config, load_config
 from reasonbrain.data.mini import make
 from reasonbrain.errors import UserError
+from reasonbrain.eval.bench_batch import batch
 from reasonbrain.eval.measure import Flops, Row, device_name, peak_flops, seconds, synchronise, tokens_through
 from reasonbrain.images import to_tensor
 from reasonbrain.model import ReasonBrain
@@ -204,7 +206,12 @@ def load(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
 
 
 SAID = ("pixels", "denoising_steps", "prepared", "gib", "gib_of_weights")  # below the table
-BENCHES: dict[str, Callable[[Source, int, int, torch.device], Found]] = {"train": train, "edit": edit, "load": load}
+BENCHES: dict[str, Callable[[Source, int, int, torch.device], Found]] = {
+    "train": train,
+    "edit": edit,
+    "batch": batch,
+    "load": load,
+}
 
 
 def bench(what: str, source: Source, warmup: int, repeats: int) -> dict[str, Any]:
@@ -244,6 +251,7 @@ def table(found: dict[str, Any]) -> str:
         cells += [*(f"{x:.3g}" for x in flops), f"{row['mfu']:.1%}"] if row["flops"] else [""] * 3
         lines.append(f"| {' | '.join(cells)} |")
     said = [f"{key}: {found[key]:.4g}" for key in SAID if key in found]
+    said += [f"gib after {count} rows: {gib:.4g}" for count, gib in found.get("gib_after", {}).items()]
     name = found["checkpoint"] or found["config"] or "tiny"
     if any(row["flops"] for row in found["rows"]):
         said.append(f"peak: {found['peak_flops_per_second'] / 1e12:.3g} TFLOP/s ({found['peak_is']})")

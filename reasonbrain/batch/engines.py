@@ -6,8 +6,10 @@ to be made, and yields lines for results.jsonl. The caller alone writes that fil
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
+import pickle
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -95,5 +97,49 @@ def _work(connection: Connection, job: Job, index: int, threads: int) -> None:
         pass
 
 
+class _Actor:
+    """A replica for Ray Data: batches of one chunk of rows in, batches of lines out."""
+
+    def __init__(self, job: Job, folder: str) -> None:
+        os.chdir(folder)  # where the command was called: its paths start there
+        self.editor = Editor(job)  # Ray shows an actor its own accelerator alone
+
+    def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        for chunk in batch["chunk"]:
+            for line in self.editor(pickle.loads(chunk)):
+                yield {"line": [json.dumps(line)]}
+
+
+def ray(job: Job, rows: Iterable[Row], workers: int | None, left: int) -> Iterator[Line]:
+    """On the Ray cluster that RAY_ADDRESS names, or one of this machine's own. All its machines share the folder that
+    the command is called in, the pictures and DIR.
+
+    Raises UserError where Ray is not installed, RunError when Ray gives up."""
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise UserError("--engine ray needs the extra [ray]: pip install 'reasonbrain[ray]'") from None
+    if not left:
+        return
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    gpus = int(ray.cluster_resources().get("GPU", 0))
+    workers = workers or gpus or 1
+    chunks = ray.data.from_items([{"chunk": pickle.dumps(chunk)} for chunk in _chunks(rows, job, workers, left)])
+    made = chunks.repartition(chunks.count()).map_batches(
+        _Actor,
+        fn_constructor_args=(job, os.getcwd()),
+        compute=ray.data.ActorPoolStrategy(size=workers),
+        num_gpus=1 if gpus else 0,
+        batch_size=1,
+    )
+    try:
+        for row in made.iter_rows():
+            yield json.loads(row["line"])
+    except ray.exceptions.RayError as e:
+        raise RunError(f"Ray gave up: {str(e).strip().splitlines()[-1]}; the same command goes on from there") from None
+
+
 Engine = Callable[[Job, Iterable[Row], int | None, int], Iterator[Line]]
-engines: dict[str, Engine] = {"processes": processes}
+engines: dict[str, Engine] = {"processes": processes, "ray": ray}

@@ -121,7 +121,7 @@ def read(jobs: Path, instruction: str | None = None) -> Iterator[Row]:
     if jobs.is_dir():
         if not instruction:
             raise UserError(f"jobs '{jobs}' is a folder: say with --instruction what happens in its pictures")
-        return parse_all(_folder(jobs, instruction), jobs)
+        return parse_all(_folder(jobs, instruction), jobs.absolute())
     if instruction is not None:
         raise UserError(f"--instruction: jobs '{jobs}' is no folder, its rows have instructions of their own")
     if jobs.suffix not in SUFFIXES:
@@ -129,7 +129,7 @@ def read(jobs: Path, instruction: str | None = None) -> Iterator[Row]:
     if not jobs.is_file():
         raise UserError(f"jobs '{jobs}' does not exist")
     reader = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}[jobs.suffix]
-    return parse_all(reader(jobs), jobs.parent)
+    return parse_all(reader(jobs), jobs.parent.absolute())
 
 
 def _folder(folder: Path, instruction: str) -> Iterator[dict[str, str]]:
