@@ -309,7 +309,7 @@ def test_a_changed_job_is_noticed(command, rows, tmp_path):
 @pytest.mark.parametrize(
     "jobs, args, said",
     [
-        ("no.jsonl", [], "does not exist"),
+        ("no.jsonl", [], "cannot be read: No such file"),
         ("jobs.txt", [], "must be a folder of pictures or end in one of .jsonl, .csv, .parquet"),
         (".", [], "--instruction"),
         (".", ["--instruction", "melt it"], "holds no pictures"),
@@ -369,6 +369,7 @@ def test_processes_make_the_same(command, rows, tmp_path, checkpoint):
     env = {**os.environ, "WORLD_SIZE": "3", "OMP_NUM_THREADS": "1"}
     started = [subprocess.Popen(call, env={**env, "RANK": str(r)}, stderr=subprocess.DEVNULL) for r in (0, 1)]
     assert [p.wait() for p in started] == [0, 0]
+    assert (out / "gallery.html").exists()
     assert sorted(r["row"] for r in lines(out)) == [i for i in range(10) if i % 3 < 2]
     assert not list(out.glob("results-*"))
     (out / "results-2.jsonl").write_text('{"row": 2, "variant"')  # the third had come so far

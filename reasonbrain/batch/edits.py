@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..pipeline import ReasonBrainPipeline, Sources
 
 WINDOW = 16  # so many batches of rows are sorted by size and length at a time
-Parts = TypeVar("Parts", bound=tuple)
+Parts = TypeVar("Parts", bound="Condition | Sources")
 Size = tuple[int, int]
 
 
@@ -147,8 +147,8 @@ class _Window:
             self.known.pop(key, None)
 
     def _settings(self, row: Row) -> EditConfig:
-        given = {"steps": row.steps, "size": row.size}
-        return replace(self.pipe.settings.edit, **{k: v for k, v in given.items() if v is not None})
+        edit = self.pipe.settings.edit
+        return replace(edit, steps=row.steps or edit.steps, size=row.size or edit.size)
 
     @torch.no_grad()
     def _condition(self, rows: list[Row], pictures: list[Image.Image]) -> None:

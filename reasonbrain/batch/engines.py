@@ -7,6 +7,7 @@ to be made, and yields lines for results.jsonl. The caller alone writes that fil
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing
 import os
 import pickle
@@ -123,6 +124,7 @@ def ray(job: Job, rows: Iterable[Row], workers: int | None, left: int) -> Iterat
     if not left:
         return
     ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = workers or gpus or 1

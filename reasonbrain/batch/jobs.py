@@ -126,8 +126,10 @@ def read(jobs: Path, instruction: str | None = None) -> Iterator[Row]:
         raise UserError(f"--instruction: jobs '{jobs}' is no folder, its rows have instructions of their own")
     if jobs.suffix not in SUFFIXES:
         raise UserError(f"jobs '{jobs}' must be a folder of pictures or end in one of {', '.join(SUFFIXES)}")
-    if not jobs.is_file():
-        raise UserError(f"jobs '{jobs}' does not exist")
+    try:
+        jobs.open("rb").close()
+    except OSError as e:
+        raise UserError(f"jobs '{jobs}' cannot be read: {e.strerror}") from None
     reader = {".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}[jobs.suffix]
     return parse_all(reader(jobs), jobs.parent.absolute())
 

@@ -14,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)")  # what Windows keeps for itself
 LONGEST = 80  # characters of an id in a file's name
 BEHIND = 64  # pictures that may wait to be written
+SHOWN = 10_000  # results that the gallery holds at most
 
 
 def file_name(row: Row, variant: int) -> str:
@@ -118,7 +120,7 @@ def run(job: Job, workers: int | None, engine: str) -> int:
         done = {(line["row"], line["variant"]) for line in folder.lines(job.output)}
         left = _left(job.rows(), done, rank, world)
         share = -(-(total - len(done)) // world)  # about that
-        with tqdm(total=share, desc="editing", unit="edit", disable=None) as bar:
+        with tqdm(total=share, desc="editing", unit="edit", disable=True if rank else None) as bar:
             for line in engines[engine](job, left, workers, share):
                 write(line)
                 bar.update()
@@ -140,9 +142,10 @@ def _gallery(job: Job) -> int:
     failed = sum(line["status"] == "error" for line in folder.lines(job.output))
     total = sum(1 for _ in folder.lines(job.output))
     ordered = (line for status in ("error", "ok") for line in folder.lines(job.output) if line["status"] == status)
-    title = f"{job.jobs.name}: {total} results, {failed} failed"
-    bar = tqdm(total=total, desc="gallery", unit="result", disable=None)
-    write_page(job.output / "gallery.html", title, partial(_card, job.output), ordered, bar)
+    shown = min(total, SHOWN)
+    title = f"{job.jobs.name}: {total} results, {failed} failed" + (f"; {shown} shown" if shown < total else "")
+    bar = tqdm(total=shown, desc="gallery", unit="result", disable=None)
+    write_page(job.output / "gallery.html", title, partial(_card, job.output), islice(ordered, SHOWN), bar)
     return failed
 
 
