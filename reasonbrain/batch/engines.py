@@ -123,7 +123,7 @@ def ray(job: Job, rows: Iterable[Row], workers: int | None, left: int) -> Iterat
         raise UserError("--engine ray needs the extra [ray]: pip install 'reasonbrain[ray]'") from None
     if not left:
         return
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level="ERROR")
+    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     gpus = int(ray.cluster_resources().get("GPU", 0))
