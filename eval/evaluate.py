@@ -23,11 +23,11 @@ import torch
 from tqdm import tqdm
 
 from reasonbrain.data.records import Record, Records
+from reasonbrain.endpoint import Endpoint
 from reasonbrain.errors import UserError
 from reasonbrain.eval import mini, report
 from reasonbrain.eval.benchmarks import Benchmark, find
 from reasonbrain.eval.edits import Edits, System
-from reasonbrain.eval.judge import Judge
 from reasonbrain.eval.judged import Judged, judge_rows
 from reasonbrain.eval.metrics import Metric, look_at, scores
 from reasonbrain.eval.models import Models
@@ -102,7 +102,7 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
     except OSError as e:
         raise UserError(f"output '{output}': {e.strerror}") from None
     edits = Edits(request.edits or output / "edits", pipe, request.seed)
-    judge = Judge(str(request.judge), used["judge"], output / "answers") if judged else None
+    judge = Endpoint(str(request.judge), used["judge"], output / "answers") if judged else None
     baselines: dict[str, System] = {"do nothing": lambda record: record.source}
     if benchmark.reader == "mini":
         baselines |= mini.baselines(pipe, output, request.seed)

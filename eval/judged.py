@@ -15,6 +15,7 @@ The criteria and scales are the benchmarks', the words are ours, so figures are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -25,9 +26,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from reasonbrain.data.records import Record, Records
+from reasonbrain.endpoint import Endpoint, Failed, Refused
 from reasonbrain.errors import UserError
 from reasonbrain.eval.edits import Edits
-from reasonbrain.eval.judge import Judge, read_score
+
+LINE = re.compile(r'^[\s*_`>#"{]*(?:final )?score[\s*_`"]*[:=][\s*_`"]*(-?[\d./]*\d)[\s*_`".,}]*$', re.I | re.M)
 
 THREADS = 8  # records judged at a time
 CAPTIONS = {
@@ -77,14 +80,15 @@ class Judged:
 
 
 def judge_rows(
-    rows: list[dict[str, Any]], records: Records, edits: Edits, metrics: Mapping[str, Judged], judge: Judge
+    rows: list[dict[str, Any]], records: Records, edits: Edits, metrics: Mapping[str, Judged], judge: Endpoint
 ) -> dict[str, dict[str, Any]]:
     """Puts the judged scores of the edits before the rows' others; other systems are not judged. Returns for each
     metric that was asked for how many are ``judged``, and the ids of the ``unparsable`` answers and ``failed`` calls.
 
-    Raises UserError where no call is answered at all, and like ``Judge.ask``."""
+    Raises UserError where no call is answered at all, and like ``Endpoint.ask``."""
     names = list(dict.fromkeys(part for name, metric in metrics.items() for part in metric.parts or (name,)))
     tally: dict[str, dict[str, Any]] = {name: {"judged": 0, "unparsable": [], "failed": []} for name in names}
+    failures: list[str] = []
     reading = Lock()  # readers are not made for threads
 
     def of(row: dict[str, Any]) -> tuple[Scores, dict[str, str]]:
@@ -96,7 +100,12 @@ def judge_rows(
         outcomes = {}
         for name in names:
             if question := JUDGED[name].ask(record):
-                scores[name], outcomes[name] = _judge(question, record, edit, judge)
+                try:
+                    scores[name] = _judge(question, record, edit, judge)
+                    outcomes[name] = "unparsable" if scores[name] is None else "judged"
+                except (Refused, Failed) as e:
+                    failures.append(str(e))
+                    outcomes[name] = "failed"
         made = {n: m.combine(record, scores) if m.combine else scores[n] for n, m in metrics.items()}
         return made, outcomes
 
@@ -115,17 +124,22 @@ def judge_rows(
         pool.shutdown(cancel_futures=True)
     failed = sum(len(t["failed"]) for t in tally.values())
     if failed and not any(t["judged"] or t["unparsable"] for t in tally.values()):
-        raise UserError(f"--judge '{judge.url}', model '{judge.model}': all {failed} calls failed: {judge.failure}")
+        raise UserError(f"all {failed} calls of the judge failed; the last: {failures[-1]}")
     return tally
 
 
-def _judge(question: Question, record: Record, edit: Image.Image, judge: Judge) -> tuple[float | None, str]:
+def _judge(question: Question, record: Record, edit: Image.Image, judge: Endpoint) -> float | None:
     pictures = {"source": record.source, "edit": edit, "target": record.target}
     answer = judge.ask(question.text, {CAPTIONS[name]: p for name in question.shown if (p := pictures[name])})
-    if answer is None:
-        return None, "failed"
-    score = read_score(answer, question.values)
-    return score, "unparsable" if score is None else "judged"
+    return read_score(answer, question.values)
+
+
+def read_score(answer: str, values: Mapping[int, float]) -> float | None:
+    """The value of the whole number on the line "score: N", also written N/HIGHEST. None where there is no such line,
+    where several differ, or where ``values`` has no such number: a judge is never guessed at."""
+    spelled = {text: value for n, value in values.items() for text in (str(n), f"{n}/{max(values)}")}
+    found = {spelled.get(text) for text in LINE.findall(answer)}
+    return found.pop() if len(found) == 1 else None
 
 
 def _facts(record: Record, expected: str = "") -> dict[str, str]:

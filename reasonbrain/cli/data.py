@@ -10,8 +10,6 @@ from typing import Any
 
 import click
 
-from ..errors import UserError
-
 
 @click.group()
 def data() -> None:
@@ -133,11 +131,7 @@ def build(
     from ..eval.models import Models
 
     read_seeds(seeds)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        llm = Endpoint(url, settings["model"], output.absolute() / "answers")
-    except OSError as e:
-        raise UserError(f"output '{output}' cannot be written: {e.strerror}") from None
+    llm = Endpoint(url, settings["model"], output.absolute() / "answers")
     models = Models(settings["clip"], lpips=settings["lpips"])
     tools = Tools(output.absolute(), seeds.absolute().parent, Settings(**settings), llm, models)
     click.echo(run(seeds, tools, engine, not no_review, shares))

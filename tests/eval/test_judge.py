@@ -21,17 +21,17 @@ from click.testing import CliRunner
 from PIL import Image
 
 from reasonbrain import configs
+from reasonbrain import endpoint as asking
 from reasonbrain.cli import main
 from reasonbrain.data.records import Record
-from reasonbrain.eval import judge as judging
+from reasonbrain.endpoint import Endpoint
 from reasonbrain.eval import judged, mini
-from reasonbrain.eval.judge import Judge, read_score
-from reasonbrain.eval.judged import JUDGED, rise_accuracy, rise_score
+from reasonbrain.eval.judged import JUDGED, read_score, rise_accuracy, rise_score
 
 RED, GREEN, BLUE = (Image.new("RGB", (12, 8), c) for c in ("red", "green", "blue"))
 
 
-class Endpoint(ThreadingHTTPServer):
+class Server(ThreadingHTTPServer):
     """``say(question, number of the request)``: the answer's text, an HTTP state to fail with, or a whole body."""
 
     def __init__(self):
@@ -78,7 +78,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def endpoint(monkeypatch):
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
-    server = Endpoint()
+    server = Server()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -215,7 +215,7 @@ def test_what_kris_bench_asks():
 def test_what_is_sent(endpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     wide = Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 1000, 3), dtype=np.uint8))
-    assert Judge(endpoint.url, "m", tmp_path).ask("Why?", {"one": RED, "two": wide}) == "It is done.\nscore: 1"
+    assert Endpoint(endpoint.url, "m", tmp_path).ask("Why?", {"one": RED, "two": wide}) == "It is done.\nscore: 1"
     [body] = endpoint.requests
     assert (body["path"], body["key"], body["model"]) == ("/v1/chat/completions", "Bearer secret", "m")
     assert body["temperature"] == 0
@@ -228,13 +228,13 @@ def test_what_is_sent(endpoint, tmp_path, monkeypatch):
 
 def test_an_answer_is_asked_for_once(endpoint, tmp_path):
     """Another model, question, picture, caption or order is another question."""
-    ask = Judge(endpoint.url, "m", tmp_path).ask
+    ask = Endpoint(endpoint.url, "m", tmp_path).ask
     for _ in range(2):
         ask("Why?", {"a": RED, "b": BLUE})
     assert len(endpoint.requests) == 1
-    Judge(endpoint.url, "m", tmp_path).ask("Why?", {"a": RED.copy(), "b": BLUE})
+    Endpoint(endpoint.url, "m", tmp_path).ask("Why?", {"a": RED.copy(), "b": BLUE})
     assert len(endpoint.requests) == 1
-    Judge(endpoint.url, "n", tmp_path).ask("Why?", {"a": RED, "b": BLUE})
+    Endpoint(endpoint.url, "n", tmp_path).ask("Why?", {"a": RED, "b": BLUE})
     ask("How?", {"a": RED, "b": BLUE})
     ask("Why?", {"a": RED, "b": GREEN})
     ask("Why?", {"a": RED, "c": BLUE})
@@ -244,7 +244,7 @@ def test_an_answer_is_asked_for_once(endpoint, tmp_path):
 
 def test_what_fails_for_a_moment_is_asked_again(endpoint, tmp_path):
     endpoint.say = lambda question, n: {1: 500, 2: 429, 3: 503}.get(n, "score: 5")
-    assert Judge(endpoint.url, "m", tmp_path).ask("Why?", {}) == "score: 5"
+    assert Endpoint(endpoint.url, "m", tmp_path).ask("Why?", {"a": RED}) == "score: 5"
     assert len(endpoint.requests) == 4
 
 
@@ -319,19 +319,21 @@ def test_risebench_from_its_files(endpoint, tmp_path):
 
 
 def test_mistakes_are_one_line(endpoint, edits, tmp_path, monkeypatch):
-    monkeypatch.setattr(judging, "RETRIES", 0)
+    monkeypatch.setattr(asking, "RETRIES", 0)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nowhere = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    assert f"--judge '{nowhere}', model 'm': Connection error" in refused(run(nowhere, edits, tmp_path))
+    assert f"endpoint '{nowhere}', model 'm': Connection error" in refused(run(nowhere, edits, tmp_path))
     for state in (401, 403, 404, 429):
         endpoint.say = lambda question, n, state=state: state
         assert f"model 'm': {state} " in refused(run(endpoint.url, edits, tmp_path))
     for state in (400, 500):
         endpoint.say = lambda question, n, state=state: state
-        assert f"model 'm': all 8 calls failed: {state} " in refused(run(endpoint.url, edits, tmp_path))
+        assert f"all 8 calls of the judge failed; the last: endpoint '{endpoint.url}', model 'm': {state} " in refused(
+            run(endpoint.url, edits, tmp_path)
+        )
     endpoint.say = lambda question, n: {"error": {"message": "no such route"}}  # as some say, with state 200
-    assert "all 8 calls failed: the endpoint does not answer as OpenAI's" in refused(run(endpoint.url, edits, tmp_path))
+    assert "model 'm' does not answer as OpenAI's" in refused(run(endpoint.url, edits, tmp_path))
     assert not list((tmp_path / "answers").iterdir())
     assert "given is 'm' alone" in refused(run("", edits, tmp_path))
     alone = ("eval", "--benchmark", "mini", "--edits", str(edits), "-o", str(tmp_path), "--metric", "ins-align")

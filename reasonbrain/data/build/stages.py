@@ -47,7 +47,7 @@ CATEGORY = """"{instruction}"
 
 Is what this asks for physical (by the laws of physics), temporal (because time passes), causal (because something
 causes it) or story (as a story goes on)? Answer with one word."""
-JUDGE = """The first picture is the source, the second the target of an edit. The instruction is: "{instruction}"
+JUDGE = """The pictures are the source and the target of an edit. The instruction is: "{instruction}"
 
 Does the target show what would come of the source by this instruction, with everything else kept? Answer with one whole
 number, from 0 (not at all) to 10 (exactly)."""
@@ -209,7 +209,7 @@ def judged(row: Row, tools: Tools) -> Row:
     made = []
     for candidate in row["candidates"]:
         if "dropped" not in candidate:
-            pictures = [load_image(tools.folder / candidate["image"]), after]
+            pictures = {"The source:": load_image(tools.folder / candidate["image"]), "The target:": after}
             said = _answer(tools.llm.ask(JUDGE.format(instruction=row["instruction"]), pictures))
             number = re.search(r"(?<!\d)(10|\d)(?!\d)", said)
             if not number:
