@@ -127,7 +127,10 @@ def test_mistakes_in_a_plan_are_said_before_anything_is_trained(overrides, tmp_p
         write_plan(tmp_path, overrides, NO_CME | {"overrides": ["model.cmee=null"]}), tmp_path
     )
     assert "'tets'" in refused(write_plan(tmp_path, overrides, NO_CME, data="tets"), tmp_path)
-    assert "studies" in refused(write_plan(tmp_path, overrides, NO_CME | {"seed": 0}), tmp_path)
+    assert "'seed' not in 'Study'" in refused(write_plan(tmp_path, overrides, NO_CME | {"seed": 0}), tmp_path)
+    assert "missing mandatory value: action" in refused(
+        write_plan(tmp_path, overrides, {"ablated_part": "CME"}), tmp_path
+    )
     assert "two studies have the same" in refused(write_plan(tmp_path, overrides, NO_CME, NO_CME), tmp_path)
 
 
