@@ -14,11 +14,10 @@
   the rest is kept is measured besides.
 - **instructpix2pix**: CLIP direction and CLIP-I to the source, by ViT-L/14 (timothybrooks/instruct-pix2pix,
   metrics/clip_similarity.py, which scales without smoothing; here CLIP's own preparation).
-- **risebench**, **kris**: what they judge needs a judge; until then how well the rest is kept.
 - **mgie**: L1, SSIM, LPIPS, DINO, CVS and CTS (arXiv:2309.17102, section 4) on any manifest, networks as MagicBrush's.
 - **manifest**: every metric to the target, and what changed from the source, on any manifest.
 - **mini**: ReasonMini, see mini.py.
-- **risebench**, **kris**: judged, see judged.py; besides, how well the rest is kept. Pictures are of any size.
+- **risebench**, **kris**: judged, see judged.py; with or without a judge, how well the rest is kept.
 
 With a judge the judged metrics of judged.py come before these.
 """
