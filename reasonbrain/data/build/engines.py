@@ -29,7 +29,8 @@ def local(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
 
 def over_ray(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
     """By Ray Data, in the cluster that RAY_ADDRESS names, else in one started here. A stage that runs models of its own
-    has a worker a GPU, or one worker where there is none. The output folder must be on a disk that all nodes share.
+    has an actor a GPU, or one where there is none, which loads them once; the others are plain tasks. The output folder
+    must be on a disk that all nodes share.
 
     Raises UserError where ``ray`` is not installed."""
     try:
@@ -38,16 +39,16 @@ def over_ray(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
         raise UserError("--engine ray needs ray: pip install 'reasonbrain[ray]'") from None
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False)
-    gpus = int(ray.cluster_resources().get("GPU", 0)) if stage.models else 0
-    workers = max(1, gpus) if stage.models else stage.threads
     data = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=min(len(rows), 1000))
-    made = data.map(
-        _Worker,  # type: ignore[arg-type]
-        fn_constructor_args=(stage, tools),
-        compute=ray.data.ActorPoolStrategy(size=min(workers, len(rows))),
-        num_cpus=1 if stage.models else 0,
-        num_gpus=1 if gpus else 0,
-    )
+    if stage.models:
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        actors = ray.data.ActorPoolStrategy(size=min(max(1, gpus), len(rows)))
+        options = {"compute": actors, "num_cpus": 1, "num_gpus": 1 if gpus else 0}
+        made = data.map(_Worker, fn_constructor_args=(stage, tools), **options)  # type: ignore[arg-type]
+    else:
+        worker = _Worker(stage, tools)
+        tasks = ray.data.TaskPoolStrategy(size=stage.threads)
+        made = data.map(lambda row: worker(row), compute=tasks, num_cpus=0.1)  # they wait for the endpoint and the disk
     for line in made.iter_rows():
         if line["mistake"]:
             raise UserError(line["mistake"])
@@ -55,8 +56,8 @@ def over_ray(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
 
 
 class _Worker:
-    """What a Ray actor keeps: the tools, whose models are loaded once. A row is text: Arrow guesses no types. A user's
-    mistake comes back as text, too: Ray would bury it in a trace."""
+    """What a row is worked on with. A row is text: Arrow guesses no types. A user's mistake comes back as text, too;
+    Ray would bury it in a trace."""
 
     def __init__(self, stage: Stage, tools: Tools) -> None:
         self.stage, self.tools = stage, tools
