@@ -15,6 +15,7 @@ from transformers import LlavaConfig, SamConfig
 from reasonbrain import cli
 from reasonbrain.checkpoint import embedded
 from reasonbrain.config import load_config
+from reasonbrain.eval import bench_batch
 from reasonbrain.eval.bench import random_model
 from reasonbrain.eval.measure import Flops, Row, peak_flops
 from reasonbrain.plugin import Plugin
@@ -118,6 +119,20 @@ def test_edits(bench, overrides):
     once, _ = bench("edit", *QUICK, *overrides, "edit.steps=1")
     assert set(once["rows"]) == {"edit", "conditioning"}
     assert rows["edit"]["flops"] - once["rows"]["edit"]["flops"] == 2 * rows["denoising step"]["flops"]
+
+
+@pytest.mark.long
+def test_batches(bench, overrides, monkeypatch):
+    for name, value in (("COUNT", 6), ("MORE", 12), ("MANY", (2, 5))):
+        monkeypatch.setattr(bench_batch, name, value)
+    found, said = bench("batch", *overrides, *QUICK)
+    assert {name: row["images"] for name, row in found["rows"].items()} == {
+        "plain loop": 6,
+        "batches of 8": 6,
+        "2 workers": 12,
+    }
+    assert list(found["gib_after"]) == ["2", "5"] and 0 < found["gib_after"]["2"] <= found["gib_after"]["5"]
+    assert "gib after 5 rows" in said
 
 
 def test_loading_takes_memory_for_the_weights(tmp_path):
