@@ -4,7 +4,7 @@ worth.
     reasonbrain ablate components -o DIR                        # a shipped plan
     reasonbrain ablate my_plan.yaml -o DIR [--engine ray]       # one's own; ray: as many runs at once as there is room
 
-A plan lists studies (``Study``) and names its budget (``Budget``), a file beside it that plans may share. A run is one
+A plan (ablation_plan.py) lists studies and names its budget, a file beside it that plans may share. A run is one
 variant with one seed: a `reasonbrain train` of its own, so that its crash stops nothing else, then the benchmark. Runs
 of one DIR are found again by their whole configuration, so what several studies or plans share, the full model above
 all, is trained once; the same command goes on where it was stopped, and tries again what failed.
@@ -23,19 +23,17 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from importlib.resources import files
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 import torch
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from reasonbrain.config import Config, load_config
 from reasonbrain.data.records import MiniRecords, Records
 from reasonbrain.errors import RunError, UserError
+from reasonbrain.eval.ablation_plan import Budget, read_plan
 from reasonbrain.eval.ablation_report import write
 from reasonbrain.eval.benchmarks import Benchmark, find
 from reasonbrain.eval.edits import Edits
@@ -51,85 +49,7 @@ from reasonbrain.train.export import build
 from reasonbrain.train.features import Features, key
 from reasonbrain.train.optim import numel, trained_parameters
 
-ACTIONS = ("REMOVE", "REPLACE")
-
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Study:
-    """What is taken away (REMOVE), or what stands in its place (REPLACE), as ``overrides``, key=value, of the full
-    model. ``metrics``: scores as in reports of `reasonbrain eval`: ``outcome``, ``L1 inside``."""
-
-    ablated_part: str = MISSING
-    action: str = MISSING
-    replacement: str | None = None
-    overrides: list[str] = MISSING
-    metrics: list[str] = MISSING
-    seeds: list[int] = MISSING
-
-    @property
-    def name(self) -> str:
-        return f"{self.action} {self.ablated_part}" + (f": {self.replacement}" if self.replacement else "")
-
-
-@dataclass
-class Budget:
-    """What all runs have in common: the full model, ``config`` with ``overrides``, among them steps, batch and records;
-    and the benchmark, as `reasonbrain eval` takes it. Of ReasonMini only the kinds that are trained are measured."""
-
-    config: str = MISSING
-    overrides: list[str] = field(default_factory=list)
-    benchmark: str = "mini"
-    data: str | None = None
-    limit: int | None = None
-
-
-@dataclass
-class Plan:
-    """``budget``: a file, seen from the plan's folder."""
-
-    budget: str = MISSING
-    studies: list[Study] = MISSING
-
-
-def _read(path: Path, schema: type) -> Any:
-    try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
-    except FileNotFoundError:
-        raise UserError(f"plan '{path}' does not exist") from None
-    except OmegaConfBaseException as e:
-        raise UserError(f"plan '{path}': {e.full_key}: {str(e).splitlines()[0]}") from None
-    except Exception as e:  # PyYAML and OmegaConf have no error in common
-        raise UserError(f"plan '{path}' is not readable YAML: {str(e).splitlines()[0]}") from None
-
-
-def shipped() -> list[str]:
-    """Names of the plans that come with the package."""
-    names = sorted(f.name[:-5] for f in (files("reasonbrain.configs") / "ablations").iterdir())
-    return [name for name in names if name != "budget"]
-
-
-def read_plan(name: str) -> tuple[str, Budget, list[Study]]:
-    """A shipped plan by name, or a YAML file by path: its name, its budget, and its studies.
-
-    Raises UserError for a plan or budget that is not there, not readable or incomplete, and for an unknown action."""
-    path = Path(name)
-    if path.suffix not in (".yaml", ".yml"):
-        if name not in shipped():
-            raise UserError(f"plan '{name}' is neither a shipped one ({', '.join(shipped())}) nor a .yaml file")
-        path = Path(str(files("reasonbrain.configs") / "ablations" / f"{name}.yaml"))
-    plan = _read(path, Plan)
-    for study in plan.studies:
-        if study.action not in ACTIONS:
-            raise UserError(f"plan '{path}': action '{study.action}' is not one of {', '.join(ACTIONS)}")
-        if (study.action == "REPLACE") != (study.replacement is not None):
-            raise UserError(f"plan '{path}': '{study.ablated_part}': REPLACE needs a replacement, REMOVE has none")
-        if not study.seeds:
-            raise UserError(f"plan '{path}': '{study.ablated_part}': seeds must name at least one")
-    if len({study.name for study in plan.studies}) < len(plan.studies):
-        raise UserError(f"plan '{path}': two studies have the same ablated_part, action and replacement")
-    return path.stem, _read(path.parent / plan.budget, Budget), plan.studies
 
 
 @dataclass(frozen=True)
@@ -302,7 +222,7 @@ def ablate(name: str, out: Path, engine: str | None = None) -> Path:
     edits = {
         v: Edits(run.folder / "edits")
         for (v, seed), run in runs.items()
-        if (run.folder / "edits").is_dir() and seed == first
+        if seed == first and "failed" not in results[v, seed]
     }
     table = write(
         title, asdict(budget), studies, results, records_of(budget, runs["full model", first].cfg), edits, out

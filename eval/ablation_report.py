@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from reasonbrain.data.records import Records
+from reasonbrain.eval.ablation_plan import Study
 from reasonbrain.eval.edits import Edits
 from reasonbrain.eval.stats import mean_interval
 from reasonbrain.files import whole_file
 from reasonbrain.train.validation import draw
-
-if TYPE_CHECKING:
-    from reasonbrain.eval.ablate import Study
 
 PICTURES = 8  # records in the picture
 FULL = "full model"
@@ -74,7 +72,7 @@ def _lines(cells: list[list[str]]) -> list[str]:
 
 def markdown(title: str, budget: dict[str, Any], rows: list[dict[str, Any]], columns: list[str], records: int) -> str:
     """The two tables. ``columns``: what the picture shows."""
-    metrics = list(rows[0]["scores"])
+    metrics = list(dict.fromkeys(metric for row in rows for metric in row["scores"]))
     scores = [["", "seeds", *(h for m in metrics for h in (m, "difference"))]]
     costs = [["", *(heading for heading, _, _ in COSTS.values())]]
     for row in rows:

@@ -18,6 +18,7 @@ from scipy import stats
 from reasonbrain.cli import main
 from reasonbrain.config import load_config
 from reasonbrain.eval import ablate
+from reasonbrain.eval.ablation_plan import Budget, Study, read_plan, shipped
 from reasonbrain.eval.ablation_report import summary
 from reasonbrain.train.dry import without_weights
 from reasonbrain.train.optim import numel
@@ -51,10 +52,10 @@ def refused(plan, folder):
 
 def test_shipped_plans_compare_with_one_full_model():
     """Their runs share a budget, every variant builds, and only what a study names differs."""
-    assert ablate.shipped() == ["components", "img_tokens", "source", "visual_branches", "visual_guidance"]
+    assert shipped() == ["components", "img_tokens", "source", "visual_branches", "visual_guidance"]
     budgets = set()
-    for name in ablate.shipped():
-        title, budget, studies = ablate.read_plan(name)
+    for name in shipped():
+        title, budget, studies = read_plan(name)
         assert title == name
         budgets.add(str(budget))
         full = numel_of(load_config(budget.config, budget.overrides))
@@ -82,7 +83,7 @@ def test_variants_of_a_seed_start_from_the_same_weights(settings):
 
 def test_runs_are_found_again_by_their_whole_configuration(overrides, tmp_path):
     def run(*words, metrics=("outcome",)):
-        return ablate.Run(ablate.Budget("tiny"), (*overrides, *words), metrics, tmp_path)
+        return ablate.Run(Budget("tiny"), (*overrides, *words), metrics, tmp_path)
 
     same = run("train.steps=5", "model.cme.blocks=1")
     assert run("train.steps=5").folder == same.folder != run("train.steps=6").folder  # tiny has one block
@@ -92,7 +93,7 @@ def test_runs_are_found_again_by_their_whole_configuration(overrides, tmp_path):
 
 
 def test_the_summarys_numbers():
-    study = ablate.Study("CME", "REMOVE", None, ["model.cme=null"], ["outcome"], [0, 1, 2])
+    study = Study("CME", "REMOVE", None, ["model.cme=null"], ["outcome"], [0, 1, 2])
     of = {"validation loss": 1.0, "parameters": 10, "trained": 5, "flops": 7, "gib": 1.0, "seconds_per_step": 0.5}
     full, less = [0.9, 0.7, 0.5], [0.6, 0.5, 0.1]
     results = {("full model", s): of | {"outcome": v} for s, v in enumerate(full)}
@@ -165,7 +166,7 @@ def test_a_plan_is_carried_out_killed_and_carried_on(overrides, tmp_path):
     found = json.loads((out / "plan.json").read_text())
     full, less, broken = found["rows"]
     assert not broken["scores"] and broken["seeds"] == []
-    _, budget, _ = ablate.read_plan(str(plan))
+    _, budget, _ = read_plan(str(plan))
     words = [*budget.overrides, "train.validate_every=3"]
     inside = {}
     for row, more in ((full, []), (less, ["model.cme=null"])):
