@@ -2,7 +2,7 @@
 worth.
 
     reasonbrain ablate components -o DIR                        # a shipped plan
-    reasonbrain ablate my_plan.yaml -o DIR [--engine ray]       # one's own; ray: as many runs at once as there is room
+    reasonbrain ablate my_plan.yaml -o DIR                      # one's own
 
 A plan (ablation_plan.py) lists studies and names its budget, a file beside it that plans may share. A run is one
 variant with one seed: a `reasonbrain train` of its own, so that its crash stops nothing else, then the benchmark. Runs
@@ -179,14 +179,7 @@ def perform(run: Run) -> dict[str, Any]:
         return {"failed": str(e).strip().splitlines()[0]}
 
 
-def perform_all(runs: list[Run], engine: str | None) -> list[dict[str, Any]]:
-    if engine == "ray":
-        import ray
-
-        ray.init(log_to_driver=False)
-        gpus = 1 if torch.cuda.is_available() else 0
-        task = ray.remote(num_cpus=1, num_gpus=gpus)(perform)
-        return ray.get([task.remote(run) for run in runs])
+def perform_all(runs: list[Run]) -> list[dict[str, Any]]:
     found = []
     for number, run in enumerate(runs, 1):
         log.info(f"run {number} of {len(runs)}: {run.folder} {' '.join(run.overrides[len(run.budget.overrides) :])}")
@@ -194,7 +187,7 @@ def perform_all(runs: list[Run], engine: str | None) -> list[dict[str, Any]]:
     return found
 
 
-def ablate(name: str, out: Path, engine: str | None = None) -> Path:
+def ablate(name: str, out: Path) -> Path:
     """Carries out a plan; writes DIR/<plan>.json, .md and .png, and returns the path of the table (.md).
 
     Raises UserError like ``read_plan``, for overrides that fit no configuration and unknown metrics, before anything is
@@ -216,7 +209,7 @@ def ablate(name: str, out: Path, engine: str | None = None) -> Path:
     folders = [run.folder for run in runs.values()]  # reads every configuration
     records_of(budget, next(iter(runs.values())).cfg)
     log.info(f"{len(runs)} runs, {len(set(folders))} different ones")
-    results = dict(zip(runs, perform_all(list(runs.values()), engine), strict=True))
+    results = dict(zip(runs, perform_all(list(runs.values())), strict=True))
 
     first = variants["full model"][1][0]
     edits = {

@@ -69,12 +69,11 @@ def evaluate(output: str, against: Path | None, checkpoint: str | None, **reques
 @click.command()
 @click.argument("plan")
 @click.option("-o", "--output", required=True, help="The folder of runs and tables; runs that are there are taken.")
-@click.option("--engine", type=click.Choice(("ray",)), help="Carry runs out at the same time.  [default: in turn]")
-def ablate(plan: str, output: str, engine: str | None) -> None:
+def ablate(plan: str, output: str) -> None:
     """Trains and evaluates the variants of PLAN, a shipped one or a YAML file, and prints where the table is."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("reasonbrain.eval.ablate").setLevel(logging.INFO)
 
     from ..eval.ablate import ablate as run
 
-    click.echo(run(plan, Path(output), engine))
+    click.echo(run(plan, Path(output)))
