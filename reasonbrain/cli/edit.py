@@ -108,7 +108,7 @@ def batch(ctx: click.Context, checkpoint: str | None, workers: int | None, engin
     name = trained(job["config"], checkpoint, job["overrides"])
     failed = run(Job(checkpoint=name, **job), workers, engine)
     if failed:
-        click.echo(f"{failed} results are errors", err=True)
+        click.echo(f"{failed} results failed; why is in results.jsonl", err=True)
     if "WORLD_SIZE" not in os.environ:  # torchrun would stop the other processes
         for file in ("results.jsonl", "gallery.html"):
             click.echo(job["output"] / file)

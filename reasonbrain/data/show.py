@@ -35,7 +35,8 @@ nav { position: sticky; top: 0; background: #fafafa; padding: .5rem 0; display: 
 #records { display: grid; grid-template-columns: repeat(auto-fill, minmax(30rem, 1fr)); gap: 1rem }
 article { background: #fff; border: 1px solid #ddd; border-radius: 6px; padding: .75rem }
 article p { margin: .25rem 0; overflow-wrap: anywhere } .quiet { color: #777; font-size: 13px } .bad { color: #b00020 }
-.row { display: flex; gap: .5rem; flex-wrap: wrap } figure { margin: 0 } img { max-width: 100%; display: block }
+.row { display: flex; gap: .5rem; flex-wrap: wrap } figure { margin: 0 }
+img { width: 224px; height: 224px; max-width: 100%; object-fit: contain; display: block }
 </style></head><body>
 <nav><b id="title"></b><select id="category"></select>
 <button id="back">&larr;</button><span id="page"></span><button id="next">&rarr;</button></nav>
