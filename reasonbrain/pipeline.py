@@ -50,14 +50,15 @@ class ReasonBrainOutput(BaseOutput):
 class Sources(NamedTuple):
     """What edits need of B pictures of one size, whatever the instructions: ``original`` [B, 3, H, W] in 0..1,
     ``small`` [B, 3, h, w], at the size that is computed at, its ``regions`` [B, h, w], its ``latents`` [B, C, h', w'],
-    and these decoded again, ``plain`` [B, 3, h, w]. What is not needed is ``small``: without a diffusion model the last
-    two, and ``plain`` where edits do not ``preserve``."""
+    these decoded again, ``plain`` [B, 3, h, w], and ``ready``, its image features by slot. What is not needed is
+    ``small``: without a diffusion model latents and plain, and ``plain`` where edits do not ``preserve``."""
 
     original: Tensor
     small: Tensor
     regions: Tensor
     latents: Tensor
     plain: Tensor
+    ready: dict[str, Tensor]
 
 
 def change_mask(edited: Tensor, source: Tensor, low: float = 0.03, high: float = 0.08) -> Tensor:
@@ -209,7 +210,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
     ) -> None:
         """Edits pictures of one size and puts the results into their ``rows`` of ``out``."""
         sources = self.sources(pictures, edit)
-        inputs = self.model.prepare(sources.small, texts, objects, sources.regions)
+        inputs = self.model.prepare(sources.small, texts, objects, sources.regions, sources.ready)
         condition, _ = self.model.condition(inputs)
         shape = sources.latents.shape
         if isinstance(generator, torch.Generator):
@@ -235,11 +236,12 @@ class ReasonBrainPipeline(DiffusionPipeline):
         small = original if scale == 1.0 else F.interpolate(original, size, mode="bicubic", antialias=True).clamp(0, 1)
         blank: list[list[str]] = [[]] * len(small)
         regions = self.model.prepare(small, [""] * len(small), blank).regions
+        ready = self.model.image_features(small)
         if self.diffusion is None:
-            return Sources(original, small, regions, small, small)
+            return Sources(original, small, regions, small, small, ready)
         latents = self.diffusion.encode(pad_to_multiple(small, self.diffusion.multiple)[0])
         plain = self.diffusion.decode(latents)[..., : size[0], : size[1]] if edit.preserve else small
-        return Sources(original, small, regions, latents, plain)
+        return Sources(original, small, regions, latents, plain, ready)
 
     @torch.no_grad()
     def draw(

@@ -133,6 +133,8 @@ def test_what_is_computed_how_often(pipe, pictures, monkeypatch):
     handles = [
         pipe.cme.register_forward_hook(lambda *_: passed.update(["conditioned"])),
         pipe.diffusion.transformer.register_forward_hook(lambda *_: passed.update(["denoised"])),
+        pipe.encoders.clip.vision_model.register_forward_hook(lambda *_: passed.update(["looked at"])),
+        pipe.mllm.model.model.visual.register_forward_hook(lambda *_: passed.update(["seen"])),
     ]
     encode = pipe.diffusion.encode
     monkeypatch.setattr(pipe.diffusion, "encode", lambda images: count("encoded", encode(images)))
@@ -144,7 +146,7 @@ def test_what_is_computed_how_often(pipe, pictures, monkeypatch):
     for handle in handles:
         handle.remove()
     assert len(results) == 7
-    assert passed == {"conditioned": 4, "denoised": 7 * 3, "encoded": 2}
+    assert passed == {"conditioned": 4, "denoised": 7 * 3, "encoded": 2, "looked at": 2, "seen": 2}
 
 
 def test_rows_are_taken_as_they_are_needed(pipe, rows):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -160,7 +160,9 @@ class _Window:
             self.known |= {key: _one(sources, i) for i, key in enumerate(new)}
         whole = self._filled(rows)
         sources = _joined([self.known[self._picture(row)] for row in whole])
-        inputs = pipe.model.prepare(sources.small, [row.instruction for row in whole], None, sources.regions)
+        inputs = pipe.model.prepare(
+            sources.small, [row.instruction for row in whole], None, sources.regions, sources.ready
+        )
         condition, _ = self._guarded(partial(pipe.model.condition, inputs))
         condition = condition._replace(focus=None)
         said = pipe.mllm.reason(inputs) if rows[0].reasoning and pipe.mllm is not None else [None] * len(whole)
@@ -170,7 +172,8 @@ class _Window:
             key = (tuple(sources.original.shape), settings.size, settings.steps)
             for variant in row.variants:
                 result = Result(row, variant, None, inputs.objects[i], said[i], seconds)
-                edit = _Edit(result, self.known[self._picture(row)], _one(condition, i))
+                known = self.known[self._picture(row)]._replace(ready={})  # what drawing does not need
+                edit = _Edit(result, known, _one(condition, i))
                 self.waiting.setdefault(key, []).append(edit)
 
     @torch.no_grad()
@@ -221,9 +224,16 @@ def _noise(edit: _Edit) -> Tensor:
 
 def _one(parts: Parts, i: int) -> Parts:
     """Row i of a named tuple of tensors, as a batch of one that keeps no other row in memory."""
-    return type(parts)(*(None if part is None else part[i : i + 1].clone() for part in parts))
+    return type(parts)(*(_each(lambda part: part[i : i + 1].clone(), part) for part in parts))
 
 
 def _joined(rows: Sequence[Parts]) -> Parts:
     """Batches of one as one batch."""
-    return type(rows[0])(*(None if parts[0] is None else torch.cat(parts) for parts in zip(*rows, strict=True)))
+    return type(rows[0])(*(_each(lambda *same: torch.cat(same), *parts) for parts in zip(*rows, strict=True)))
+
+
+def _each(work: Callable[..., Tensor], *parts: Any) -> Any:
+    """``work`` on tensors, or on those of dicts by name; None stays None."""
+    if isinstance(parts[0], dict):
+        return {name: work(*(part[name] for part in parts)) for name in parts[0]}
+    return None if parts[0] is None else work(*parts)
