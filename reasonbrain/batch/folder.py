@@ -114,24 +114,27 @@ def _digest(jobs: Path) -> str:
 def appending(path: Path) -> Iterator[Callable[[Line], None]]:
     """A function that adds a line, which is then on the disk, or raises UserError and leaves the file as it was. A last
     line that was cut off is removed first."""
+
+    def refused(e: OSError) -> UserError:
+        return UserError(f"'{path}' cannot be written: {e.strerror}; the same command goes on from there")
+
+    def write(line: Line) -> None:
+        data, end = (json.dumps(line) + "\n").encode(), os.fstat(file.fileno()).st_size
+        try:
+            if file.write(data) != len(data):
+                raise OSError(0, "the disk is full")
+            os.fsync(file.fileno())
+        except OSError as e:
+            file.truncate(end)
+            raise refused(e) from None
+
     try:
-        with path.open("ab", buffering=0) as file:
-            data = path.read_bytes() if file.tell() else b""
-            file.truncate(data.rfind(b"\n") + 1)
-
-            def write(line: Line) -> None:
-                data, end = (json.dumps(line) + "\n").encode(), os.fstat(file.fileno()).st_size
-                try:
-                    if file.write(data) != len(data):
-                        raise OSError(0, "the disk is full")
-                    os.fsync(file.fileno())
-                except OSError:
-                    file.truncate(end)
-                    raise
-
-            yield write
+        file = path.open("ab", buffering=0)
     except OSError as e:
-        raise UserError(f"'{path}' cannot be written: {e.strerror}; the same command goes on from there") from None
+        raise refused(e) from None
+    with file:
+        file.truncate(path.read_bytes().rfind(b"\n") + 1)
+        yield write
 
 
 def lines(output: Path) -> Iterator[Line]:
