@@ -1,15 +1,18 @@
 """What the tests of ``data build`` share: an OpenAI-compatible endpoint whose answers are known, seeds, the command."""
 
+import base64
 import hashlib
 import json
 import time
 from http.server import BaseHTTPRequestHandler
+from io import BytesIO
 
 import numpy as np
 from click.testing import CliRunner
 from PIL import Image
 
 from reasonbrain.cli import main
+from reasonbrain.endpoint import _key
 
 STAGES = ("target", "instruction", "objects", "sources", "measured", "judged")
 
@@ -30,6 +33,10 @@ def answer(words, pictures):
     return "What would happen if someone blew on the red candle?"
 
 
+def decoded(uri):
+    return Image.open(BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
+
+
 class Answers(BaseHTTPRequestHandler):
     """An OpenAI-compatible endpoint. ``asked``: every question that came, by the name that its answer is kept under."""
 
@@ -38,10 +45,11 @@ class Answers(BaseHTTPRequestHandler):
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         asked = json.loads(body)
-        asked = {name: asked[name] for name in ("model", "messages", "temperature")}
-        self.server.asked.append(hashlib.sha256(json.dumps(asked).encode()).hexdigest())
         content = asked["messages"][0]["content"]
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+        question, *shown = parts
+        shown = {c["text"]: decoded(p["image_url"]["url"]) for c, p in zip(shown[::2], shown[1::2], strict=True)}
+        self.server.asked.append(_key(asked["model"], question["text"], shown))
         words = " ".join(part["text"] for part in parts if part["type"] == "text").replace("\n", " ")
         pictures = [hashlib.sha256(p["image_url"]["url"].encode()).digest() for p in parts if p["type"] == "image_url"]
         time.sleep(self.server.wait)
