@@ -128,8 +128,9 @@ def ray(job: Job, rows: Iterable[Row], workers: int | None, left: int) -> Iterat
     ray.data.DataContext.get_current().enable_progress_bars = False
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = workers or gpus or 1
-    chunks = ray.data.from_items([{"chunk": pickle.dumps(chunk)} for chunk in _chunks(rows, job, workers, left)])
-    made = chunks.repartition(chunks.count()).map_batches(
+    chunks = [{"chunk": pickle.dumps(chunk)} for chunk in _chunks(rows, job, workers, left)]
+    # a block each from the start: to split them later would need a CPU beside the actors'
+    made = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
         _Actor,
         fn_constructor_args=(job, os.getcwd()),
         compute=ray.data.ActorPoolStrategy(size=workers),
