@@ -7,7 +7,6 @@ import signal
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 
@@ -93,16 +92,13 @@ def bomb():
 
 
 @pytest.mark.parametrize("args", [["--help"], ["edit", "--help"], ["modules"]])
-def test_light_commands_are_quick_and_import_no_torch(args):
-    program = (
-        f"import sys, reasonbrain.cli as c; c.main({args}, standalone_mode=False); sys.exit('torch' in sys.modules)"
+def test_light_commands_import_nothing_heavy(args):
+    """So that they are quick: torch alone takes seconds."""
+    program = f"import sys, reasonbrain.cli as c; c.main({args}, standalone_mode=False)"
+    program += (
+        "; found = {'torch', 'numpy', 'transformers', 'ray', 'datasets'} & {*sys.modules}; assert not found, found"
     )
-    seconds = []
-    for _ in range(3):
-        start = time.monotonic()
-        subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
-        seconds.append(time.monotonic() - start)
-    assert min(seconds) < 1
+    subprocess.run([sys.executable, "-c", program], check=True, stdout=subprocess.DEVNULL)
 
 
 def test_modules_lists_each_plugin_in_one_line():
