@@ -4,8 +4,6 @@ import csv
 import json
 import os
 import re
-import resource
-import signal
 import subprocess
 import sys
 from collections import Counter
@@ -341,16 +339,16 @@ def test_one_command_a_folder(command, rows, tmp_path):
     assert code == 2 and "another command" in said
 
 
-def test_a_disk_that_is_full(command, rows, tmp_path):
+def test_a_disk_that_is_full(command, checkpoint, tmp_path):
     """Files may not grow beyond 4 KiB: results.jsonl ends with a whole line, and the command goes on later."""
     bad = [{"id": f"e{i}"} for i in range(40)]
-    pid = os.fork()
-    if pid == 0:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
-        code, said, _ = command(bad)
-        os._exit(code if "cannot be written" in said and said.count("error:") == 1 else 99)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 2
+    (tmp_path / "jobs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bad))
+    call = [sys.executable, "-m", "reasonbrain.cli", "batch", str(tmp_path / "jobs.jsonl"), "-o", str(tmp_path / "out")]
+    call += ["--checkpoint", str(checkpoint), "--batch-size", "4"]
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    limited = ["bash", "-c", 'ulimit -S -f 4; exec "$@"', "bash", *call]
+    done = subprocess.run(limited, env=env, capture_output=True, text=True)
+    assert done.returncode == 2 and "cannot be written" in done.stderr and done.stderr.count("error:") == 1
     first = lines(tmp_path / "out")
     assert 5 < len(first) < 20 and (tmp_path / "out" / "results.jsonl").read_bytes().endswith(b"\n")
     code, _, found = command(bad)
