@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -79,6 +80,7 @@ def one_voice() -> Iterator[None]:
         yield
     except UserError as e:
         if not _speaks(str(e)):
+            time.sleep(2)  # or the launcher might end the one that speaks before its line is out
             raise SystemExit(2) from None
         raise
 

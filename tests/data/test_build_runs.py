@@ -57,9 +57,10 @@ def test_killed_at_random_moments(endpoint, command, tmp_path):
     assert pictures == {name: (tmp_path / "killed" / name).read_bytes() for name in pictures}
 
 
-def test_on_ray(endpoint, command, tmp_path):
+def test_on_ray(endpoint, command, tmp_path, monkeypatch):
     """Ray's workers make what threads make, and a user's mistake in one of them is one line."""
     pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # or they starve beside whatever else runs here
     write_seeds(tmp_path / "seeds", [{"id": f"s{i}", "prompt": "a red candle", "category": "causal"} for i in range(2)])
     run(command(url(endpoint), "--no-review", "--candidates", "2"))
     os.rename(tmp_path / "built", tmp_path / "local")
