@@ -33,8 +33,8 @@ tiny: .venv/.installed
 eval: .venv/.installed
 	$(BIN)/reasonbrain eval --benchmark mini -o runs/eval
 
-# the tests use the extras [train] (deepspeed, bitsandbytes), [data] (datasets), [eval] (torchmetrics), [build]
-# (openai) and [ray]; flash-attn comes with [flash]
+# the tests use the extras [train] (deepspeed, bitsandbytes), [data] (datasets), [eval] (torchmetrics, openai)
+# and [ray]; flash-attn comes with [flash]
 .venv/.installed: setup.py constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
@@ -42,7 +42,7 @@ eval: .venv/.installed
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,train,data,eval,build,ray]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,train,data,eval,ray]"
 	@touch $@
 
 clean:

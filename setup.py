@@ -30,7 +30,7 @@ PLUGINS = {  # "<slot>:<name>" -> module below reasonbrain.modules; third-party 
 TRAIN = ["deepspeed>=0.19", "bitsandbytes>=0.49"]
 EVAL = [
     "torchmetrics>=1.8",  # for LPIPS, which also needs a torchvision that fits torch
-    "openai>=2",  # for judged metrics
+    "openai>=2",  # for judged metrics and data build
 ]
 
 setup(
@@ -83,7 +83,6 @@ setup(
         "eval": EVAL,
         "data": ["datasets>=4", "imagehash>=4.3"],
         "demo": ["gradio>=5"],
-        "build": ["openai>=2"],
         "ray": ["ray[data]>=2.50"],
         "flash": ["flash-attn>=2.7"],
         "dev": [

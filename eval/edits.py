@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -19,6 +18,7 @@ from PIL import Image
 
 from reasonbrain.data.records import Record
 from reasonbrain.errors import UserError
+from reasonbrain.files import whole_file
 from reasonbrain.images import OUTPUT_FORMATS, load_image, save_image
 from reasonbrain.pipeline import ReasonBrainPipeline
 
@@ -52,9 +52,8 @@ class Edits:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / MADE_BY).exists():
-                new = folder / f".{MADE_BY}"
-                new.write_text(json.dumps(made_by, indent=1), encoding="utf-8")
-                os.replace(new, folder / MADE_BY)
+                with whole_file(folder / MADE_BY) as file:
+                    json.dump(made_by, file, indent=1)
             there = json.loads((folder / MADE_BY).read_text(encoding="utf-8"))
         except (OSError, ValueError) as e:
             raise UserError(f"edits '{folder}': {e}") from None

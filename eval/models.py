@@ -6,6 +6,7 @@ the middle cut out, normalised. DINO's is scaled to 256 for a cut of 224, as in 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property, lru_cache
 from typing import Any
@@ -72,7 +73,7 @@ class Models:
         return None
 
 
-class _Eye:
+class _Eye(ABC):
     """Embeddings of pictures by a network."""
 
     def __init__(self, name: str, kind: Any, device: torch.device, **options: Any) -> None:
@@ -95,9 +96,9 @@ class _Eye:
 
     processor: Any
 
+    @abstractmethod
     def look(self, pixels: Tensor) -> Tensor:
         """[1, 3, S, S] -> [1, D]."""
-        raise NotImplementedError
 
 
 class Clip(_Eye):

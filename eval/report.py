@@ -6,7 +6,6 @@ report.json has every record's numbers; nothing in it depends on when it was mad
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from reasonbrain.errors import UserError
 from reasonbrain.eval import page
 from reasonbrain.eval.edits import Edits
 from reasonbrain.eval.stats import holm, interval, p_value
+from reasonbrain.files import whole_file
 
 MANY = 12  # values of a group beyond which they share one table
 
@@ -174,14 +174,8 @@ def write(found: dict[str, Any], output: Path, records: Records, edits: Edits, o
     shown = page.page(found, notes(found, other), sections(found, other), records, edits, other)
     texts = {"json": [json.dumps(found, allow_nan=False)], "md": [markdown(found, other)], "html": shown}
     for suffix, text in texts.items():
-        path = output / f"report.{suffix}"
-        new = path.with_name(f".{path.name}.new")
-        try:
-            with new.open("w", encoding="utf-8") as file:
-                file.writelines(text)
-            os.replace(new, path)
-        except OSError as e:
-            raise UserError(f"output '{path}' cannot be written: {e.strerror}") from None
+        with whole_file(output / f"report.{suffix}") as file:
+            file.writelines(text)
 
 
 def _plain(text: str) -> str:

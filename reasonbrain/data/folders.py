@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,9 @@ class Folder(Reader):
     def __len__(self) -> int:
         return len(self.found)
 
+    @abstractmethod
     def find(self, path: Path) -> list[Any]:
-        raise NotImplementedError
+        """What there is of each record, for ``row``."""
 
     def text(self, name: str) -> str:
         """A text file of the data set. Raises UserError where it cannot be read, is no text, or leads outside."""

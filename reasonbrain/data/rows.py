@@ -8,6 +8,7 @@ at their own size. Records are reached in any order, so a training that goes on 
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -58,7 +59,7 @@ def transparent(picture: Picture) -> Image.Image:
         return ImageOps.invert(image.convert("RGBA").getchannel("A"))
 
 
-class Reader:
+class Reader(ABC):
     """A data set in files. ``root``: the folder that no picture may lie outside of. ``categories``: those there are in
     this data set (None: any). ``mask``: how its masks are read.
 
@@ -70,12 +71,12 @@ class Reader:
     def __init__(self, root: Path, name: Path | str) -> None:
         self.root, self.name = os.path.realpath(root), str(name)
 
-    def __len__(self) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def __len__(self) -> int: ...
 
+    @abstractmethod
     def row(self, index: int) -> Row:
         """Record ``index`` without its pixels. Raises UserError for one that is malformed or leads outside."""
-        raise NotImplementedError
 
     def shape(self, index: int) -> Size | None:
         """The size of a record's source, from its header alone; None if that cannot be read."""

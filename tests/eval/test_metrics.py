@@ -247,7 +247,7 @@ def test_lpips(case, mask, vit, tmp_path, monkeypatch):
         from torchvision.models import AlexNet_Weights, alexnet
     except (ImportError, RuntimeError):  # not there, or not built for this torch
         assert "torchvision" in Models().missing("lpips")
-        pytest.skip("needs torchvision")
+        pytest.skip("torchmetrics takes AlexNet from torchvision, of which there is no build for a CPU build of torch")
     from torchmetrics.functional.image import lpips as theirs
 
     torch.manual_seed(0)
