@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from reasonbrain.eval.bench import Found, Source
 
 COUNT = 64  # rows that are timed
-MORE = 4 * COUNT  # by workers
+MORE = 16 * COUNT  # by workers: whole windows for each
 MANY = (100, 1000, 5000)  # rows after which the most memory held so far is asked for
 BATCH_SIZE = 8
 

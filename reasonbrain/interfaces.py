@@ -111,12 +111,13 @@ class TextBranch(Protocol):
 
 
 class Mllm(Protocol):
-    """Slot ``mllm``: the multimodal LLM with its [IMG] tokens. ``words``: how many tokens an instruction becomes; among
-    rows of one size and as many, a row's numbers do not depend on its neighbours."""
+    """Slot ``mllm``: the multimodal LLM with its [IMG] tokens. ``text_length``: how many tokens an instruction and the
+    prompt around it take up, padding included; among rows of one size and as many, a row's numbers do not depend on
+    its neighbours."""
 
     def __call__(self, inputs: Inputs, cues: Cues) -> Guidance: ...
 
-    def words(self, instruction: str) -> int: ...
+    def text_length(self, instruction: str) -> int: ...
 
     def reason(self, inputs: Inputs, max_new_tokens: int = 48) -> list[str]: ...
 

@@ -12,6 +12,7 @@ forward pass gives all their hidden states.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from reasonbrain.modules.precision import computes, hold_base, train_in_float32
 from reasonbrain.plugin import Plugin
 
 IGNORE = -100
+STEP = 8  # a row's text is padded to a multiple of so many tokens: few lengths, so that rows of a batch find company
 
 
 class MllmPlugin(Plugin):
@@ -99,25 +101,27 @@ class MllmPlugin(Plugin):
         """What the family's ``generate`` takes beside ids, mask and pixels."""
         return {}
 
-    def words(self, instruction: str) -> int:
-        """How many tokens an instruction becomes."""
-        # split: an instruction that spells out a special token ("<|image_pad|>") is just text
-        return len(self.tokenizer(instruction, add_special_tokens=False, split_special_tokens=True).input_ids)
+    def text_length(self, instruction: str) -> int:
+        """How many tokens the text of a row takes up, padding included."""
+        (row,), _ = self.tokenize([instruction], [0], 0)
+        return len(row) + -len(row) % STEP
 
-    def tokenize(self, inputs: Inputs, lengths: list[int], cues: int) -> tuple[list[list[int]], int]:
-        """Rows of ids with ``cues`` placeholders after the picture, and the id of the placeholder."""
+    def tokenize(self, texts: Sequence[str], lengths: list[int], cues: int) -> tuple[list[list[int]], int]:
+        """Rows of ids, one an instruction, with a picture of so many tokens and ``cues`` placeholders after it; and the
+        id of the picture's tokens."""
         before, between, after = (self.tokenizer(p, add_special_tokens=False).input_ids for p in self.prompt)
         image = self.tokenizer.convert_tokens_to_ids(self.image_token)
         rows = []
-        for text, n in zip(inputs.instructions, lengths, strict=True):
+        for text, n in zip(texts, lengths, strict=True):
             # split: an instruction that spells out a special token ("<|image_pad|>") is just text
             words = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
             rows.append(before + [image] * n + between + [self.tokenizer.pad_token_id] * cues + words + after)
         return rows, image
 
-    def pad_left(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
-        """ids and mask [B, L]."""
+    def pad_left(self, rows: list[list[int]], beside: int) -> tuple[Tensor, Tensor]:
+        """ids and mask [B, L]; ``beside``: how many tokens of a row are no text."""
         length = max(map(len, rows))
+        length += -(length - beside) % STEP
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (length - len(r)) + r for r in rows], device=self.device)
         mask = torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in rows], device=self.device)
@@ -131,9 +135,9 @@ class MllmPlugin(Plugin):
         soft_mask = torch.cat([cues.visual_mask, cues.textual_mask], dim=1)
         pictures = self.known_features(inputs)
         size = pictures.shape[1:3]
-        rows, image = self.tokenize(inputs, [size.numel()] * len(pictures), soft.shape[1])
-        starts = [len(row) for row in rows]
-        ids, mask = self.pad_left([row + [self.tokenizer.pad_token_id] * r for row in rows])
+        rows, image = self.tokenize(inputs.instructions, [size.numel()] * len(pictures), soft.shape[1])
+        beside = size.numel() + soft.shape[1] + r
+        ids, mask = self.pad_left([row + [self.tokenizer.pad_token_id] * r for row in rows], beside)
         is_image = ids == image
         embeds = self.model.get_input_embeddings()(ids)
         embeds = embeds.masked_scatter(is_image[..., None], pictures.to(embeds.dtype))
@@ -143,7 +147,7 @@ class MllmPlugin(Plugin):
         between = len(self.tokenizer(self.prompt[1], add_special_tokens=False).input_ids)
         first_cue = last + 1 + between
         columns = first_cue[:, None] + torch.arange(soft.shape[1], device=ids.device)
-        row = torch.arange(len(starts), device=ids.device)[:, None]
+        row = torch.arange(len(rows), device=ids.device)[:, None]
         embeds = embeds.index_put((row, columns), self.cue_in(soft).to(embeds.dtype))
         mask = mask.index_put((row, columns), soft_mask.to(mask.dtype))
         img = self.img_in.expand(embeds.shape[0], -1, -1).to(embeds.dtype)
@@ -177,8 +181,9 @@ class MllmPlugin(Plugin):
         """What happens, in one sentence a row, decoded greedily by the MLLM as it was before LoRA; where LoRA has been
         merged into its weights, as it is now."""
         pixels = self.pixels(inputs.images)
-        rows, image = self.tokenize(inputs, self.image_lengths(pixels), 0)
-        ids, mask = self.pad_left(rows)
+        lengths = self.image_lengths(pixels)
+        rows, image = self.tokenize(inputs.instructions, lengths, 0)
+        ids, mask = self.pad_left(rows, lengths[0])  # pictures of one size: as many tokens each
         trainable = {n for n, p in self.model.named_parameters() if p.requires_grad}
         self.adapters(False)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from transformers import LlavaConfig, LlavaForConditionalGeneration
 
-from reasonbrain.interfaces import Inputs
 from reasonbrain.modules.precision import base_dtype
 from reasonbrain.registry import register
 
@@ -52,13 +52,13 @@ class Llava(MllmPlugin):
         cls = int(self.model.config.vision_feature_select_strategy == "full")  # LLaVA-1.5: "default", no CLS token
         return [(vision.image_size // vision.patch_size) ** 2 + cls] * len(pixels["pixel_values"])
 
-    def tokenize(self, inputs: Inputs, lengths: list[int], cues: int) -> tuple[list[list[int]], int]:
+    def tokenize(self, texts: Sequence[str], lengths: list[int], cues: int) -> tuple[list[list[int]], int]:
         """``<s>USER: <image>\\n... ASSISTANT:``, split as one text: a sentencepiece token depends on what stands
         before it, and this is how LLaVA-1.5 was trained. The cues stand right after the picture."""
         image = self.tokenizer.convert_tokens_to_ids(self.image_token)
         before, _, after = self.prompt
         rows = []
-        for text, n in zip(inputs.instructions, lengths, strict=True):
+        for text, n in zip(texts, lengths, strict=True):
             words = text.replace(self.image_token, "")  # there is one picture, whatever the user writes
             ids = self.tokenizer(f"{before}{self.image_token}\n{words}{after}").input_ids
             at = ids.index(image)

@@ -4,9 +4,9 @@ for result in pipe.batch([{"id": "ice", "image": "ice.png", "instruction": "Leav
     result.image.save(f"{result.row.id}.png")
 
 What makes a row's picture independent of its company: its noise comes from its seed and variant alone; every pass is
-``batch_size`` rows long, filled up with copies where there are fewer; and rows share a pass only if nothing has to be
-padded: pictures of one size, instructions of as many tokens. Then matrix products have the same shapes wherever a row
-stands.
+``batch_size`` rows long, filled up with copies where there are fewer; and rows share a pass only if they would be of
+one shape alone, too: pictures of one size, instructions that are padded to one length. Then matrix products have the
+same shapes wherever a row stands.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ class _Window:
     def _kind(self, row: Row) -> tuple[int | None, bool, int]:
         """What the rows of a batch have in common, beside the size of their pictures."""
         mllm = self.pipe.mllm
-        return row.size, row.reasoning, 0 if mllm is None else mllm.words(row.instruction)
+        return row.size, row.reasoning, 0 if mllm is None else mllm.text_length(row.instruction)
 
     def _picture(self, row: Row) -> Any:
         """Which picture it is, at the size that it is computed at."""
