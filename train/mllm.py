@@ -1,9 +1,11 @@
 """Stage 3 of the embedded default: a Qwen2.5-VL (transformers' class) from scratch, taught to say what happens.
 
     python -m reasonbrain.train.mllm -o runs/tiny/mllm
+    python -m reasonbrain.train.mllm --full -o runs/tiny/mllm_full      # for `reasonbrain ablate instruction_summary`
 
 Picture and hypothetical instruction in, one sentence with the outcome out, in the prompt that the plug-in
-``qwen2_5_vl`` uses. Writes a folder in the hub's layout.
+``qwen2_5_vl`` uses. With ``--full`` it says the whole narration instead, which that sentence sums up. Writes a folder
+in the hub's layout.
 """
 
 from __future__ import annotations
@@ -71,8 +73,9 @@ def losses(
     processor: Qwen2VLImageProcessorPil,
     step: int,
     batch_size: int,
+    full: bool,
 ) -> dict[str, Tensor]:
-    """Cross-entropy of the outcome's tokens."""
+    """Cross-entropy of the tokens of the outcome, or of the ``full`` narration."""
     records, rng = samples(step, batch_size, seed=2)
     pixels = processor(images=[np.asarray(s.source) for s in records], return_tensors="pt")
     before, between, after = (tokenizer(p, add_special_tokens=False).input_ids for p in Qwen25VL.prompt)
@@ -81,8 +84,8 @@ def losses(
     for s in records:
         words = tokenizer(augment(s.instruction, rng), add_special_tokens=False).input_ids
         prompt = before + picture + between + words + after
-        answer = tokenizer(s.outcome, add_special_tokens=False).input_ids + [tokenizer.eos_token_id]
-        rows.append(prompt + answer)
+        answer = tokenizer(s.narration if full else s.outcome, add_special_tokens=False).input_ids
+        rows.append(prompt + answer + [tokenizer.eos_token_id])
         starts.append(len(prompt))
     length = max(map(len, rows))
     ids = torch.tensor([r + [tokenizer.pad_token_id] * (length - len(r)) for r in rows])
@@ -104,6 +107,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=640)
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--full", action="store_true", help="say the whole narration instead of one sentence")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
@@ -116,7 +120,7 @@ def main() -> None:
     model = Qwen2_5_VLForConditionalGeneration(architecture(tokenizer))
     loop = Loop(model, TrainConfig(steps=args.steps, lr=1e-3, save_every=200, bf16=True), args.output)
     loop.resume()
-    loop.fit(lambda step, _: losses(model, tokenizer, processor, step, args.batch_size))
+    loop.fit(lambda step, _: losses(model, tokenizer, processor, step, args.batch_size, args.full))
     loop.engine.use_average()
     model.eval()
     model.generation_config.eos_token_id = tokenizer.eos_token_id

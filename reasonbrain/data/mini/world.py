@@ -177,6 +177,15 @@ class Sample:
     def objects(self) -> list[str]:
         return [o.format(**self.params) for o in self.kind.objects]
 
+    @property
+    def narration(self) -> str:
+        """The whole story around ``outcome``: what is seen, what is asked in plain words, what happens, what stays."""
+        stays = [f"{d['color']} {d['shape']}" for d in self.params["distractors"]]
+        if self.mask.mean() < 0.5:  # night or a storm changes it
+            stays.append(f"{self.params['background']} background")
+        told = f"The picture shows {', '.join(self.objects)}. {self.kind.phrasings[0].format(**self.params)} "
+        return f"{told}{self.outcome.capitalize()}." + (f" The rest stays the same: {', '.join(stays)}." if stays else "")
+
     def record(self) -> dict[str, Any]:
         """The JSONL record (Reason50K's fields, then ReasonMini's own); paths are relative to the manifest."""
         return {
