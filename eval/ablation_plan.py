@@ -5,7 +5,7 @@ title, budget, studies = read_plan("components")
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,11 @@ class Budget:
 
 @dataclass
 class Plan:
-    """``budget``: a file, seen from the plan's folder."""
+    """``budget``: a file, seen from the plan's folder. ``overrides``: what all variants of this plan, the full model
+    too, have in common beside it."""
 
     budget: str = MISSING
+    overrides: list[str] = field(default_factory=list)
     studies: list[Study] = MISSING
 
 
@@ -91,4 +93,5 @@ def read_plan(name: str) -> tuple[str, Budget, list[Study]]:
             raise UserError(f"plan '{path}': '{study.ablated_part}': seeds must name at least one")
     if len({study.name for study in plan.studies}) < len(plan.studies):
         raise UserError(f"plan '{path}': two studies have the same ablated_part, action and replacement")
-    return path.stem, _read(path.parent / plan.budget, Budget), plan.studies
+    budget = _read(path.parent / plan.budget, Budget)
+    return path.stem, replace(budget, overrides=[*budget.overrides, *plan.overrides]), plan.studies

@@ -290,6 +290,8 @@ def _check_ranges(cfg: Config) -> None:
         raise UserError(f"model.attention: '{cfg.model.attention}' is not one of {', '.join(ATTENTION)}")
     if cfg.train.tracker not in (*TRACKERS, None):
         raise UserError(f"train.tracker: '{cfg.train.tracker}' is not one of {', '.join(TRACKERS)}, null")
+    if (cfg.model.encoders or {}).get("reads") == "sentence" and cfg.model.mllm is None:
+        raise UserError("model.encoders.reads: 'sentence' is what the MLLM says, but model.mllm is null; name one")
     check_data(cfg.data, cfg.train.validate_every is not None)
 
 

@@ -85,7 +85,8 @@ def no_mask(like: Tensor) -> Tensor:
 
 
 class Encoders(Protocol):
-    """Slot ``encoders``: E_I and E_T."""
+    """Slot ``encoders``: E_I and E_T. One with a parameter ``reads`` that is ``sentence`` gets, in place of the
+    instructions, what the MLLM says about them."""
 
     def __call__(self, inputs: Inputs) -> Features: ...
 
@@ -112,14 +113,14 @@ class TextBranch(Protocol):
 
 class Mllm(Protocol):
     """Slot ``mllm``: the multimodal LLM with its [IMG] tokens. ``text_length``: how many tokens an instruction and the
-    prompt around it take up, padding included; among rows of one size and as many, a row's numbers do not depend on
-    its neighbours."""
+    prompt around it take up, padding included; among rows of one size and as many, a row's numbers and what ``reason``
+    says do not depend on its neighbours."""
 
     def __call__(self, inputs: Inputs, cues: Cues) -> Guidance: ...
 
     def text_length(self, instruction: str) -> int: ...
 
-    def reason(self, inputs: Inputs, max_new_tokens: int = 48) -> list[str]: ...
+    def reason(self, inputs: Inputs, max_new_tokens: int = 96) -> list[str]: ...
 
 
 class Connector(Protocol):

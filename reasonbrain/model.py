@@ -8,6 +8,7 @@ A null slot is None here; what it would have given is an empty sequence, and the
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from .plugin import Plugin, public_architecture
 from .registry import SLOTS, plugin
 
 WEIGHT_SOURCES = ("pretrained", "autoencoder")  # parameters that say where published weights are: a folder or a hub id
+WRITTEN_BY = {"runs/tiny/mllm_full": "`python -m reasonbrain.train.mllm --full -o runs/tiny/mllm_full` writes it"}
 
 
 class ReasonBrain(nn.Module):
@@ -98,9 +100,12 @@ class ReasonBrain(nn.Module):
         return {slot: part for slot, part in found.items() if len(part.prepares()) == len(part.preparing)}
 
     def encode(self, inputs: Inputs) -> Features:
-        """E_I(I) and E_T(H)."""
+        """E_I(I) and E_T(H); of encoders with ``reads: sentence`` E_T(E), E being what the MLLM says about H (MGIE's
+        expressive instruction, arXiv:2309.17102)."""
         encoders = self.slot("encoders")
         if encoders is not None:
+            if encoders.config.get("reads") == "sentence":
+                inputs = replace(inputs, instructions=self.parts["mllm"].reason(inputs))
             return encoders(inputs)
         empty = inputs.images.new_zeros(len(inputs.images), 0, self.width)
         mask = no_mask(empty)
@@ -184,9 +189,8 @@ def build_plugin(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Pl
         for key, source in sources.items():
             is_path = source.count("/") > 1 or source[0] in "./~"  # a hub id is owner/name
             if is_path and not Path(source).is_dir():
-                raise UserError(
-                    f"model.{slot}.{key}: folder '{source}' does not exist (`make tiny` writes those of config 'tiny')"
-                ) from None
+                writer = WRITTEN_BY.get(source, "`make tiny` writes those of config 'tiny'")
+                raise UserError(f"model.{slot}.{key}: folder '{source}' does not exist ({writer})") from None
         given = " and ".join(f"{key} '{source}'" for key, source in sources.items())
         reason = str(e).splitlines()[0]
         raise UserError(f"model.{slot}: {given} could not be loaded as a folder or from the hub: {reason}") from None

@@ -6,8 +6,10 @@ computes in the precisions that CUDA's autocast chooses, with fused attention un
 
 What stands in for data: a text of ``INSTRUCTION``'s length, and for Qwen's picture its tokens. What prepares records,
 frozen vision towers among it, is no part of the pass; SAM and Qwen's tower do not run at all. An nf4 layer runs as
-one in bfloat16, without the moment's memory in which bitsandbytes unpacks it. A plug-in whose forward pass reads
-numbers (``.item()``) cannot run here; torch's error says where it does.
+one in bfloat16, without the moment's memory in which bitsandbytes unpacks it. For
+``model.encoders.reads=sentence`` none is generated: what that takes is over before anything is kept for the backward
+pass, but its FLOPs are not counted. A plug-in whose forward pass reads numbers (``.item()``) cannot run here; torch's
+error says where it does.
 """
 
 from __future__ import annotations
@@ -88,10 +90,11 @@ def stand_in(model: ReasonBrain, size: int) -> None:
         return
     vision = mllm.model.config.vision_config
     side = getattr(vision, "image_size", size)
+    vars(mllm)["reason"] = lambda inputs: inputs.instructions
     vars(mllm)["pixels"] = lambda images: {"pixel_values": images.new_zeros(len(images), 3, side, side)}
     if isinstance(mllm, Qwen25VL):  # its vision tower and its positions read numbers, which there are none of
         rows = max(1, round(size / (vision.patch_size * vision.spatial_merge_size)))
-        hidden = mllm.img_in.shape[-1]
+        hidden = mllm.model.config.text_config.hidden_size
         vars(mllm).update(
             image_features=lambda images: torch.zeros(len(images), rows, rows, hidden, dtype=mllm.dtype),
             positions=lambda ids, mask, rows, columns: torch.zeros(3, *ids.shape, dtype=torch.long),

@@ -56,12 +56,16 @@ def merge_adapters(model: ReasonBrain, cfg: Config) -> None:
     """Adds every LoRA adapter to the weight that it adapts and takes it away, in the model and in its configuration.
     The sum is rounded to the weight's own precision.
 
-    Raises UserError for a weight in 4 bits."""
+    Raises UserError for a weight in 4 bits, and for an MLLM whose sentence, said without them, is read."""
     for slot in SLOTS:
         part, params = model.slot(slot), slot_config(cfg.model, slot)
         if part is None or params is None:
             continue
         layers = {name: m for name, m in part.named_modules() if isinstance(m, BaseTunerLayer)}
+        if layers and slot == "mllm" and (cfg.model.encoders or {}).get("reads") == "sentence":
+            raise UserError(
+                "model.encoders.reads: 'sentence' is what the MLLM says without its adapters; export without --merged"
+            )
         for name, layer in layers.items():
             base = layer.get_base_layer()
             if not base.weight.is_floating_point():

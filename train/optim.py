@@ -50,7 +50,9 @@ def check_trains(model: ReasonBrain, cfg: TrainConfig) -> None:
     """Raises UserError where ``cfg`` says something about a null slot, and if nothing is left to train."""
     for name in sorted({*cfg.slots, *cfg.checkpointing, *cfg.compile} - set(model.parts.keys())):
         raise UserError(f"train: slot '{name}' is null, so there is nothing to set for it")
-    without_loss = model.slot("mllm") is None and model.slot("diffusion") is None
+    mllm = model.slot("mllm")
+    silent = mllm is None or mllm.config.get("img_tokens") == 0
+    without_loss = silent and model.slot("diffusion") is None
     if without_loss or not trained_parameters(model, cfg):
         raise UserError("model: nothing is left to train: every slot is frozen, or mllm and diffusion are null")
 

@@ -1,4 +1,4 @@
-"""Encoders ``clip``: E_I gives patch features of several layers, E_T the instruction's and the objects' tokens.
+"""Encoders ``clip``: E_I gives patch features of several layers, E_T the text's and the objects' tokens.
 
 CLIP itself stays frozen (SPEC: ViT-L/14); two linear adapters bring its features to the common width D.
 """
@@ -15,15 +15,19 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Features, Inputs
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
+
+READS = ("instruction", "sentence")
 
 
 @register("encoders", "clip")
 class ClipEncoders(Plugin):
     """``layers``: hidden states of the vision tower that are joined on the channel axis (negative: from the end).
-    ``object_tokens``: room for the objects' names, in tokens (K)."""
+    ``object_tokens``: room for the objects' names, in tokens (K). ``reads``: what E_T is given as a row's text, the
+    ``instruction`` or the ``sentence`` that the MLLM says about it (``ReasonBrain.encode``)."""
 
     preparing = ("clip.vision_model",)
 
@@ -35,8 +39,11 @@ class ClipEncoders(Plugin):
         architecture: dict[str, Any] | None = None,
         layers: list[int] = [-2, -8, -14],  # noqa: B006 - diffusers' config wants the plain default
         object_tokens: int = 16,
+        reads: str = "instruction",
     ) -> None:
         super().__init__()
+        if reads not in READS:
+            raise UserError(f"model.encoders.reads: '{reads}' is not one of {', '.join(READS)}")
         self.tokenizer: Any = None
         if architecture is None:
             self.clip = CLIPModel.from_pretrained(pretrained)

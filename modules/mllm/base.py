@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoTokenizer
 
-from reasonbrain.interfaces import Cues, Guidance, Inputs
+from reasonbrain.interfaces import Cues, Guidance, Inputs, no_tokens
 from reasonbrain.modules.precision import computes, hold_base, train_in_float32
 from reasonbrain.plugin import Plugin
 
@@ -42,11 +42,14 @@ class MllmPlugin(Plugin):
     def build(
         self, width: int, hidden: int, img_tokens: int, lora_rank: int, lora_alpha: int, targets: str, precision: str
     ) -> None:
-        """Freezes the model, adds LoRA to its language part (none for rank 0) and creates the parts that train."""
+        """Freezes the model, adds LoRA to its language part (none for rank 0) and creates the parts that train. Without
+        [IMG] tokens nothing would reach any of these: there are none."""
         self.tokenizer: Any = None
         self.image_processor: Any = None
         hold_base(self.model, self.repeated(), precision, "mllm")
         self.freeze(self.model)
+        if not img_tokens:
+            return
         if lora_rank:
             lora = LoraConfig(r=lora_rank, lora_alpha=lora_alpha, target_modules=targets)
             inject_adapter_in_model(lora, self.model)
@@ -129,8 +132,11 @@ class MllmPlugin(Plugin):
 
     @computes
     def forward(self, inputs: Inputs, cues: Cues) -> Guidance:
-        """One pass: hidden states of the [IMG] tokens, and L_MLLM on them alone (paper, eq. A1)."""
-        r = self.img_in.shape[0]
+        """One pass: hidden states of the [IMG] tokens, and L_MLLM on them alone (paper, eq. A1). No pass without such
+        tokens, and a loss of 0."""
+        r = self.config.img_tokens
+        if not r:
+            return Guidance(no_tokens(cues.visual), cues.visual.new_zeros(()))
         soft = torch.cat([cues.visual, cues.textual], dim=1)
         soft_mask = torch.cat([cues.visual_mask, cues.textual_mask], dim=1)
         pictures = self.known_features(inputs)
@@ -177,8 +183,8 @@ class MllmPlugin(Plugin):
 
     @torch.no_grad()
     @computes
-    def reason(self, inputs: Inputs, max_new_tokens: int = 48) -> list[str]:
-        """What happens, in one sentence a row, decoded greedily by the MLLM as it was before LoRA; where LoRA has been
+    def reason(self, inputs: Inputs, max_new_tokens: int = 96) -> list[str]:
+        """What happens, in one sentence a row or what else the MLLM has learned to say, decoded greedily by the MLLM as it was before LoRA; where LoRA has been
         merged into its weights, as it is now."""
         pixels = self.pixels(inputs.images)
         lengths = self.image_lengths(pixels)
@@ -192,6 +198,8 @@ class MllmPlugin(Plugin):
                 attention_mask=mask,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
+                # ZeRO-3 has shared the weights out: no process may end before the others
+                synced_gpus=hasattr(next(self.model.parameters()), "ds_id"),
                 **self.generate_inputs(ids == image),
                 **pixels,
             )

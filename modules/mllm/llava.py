@@ -18,7 +18,8 @@ from .base import MllmPlugin
 
 @register("mllm", "llava")
 class Llava(MllmPlugin):
-    """``img_tokens``: r, the number of [IMG] tokens. ``precision`` of the published model: float32, bfloat16 or nf4."""
+    """``img_tokens``: r, the number of [IMG] tokens; 0: it gives no guidance, only its sentence. ``precision`` of the
+    published model: float32, bfloat16 or nf4."""
 
     preparing = ("model.model.vision_tower", "model.model.multi_modal_projector")
     image_token = "<image>"

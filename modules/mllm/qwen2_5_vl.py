@@ -17,7 +17,8 @@ from .base import MllmPlugin
 
 @register("mllm", "qwen2_5_vl")
 class Qwen25VL(MllmPlugin):
-    """``img_tokens``: r, the number of [IMG] tokens. ``precision`` of the published model: float32, bfloat16 or nf4."""
+    """``img_tokens``: r, the number of [IMG] tokens; 0: it gives no guidance, only its sentence. ``precision`` of the
+    published model: float32, bfloat16 or nf4."""
 
     preparing = ("model.model.visual",)
     image_token = "<|image_pad|>"
