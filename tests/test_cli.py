@@ -317,6 +317,10 @@ BAD_TRAINING = {
         ["model.encoders.pretrained=no/such/clip"],
         ["model.encoders.pretrained", "no/such/clip", "make tiny"],
     ),
+    "no such narrator": (
+        ["model.mllm.pretrained=runs/tiny/mllm_full"],
+        ["model.mllm.pretrained", "`python -m reasonbrain.train.mllm --full -o runs/tiny/mllm_full` writes it"],
+    ),
     "no such autoencoder": (["model.diffusion.autoencoder=./vae"], ["model.diffusion.autoencoder", "./vae"]),
     "not on the hub": (["model.encoders.pretrained=nobody/nothing"], ["model.encoders", "nobody/nothing", "hub"]),
     "nothing to start from": (
@@ -325,6 +329,10 @@ BAD_TRAINING = {
     ),
     "swapped without weights": (["model.mllm.name=llava"], ["model.mllm.pretrained", "'llava'"]),
     "nothing to learn": (["model.mllm=null", "model.diffusion=null"], ["nothing", "mllm and diffusion"]),
+    "nothing to learn from a sentence": (
+        ["model.mllm.img_tokens=0", "model.diffusion=null"],
+        ["nothing", "mllm and diffusion"],
+    ),
     "no steps": (["train.steps=0"], ["train.steps", "1 or more"]),
     "no manifest": (["data.name=manifest", "data.path=no.jsonl"], ["no.jsonl", "does not exist"]),
     "run is a file": (["-o", "in.png"], ["in.png", "cannot be made"]),

@@ -184,8 +184,8 @@ class MllmPlugin(Plugin):
     @torch.no_grad()
     @computes
     def reason(self, inputs: Inputs, max_new_tokens: int = 96) -> list[str]:
-        """What happens, in one sentence a row or what else the MLLM has learned to say, decoded greedily by the MLLM as it was before LoRA; where LoRA has been
-        merged into its weights, as it is now."""
+        """What happens, in one sentence a row or whatever else the MLLM learned to say, decoded greedily by the MLLM as
+        it was before LoRA; where LoRA has been merged into its weights, as it is now."""
         pixels = self.pixels(inputs.images)
         lengths = self.image_lengths(pixels)
         rows, image = self.tokenize(inputs.instructions, lengths, 0)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -178,6 +179,21 @@ def test_record_fields(index):
     assert "state" not in record["params"], "the source's parameters, not the outcome's"
     words = [record["instruction"], record["target_caption"], *record["objects"]]
     assert all(w and "{" not in w for w in words)
+
+
+@pytest.mark.parametrize("kind", [k.name for _, k in kinds()])
+def test_the_narration_tells_the_whole_story(kind):
+    """What is seen, asked, happens and stays, each in a sentence of its own; of what stays, pixels know."""
+    for index in range(4):
+        s = make("paraphrase", index, kind=kind)
+        seen, asked, happens, *rest = re.split(r"(?<=\.) ", s.narration)
+        assert all(thing in seen for thing in s.objects)
+        assert asked in [p.format(**s.params) for p in s.kind.phrasings] and asked != s.instruction
+        assert happens.lower() == f"{s.outcome}."
+        stays = " ".join(rest)
+        assert all(f"{d['color']} {d['shape']}" in stays for d in s.params["distractors"])
+        corner = np.asarray(s.source)[:8] == np.asarray(s.target)[:8]
+        assert (f"{s.params['background']} background" in stays) == (corner.mean() > 0.5), s.narration
 
 
 def test_the_mask_is_where_the_pictures_differ():

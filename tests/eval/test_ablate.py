@@ -7,6 +7,7 @@ import statistics
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,20 +51,33 @@ def refused(plan, folder):
     return result.stderr
 
 
-def test_shipped_plans_compare_with_one_full_model():
-    """Their runs share a budget, every variant builds, and only what a study names differs."""
-    assert shipped() == ["components", "img_tokens", "source", "visual_branches", "visual_guidance"]
-    budgets = set()
-    for name in shipped():
+def test_shipped_plans_compare_with_one_full_model(tmp_path, monkeypatch):
+    """Their runs share a budget, every variant builds, and only what a study names differs. What an MLLM that says all
+    stands against is the same in all else, and reads the sentence, too."""
+    names = ["components", "img_tokens", "instruction_summary", "source", "visual_branches", "visual_guidance"]
+    assert shipped() == names
+    monkeypatch.chdir(tmp_path)
+    trained = tmp_path / "runs" / "tiny" / "mllm_full"  # it does not ship
+    trained.parent.mkdir(parents=True)
+    trained.symlink_to(load_config("tiny").model.mllm["pretrained"])
+    budgets = {}
+    for name in names:
         title, budget, studies = read_plan(name)
         assert title == name
-        budgets.add(str(budget))
-        full = numel_of(load_config(budget.config, budget.overrides))
+        budgets[name] = budget
+        full = load_config(budget.config, budget.overrides)
         for study in studies:
             cfg = load_config(budget.config, [*budget.overrides, *study.overrides])
-            assert len(study.seeds) >= 3 and numel_of(cfg) < full
+            assert len(study.seeds) >= 3
+            if name == "instruction_summary":
+                assert cfg.model.mllm.pop("pretrained") == "runs/tiny/mllm_full" != full.model.mllm.pop("pretrained")
+                assert cfg == full
+            else:
+                assert numel_of(cfg) < numel_of(full)
         assert len(ablate.records_of(budget, cfg).names) == 8
-    assert len(budgets) == 1
+    reads = budgets.pop("instruction_summary")
+    (common,) = {str(budget): budget for budget in budgets.values()}.values()
+    assert reads == replace(common, overrides=[*common.overrides, "model.encoders.reads=sentence"])
 
 
 def numel_of(cfg):

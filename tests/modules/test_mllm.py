@@ -81,6 +81,16 @@ def test_one_forward_pass_gives_all_states(mllm, inputs, cues):
     assert len(calls) == 1 and out.hidden.shape == (3, R, 32) and out.lm_loss.shape == ()
 
 
+def test_without_img_tokens_it_gives_no_guidance_and_nothing_of_it_trains(build, mllm, inputs, cues):
+    without = build("model.mllm.img_tokens=0").slot("mllm")
+    calls = []
+    without.model.model.language_model.register_forward_hook(lambda *_: calls.append(1))
+    out = without(inputs, cues)
+    assert out.hidden.shape == (3, 0, 32) and out.lm_loss.shape == () and out.lm_loss == 0 and not calls
+    assert not any(p.requires_grad for p in without.parameters())
+    assert without.reason(inputs, 12) == mllm.reason(inputs, 12)  # which is said without LoRA, too
+
+
 @pytest.mark.parametrize("side", ["visual", "textual"])
 def test_cues_enter_the_mllm(mllm, inputs, cues, side):
     before = mllm(inputs, cues).hidden

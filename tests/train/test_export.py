@@ -134,6 +134,20 @@ def test_adapters_name_their_published_parts(published, small, tmp_path):
     assert all(torch.equal(v, after[n]) for n, v in before.items())
 
 
+def test_a_sentence_that_is_read_is_said_without_adapters(settings, tmp_path):
+    """Merged, they would change it: only FLUX's own can be."""
+    for rank, refused in ((8, True), (0, False)):
+        words = ["model.encoders.reads=sentence", f"model.mllm.lora_rank={rank}"]
+        run = tmp_path / str(rank)
+        make_run(settings(*LORA, *words), run)
+        done = command(run, "-o", run / "merged", "--merged")
+        if refused:
+            assert done.exit_code == 2 and "model.encoders.reads: 'sentence'" in done.stderr
+            assert command(run, "-o", run / "small", "--adapters").exit_code == 0
+        else:
+            assert done.exit_code == 0 and load_model(run / "merged")[1].model.encoders["reads"] == "sentence"
+
+
 @pytest.mark.parametrize("slot", ["mllm", "diffusion"])
 def test_a_tensor_missing_or_too_many_or_of_another_shape_is_an_error(small, slot):
     file = small / slot / "trained.safetensors"

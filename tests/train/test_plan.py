@@ -193,6 +193,16 @@ def test_two_processes_hold_what_is_predicted(overrides, tmp_path, name, bf16, o
         assert expected == pytest.approx(found, rel=0.15 if kind == "peak" else 0.02), kind
 
 
+def test_a_sentence_is_not_generated_and_no_img_tokens_take_no_pass(settings):
+    """Where E_T reads the sentence a pass is the same; without [IMG] tokens one of the language model is left out."""
+    passes = {
+        words: fake_passes(settings(*QUICK, *words), RECORDS, False)[0]
+        for words in ((), ("model.encoders.reads=sentence",), ("model.mllm.img_tokens=0",), ("model.mllm=null",))
+    }
+    full, reads, without, null = passes.values()
+    assert reads == full and without.flops == null.flops < full.flops
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["reasonbrain_flux_llava", "reasonbrain_flux_kontext"])
 def test_the_big_ones_run_at_their_true_size(name):

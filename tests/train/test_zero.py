@@ -105,6 +105,19 @@ def test_fifty_steps_lose_the_same(overrides, fifty, tmp_path, stage):
 
 @pytest.mark.long
 @pytest.mark.parametrize("stage", [2, 3])
+def test_processes_that_read_sentences_of_several_lengths_lose_the_same(overrides, settings, tmp_path, stage):
+    """An MLLM shared out by ZeRO-3 goes on in all processes until the last one has said its sentence. A connector that
+    nothing reaches has no gradients."""
+    words = [*QUICK, "model.encoders.reads=sentence", "train.steps=4", "train.validate_every=4"]
+    for name, more in (("with", []), ("without", ["model.mllm.img_tokens=0"])):
+        train(settings(*words, *more), tmp_path / f"plain {name}")
+        zero(stage, tmp_path / f"zero {name}", *overrides, *words, *more)
+        found, expected = (losses(tmp_path / f"{engine} {name}") for engine in ("zero", "plain"))
+        assert found == pytest.approx(expected, abs=1e-4) and len(found) == 4
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [2, 3])
 def test_fifty_steps_of_muon_lose_the_same(overrides, settings, tmp_path, stage):
     """It makes whole matrices orthogonal, of which each process holds a part."""
     train(settings(*FIFTY, "train.optimizer=muon"), tmp_path / "plain")

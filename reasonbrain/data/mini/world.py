@@ -183,8 +183,9 @@ class Sample:
         stays = [f"{d['color']} {d['shape']}" for d in self.params["distractors"]]
         if self.mask.mean() < 0.5:  # night or a storm changes it
             stays.append(f"{self.params['background']} background")
-        told = f"The picture shows {', '.join(self.objects)}. {self.kind.phrasings[0].format(**self.params)} "
-        return f"{told}{self.outcome.capitalize()}." + (f" The rest stays the same: {', '.join(stays)}." if stays else "")
+        asked = self.kind.phrasings[0].format(**self.params)
+        told = f"The picture shows {', '.join(self.objects)}. {asked} {self.outcome.capitalize()}."
+        return f"{told} The rest stays the same: {', '.join(stays)}." if stays else told
 
     def record(self) -> dict[str, Any]:
         """The JSONL record (Reason50K's fields, then ReasonMini's own); paths are relative to the manifest."""
