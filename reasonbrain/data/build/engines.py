@@ -33,6 +33,8 @@ def over_ray(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
     must be on a disk that all nodes share.
 
     Raises UserError where ``ray`` is not installed."""
+    import torch
+
     try:
         import ray
     except ImportError:
@@ -43,8 +45,10 @@ def over_ray(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
     if stage.models:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         actors = ray.data.ActorPoolStrategy(size=min(max(1, gpus), len(rows)))
-        options = {"compute": actors, "num_cpus": 1, "num_gpus": 1 if gpus else 0}
-        made = data.map(_Worker, fn_constructor_args=(stage, tools), **options)  # type: ignore[arg-type]
+        # else Ray gives torch a thread a CPU, and another number of threads rounds otherwise than the local engine
+        variables = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        options = {"num_cpus": 1, "num_gpus": 1 if gpus else 0, "runtime_env": {"env_vars": variables}}
+        made = data.map(_Worker, fn_constructor_args=(stage, tools), compute=actors, **options)  # type: ignore[arg-type]
     else:
         worker = _Worker(stage, tools)
         tasks = ray.data.TaskPoolStrategy(size=stage.threads)
