@@ -19,9 +19,10 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -60,6 +61,9 @@ class Run:
     overrides: tuple[str, ...]
     metrics: tuple[str, ...]
     out: Path
+
+    def __str__(self) -> str:
+        return f"{self.folder} {' '.join(self.overrides[len(self.budget.overrides) :])}"
 
     @property
     def cfg(self) -> Config:
@@ -179,19 +183,58 @@ def perform(run: Run) -> dict[str, Any]:
         return {"failed": str(e).strip().splitlines()[0]}
 
 
-def perform_all(runs: list[Run]) -> list[dict[str, Any]]:
+def local(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """One after the other, in this process."""
     found = []
     for number, run in enumerate(runs, 1):
-        log.info(f"run {number} of {len(runs)}: {run.folder} {' '.join(run.overrides[len(run.budget.overrides) :])}")
+        log.info(f"run {number} of {len(runs)}: {run}")
         found.append(perform(run))
     return found
 
 
-def ablate(name: str, out: Path) -> Path:
+def over_ray(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """A Ray task a run, in the cluster that RAY_ADDRESS names, else in one started here. A run has a GPU, and its part
+    of that machine's CPUs; where there is none, a CPU for each of torch's threads here (OMP_NUM_THREADS): the local
+    engine then rounds alike. All machines share the output folder and the folder that the command is called in.
+
+    Raises UserError where ``ray`` is not installed."""
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--engine ray needs ray: pip install 'reasonbrain[ray]'") from None
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, include_dashboard=False)
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if gpus := [node for node in nodes if "GPU" in node]:
+        cpus = min(int(node["CPU"] / node["GPU"]) for node in gpus)
+    else:  # no more than there are: Ray would wait for them for ever
+        cpus = min(torch.get_num_threads(), max(int(node.get("CPU", 0)) for node in nodes))
+    # Ray lets torch take as many threads as the task has CPUs
+    task = ray.remote(_perform_in).options(num_cpus=cpus, num_gpus=1 if gpus else 0)
+    tasks = {run.result: task.remote(os.getcwd(), run) for run in runs}  # the same run twice would wait for itself
+    found: dict[Path, dict[str, Any]] = {}
+    for number, run in enumerate(runs, 1):
+        try:
+            found[run.result] = ray.get(tasks[run.result])
+        except ray.exceptions.RayError as e:  # whatever it is, the other runs go on
+            found[run.result] = {"failed": f"Ray gave up: {str(e).strip().splitlines()[-1]}"}
+        log.info(f"run {number} of {len(runs)}: {run} {found[run.result].get('failed', 'is there')}")
+    return [found[run.result] for run in runs]
+
+
+def _perform_in(folder: str, run: Run) -> dict[str, Any]:
+    os.chdir(folder)  # where the command was called: its paths start there
+    return perform(run)
+
+
+ENGINES: dict[str, Callable[[Sequence[Run]], list[dict[str, Any]]]] = {"local": local, "ray": over_ray}
+
+
+def ablate(name: str, out: Path, engine: str) -> Path:
     """Carries out a plan; writes DIR/<plan>.json, .md and .png, and returns the path of the table (.md).
 
-    Raises UserError like ``read_plan``, for overrides that fit no configuration and unknown metrics, before anything is
-    trained; RunError after the table is written if runs failed."""
+    Raises UserError like ``read_plan`` and the engine, for overrides that fit no configuration and unknown metrics,
+    before anything is trained; RunError after the table is written if runs failed."""
     title, budget, studies = read_plan(name)
     metrics = tuple(dict.fromkeys(m for study in studies for m in study.metrics))
     networks(budget, metrics)
@@ -209,7 +252,7 @@ def ablate(name: str, out: Path) -> Path:
     folders = [run.folder for run in runs.values()]  # reads every configuration
     records_of(budget, next(iter(runs.values())).cfg)
     log.info(f"{len(runs)} runs, {len(set(folders))} different ones")
-    results = dict(zip(runs, perform_all(list(runs.values())), strict=True))
+    results = dict(zip(runs, ENGINES[engine](list(runs.values())), strict=True))
 
     first = variants["full model"][1][0]
     edits = {

@@ -69,11 +69,18 @@ def evaluate(output: str, against: Path | None, checkpoint: str | None, **reques
 @click.command()
 @click.argument("plan")
 @click.option("-o", "--output", required=True, help="The folder of runs and tables; runs that are there are taken.")
-def ablate(plan: str, output: str) -> None:
+@click.option(
+    "--engine",
+    type=click.Choice(("local", "ray")),
+    default="local",
+    show_default=True,
+    help="Runs one after the other, or as many at a time as Ray has room for; then all machines share the folder.",
+)
+def ablate(plan: str, output: str, engine: str) -> None:
     """Trains and evaluates the variants of PLAN, a shipped one or a YAML file, and prints where the table is."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("reasonbrain.eval.ablate").setLevel(logging.INFO)
 
     from ..eval.ablate import ablate as run
 
-    click.echo(run(plan, Path(output)))
+    click.echo(run(plan, Path(output), engine))

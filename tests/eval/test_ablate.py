@@ -149,8 +149,8 @@ def test_mistakes_in_a_plan_are_said_before_anything_is_trained(overrides, tmp_p
     assert "two studies have the same" in refused(write_plan(tmp_path, overrides, NO_CME, NO_CME), tmp_path)
 
 
-def command(plan, out):
-    words = [sys.executable, "-m", "reasonbrain.cli", "ablate", str(plan), "-o", str(out)]
+def command(plan, out, *more):
+    words = [sys.executable, "-m", "reasonbrain.cli", "ablate", str(plan), "-o", str(out), *more]
     return subprocess.Popen(
         words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )
@@ -213,3 +213,42 @@ def by_hand(folder: Path, budget) -> float:
         )
         values.append(abs(edit - target)[mask > 0].mean() / 255)
     return statistics.mean(values)
+
+
+@pytest.mark.long
+def test_a_plan_on_ray(overrides, tmp_path, monkeypatch):
+    """Two runs at a time come to the local engine's numbers; one that fails stops no other, and either engine takes
+    what the other one did."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # or they starve beside whatever else runs here
+    monkeypatch.chdir(tmp_path)  # the plan's paths start here, in Ray's processes, too
+    (tmp_path / "clip").symlink_to(next(o.partition("=")[2] for o in overrides if ".encoders.pretrained=" in o))
+    words = [*overrides, "model.encoders.pretrained=clip"]
+    plan = write_plan(tmp_path, words, NO_CME, FAILS | {"seeds": [0]})
+    process = command(plan, "ray", "--engine", "ray")
+    _, stderr = process.communicate()
+    assert process.returncode == 1 and "1 of 5 runs failed (REPLACE weight of L_MLLM: no number, seed 0)" in stderr
+    failed = "failed: REPLACE weight of L_MLLM: no number, seed 0: exit code 1: error: training diverged"
+    assert failed in Path("ray/plan.md").read_text()
+
+    plan = write_plan(tmp_path, words, NO_CME)
+    for out in ("local", "ray"):
+        before = {file: file.stat().st_mtime_ns for file in Path(out).glob("runs/*/*")}
+        process = command(plan, out)
+        stdout, stderr = process.communicate()
+        assert process.returncode == 0 and stdout == f"{out}/plan.md\n", stderr
+        assert not before or before == {file: file.stat().st_mtime_ns for file in Path(out).glob("runs/*/*")}
+    one, two = (
+        {file.relative_to(out): json.loads(file.read_text()) for file in Path(out).glob("runs/*/result-*.json")}
+        for out in ("local", "ray")
+    )
+    assert one.keys() == two.keys() and len(one) == 4
+    for name, here in one.items():
+        for score in ("outcome", "L1 inside", "validation loss"):
+            assert two[name][score] == pytest.approx(here[score]), name
+    one, two = (json.loads(Path(out, "plan.json").read_text())["rows"] for out in ("local", "ray"))
+    assert [row["variant"] for row in two] == ["full model", "REMOVE CME"]
+    for here, there in zip(one, two, strict=True):
+        assert there["scores"]["L1 inside"]["mean"] == pytest.approx(here["scores"]["L1 inside"]["mean"])
+    one, two = ({file.relative_to(out) for file in Path(out).glob("runs/*/edits/*")} for out in ("local", "ray"))
+    assert one == two and len(one) >= 12
