@@ -230,6 +230,7 @@ def test_a_plan_on_ray(overrides, tmp_path, monkeypatch):
     assert process.returncode == 1 and "1 of 5 runs failed (REPLACE weight of L_MLLM: no number, seed 0)" in stderr
     failed = "failed: REPLACE weight of L_MLLM: no number, seed 0: exit code 1: error: training diverged"
     assert failed in Path("ray/plan.md").read_text()
+    *by_ray, _ = json.loads(Path("ray/plan.json").read_text())["rows"]
 
     plan = write_plan(tmp_path, words, NO_CME)
     for out in ("local", "ray"):
@@ -246,9 +247,9 @@ def test_a_plan_on_ray(overrides, tmp_path, monkeypatch):
     for name, here in one.items():
         for score in ("outcome", "L1 inside", "validation loss"):
             assert two[name][score] == pytest.approx(here[score]), name
-    one, two = (json.loads(Path(out, "plan.json").read_text())["rows"] for out in ("local", "ray"))
-    assert [row["variant"] for row in two] == ["full model", "REMOVE CME"]
-    for here, there in zip(one, two, strict=True):
-        assert there["scores"]["L1 inside"]["mean"] == pytest.approx(here["scores"]["L1 inside"]["mean"])
+    for here, there in zip(json.loads(Path("local/plan.json").read_text())["rows"], by_ray, strict=True):
+        assert here["variant"] == there["variant"] and here["costs"]["parameters"] == there["costs"]["parameters"]
+        for score in ("L1 inside", "validation loss"):
+            assert there["scores"][score]["mean"] == pytest.approx(here["scores"][score]["mean"])
     one, two = ({file.relative_to(out) for file in Path(out).glob("runs/*/edits/*")} for out in ("local", "ray"))
     assert one == two and len(one) >= 12
