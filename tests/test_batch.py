@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -395,6 +396,27 @@ def test_torchrun(command, rows, tmp_path, checkpoint):
 
 
 @pytest.mark.long
+def test_a_picture_does_not_depend_on_the_workers(command, tmp_path, monkeypatch):
+    """Nor on the threads that torch would take: sums in other threads are rounded otherwise, which shows in a few
+    pixels of so many. With the embedded default, whose pictures have more than one colour."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    samples = [make("test", i) for i in range(24)]
+    for i, sample in enumerate(samples):
+        sample.source.save(tmp_path / f"{i}.png")
+    rows = [{"id": i, "image": f"{i}.png", "instruction": sample.instruction} for i, sample in enumerate(samples)]
+    found = []
+    for threads, workers in ((2, 1), (2, 2), (1, 1)):
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads)
+        code, said, _ = command(rows, "--checkpoint", "tiny", "--workers", str(workers), "--batch-size", "8")
+        assert code == 0, said
+        assert torch.get_num_threads() == threads
+        torch.set_num_threads(before)
+        found.append(files(tmp_path / "out"))
+        shutil.rmtree(tmp_path / "out")
+    assert found[0] == found[1] == found[2] and len(found[0]) == 24
+
+
 def test_ray(command, rows, tmp_path):
     """A real Ray on this machine, and on from where something else stopped."""
     pytest.importorskip("ray.data")

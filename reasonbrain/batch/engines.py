@@ -33,6 +33,14 @@ def _chunks(rows: Iterable[Row], job: Job, workers: int, left: int) -> Iterator[
         yield chunk
 
 
+def threads() -> int:
+    """In which a replica computes on a CPU: OMP_NUM_THREADS, else one. It is no share of the cores: with another number
+    of threads sums are rounded otherwise, and a picture would depend on the number of workers."""
+    import torch
+
+    return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 1
+
+
 def processes(job: Job, rows: Iterable[Row], workers: int | None, left: int) -> Iterator[Line]:
     """Raises RunError when a process dies."""
     import torch
@@ -42,16 +50,20 @@ def processes(job: Job, rows: Iterable[Row], workers: int | None, left: int) -> 
     if workers is None:  # under torchrun there is one for each device already
         workers = max(1, torch.accelerator.device_count()) if "LOCAL_RANK" not in os.environ else 1
     if workers == 1:
-        yield from Editor(job, int(os.environ.get("LOCAL_RANK", 0)))(rows)
+        before = torch.get_num_threads()
+        torch.set_num_threads(threads())
+        try:
+            yield from Editor(job, int(os.environ.get("LOCAL_RANK", 0)))(rows)
+        finally:
+            torch.set_num_threads(before)
         return
     context = multiprocessing.get_context("spawn")
-    threads = max(1, torch.get_num_threads() // workers)
     chunks = _chunks(rows, job, workers, left)
     busy: dict[Connection, Any] = {}
     try:
         for index, chunk in enumerate(islice(chunks, workers)):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, job, index, threads), daemon=True)
+            process = context.Process(target=_work, args=(theirs, job, index), daemon=True)
             process.start()
             theirs.close()
             busy[ours] = process
@@ -80,12 +92,12 @@ def processes(job: Job, rows: Iterable[Row], workers: int | None, left: int) -> 
             process.terminate()
 
 
-def _work(connection: Connection, job: Job, index: int, threads: int) -> None:
+def _work(connection: Connection, job: Job, index: int) -> None:
     """A worker: rows in; lines out, then None. It ends when its parent does."""
     import torch
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
-    torch.set_num_threads(threads)
+    torch.set_num_threads(threads())
     try:
         editor = Editor(job, index)
         while True:
@@ -101,7 +113,10 @@ def _work(connection: Connection, job: Job, index: int, threads: int) -> None:
 class _Actor:
     """A replica for Ray Data: batches of one chunk of rows in, batches of lines out."""
 
-    def __init__(self, job: Job, folder: str) -> None:
+    def __init__(self, job: Job, folder: str, threads: int) -> None:
+        import torch
+
+        torch.set_num_threads(threads)
         os.chdir(folder)  # where the command was called: its paths start there
         self.editor = Editor(job)  # Ray shows an actor its own accelerator alone
 
@@ -132,7 +147,7 @@ def ray(job: Job, rows: Iterable[Row], workers: int | None, left: int) -> Iterat
     # a block each from the start: to split them later would need a CPU beside the actors'
     made = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
         _Actor,
-        fn_constructor_args=(job, os.getcwd()),
+        fn_constructor_args=(job, os.getcwd(), threads()),  # Ray would set OMP_NUM_THREADS itself
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_gpus=1 if gpus else 0,
         batch_size=1,
