@@ -31,6 +31,7 @@ from typing import Any, TextIO
 import numpy as np
 import torch
 
+from reasonbrain.cluster import connect
 from reasonbrain.config import Config, load_config
 from reasonbrain.data.records import MiniRecords, Records
 from reasonbrain.errors import RunError, UserError
@@ -198,12 +199,7 @@ def over_ray(runs: Sequence[Run]) -> list[dict[str, Any]]:
     engine then rounds alike. All machines share the output folder and the folder that the command is called in.
 
     Raises UserError where ``ray`` is not installed."""
-    try:
-        import ray
-    except ImportError:
-        raise UserError("--engine ray needs ray: pip install 'reasonbrain[ray]'") from None
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False)
+    ray = connect()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if gpus := [node for node in nodes if "GPU" in node]:
         cpus = min(int(node["CPU"] / node["GPU"]) for node in gpus)

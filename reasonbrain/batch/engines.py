@@ -17,6 +17,7 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from ..cluster import connect
 from ..errors import RunError, UserError
 from .folder import Line
 from .jobs import Job, Row
@@ -126,19 +127,14 @@ class _Actor:
                 yield {"line": [json.dumps(line)]}
 
 
-def ray(job: Job, rows: Iterable[Row], workers: int | None, left: int) -> Iterator[Line]:
+def over_ray(job: Job, rows: Iterable[Row], workers: int | None, left: int) -> Iterator[Line]:
     """On the Ray cluster that RAY_ADDRESS names, or one of this machine's own. All its machines share the folder that
     the command is called in, the pictures and DIR.
 
     Raises UserError where Ray is not installed, RunError when Ray gives up."""
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise UserError("--engine ray needs the extra [ray]: pip install 'reasonbrain[ray]'") from None
     if not left:
         return
-    ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR)
+    ray = connect()
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     gpus = int(ray.cluster_resources().get("GPU", 0))
@@ -160,4 +156,4 @@ def ray(job: Job, rows: Iterable[Row], workers: int | None, left: int) -> Iterat
 
 
 Engine = Callable[[Job, Iterable[Row], int | None, int], Iterator[Line]]
-engines: dict[str, Engine] = {"processes": processes, "ray": ray}
+engines: dict[str, Engine] = {"processes": processes, "ray": over_ray}

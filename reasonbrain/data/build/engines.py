@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+from ...cluster import connect
 from ...errors import UserError
 from .journal import Row
 from .stages import Stage, Tools
@@ -35,12 +36,7 @@ def over_ray(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
     Raises UserError where ``ray`` is not installed."""
     import torch
 
-    try:
-        import ray
-    except ImportError:
-        raise UserError("--engine ray needs ray: pip install 'reasonbrain[ray]'") from None
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False)
+    ray = connect()
     data = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=min(len(rows), 1000))
     if stage.models:
         gpus = int(ray.cluster_resources().get("GPU", 0))
