@@ -395,7 +395,6 @@ def test_torchrun(command, rows, tmp_path, checkpoint):
     assert not list(out.glob("results-*"))
 
 
-@pytest.mark.long
 def test_a_picture_does_not_depend_on_the_workers(command, tmp_path, monkeypatch):
     """Nor on the threads that torch would take: sums in other threads are rounded otherwise, which shows in a few
     pixels of so many. With the embedded default, whose pictures have more than one colour."""
@@ -417,6 +416,7 @@ def test_a_picture_does_not_depend_on_the_workers(command, tmp_path, monkeypatch
     assert found[0] == found[1] == found[2] and len(found[0]) == 24
 
 
+@pytest.mark.long
 def test_ray(command, rows, tmp_path):
     """A real Ray on this machine, and on from where something else stopped."""
     pytest.importorskip("ray.data")
