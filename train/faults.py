@@ -39,21 +39,29 @@ class Watch:
         self.loop: Loop | None = None
         self.missed = dict.fromkeys(sorted({*range(processes.world())} - {processes.rank()}), 0)
         self.judged, self.left = threading.Event(), threading.Event()
+        # two, because the store answers no more when the process that holds it is halted
+        self.threads = [threading.Thread(target=target, daemon=True) for target in (self._listen, self._judge)]
         if not self.missed:
             return
         self.store = processes.store()
         self._beat(0)
         processes.wait()  # all have said something
-        # two, because the store answers no more when the process that holds it is halted
-        for target in (self._listen, self._judge):
-            threading.Thread(target=target, daemon=True).start()
+        for thread in self.threads:
+            thread.start()
 
     def leave(self) -> None:
         """Waits for the others and parts from them."""
         processes.wait()
+        self.stop()
+        processes.leave()  # nobody goes before all have stopped to watch: the store goes with the first process
+
+    def stop(self) -> None:
+        """Watches no more. Python aborts where it ends while a thread is in the store's C++."""
         self.judged.set()
         self.left.set()
-        processes.leave()  # nobody goes before all have stopped to watch: the store goes with the first process
+        for thread in self.threads:
+            if thread.is_alive():
+                thread.join(GONE * BEAT)  # of a halted store there is no answer to wait for
 
     def explain(self, e: Exception) -> NoReturn:
         """Raises ``e`` as what it means: RunError for a lost process, UserError for memory or a disk that is full."""
@@ -155,5 +163,7 @@ def watched(run: Path, device: torch.device) -> Iterator[Watch]:
         raise
     except Exception as e:
         watch.explain(e)
+    finally:
+        watch.stop()
     if preempted:
         raise preempted
