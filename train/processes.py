@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -80,7 +81,8 @@ def one_voice() -> Iterator[None]:
         yield
     except UserError as e:
         if not _speaks(str(e)):
-            time.sleep(2)  # or the launcher might end the one that speaks before its line is out
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which the launcher sends when the one that speaks has ended
+            time.sleep(2)  # or the launcher might end that one before its line is out
             raise SystemExit(2) from None
         raise
 

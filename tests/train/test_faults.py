@@ -22,7 +22,7 @@ TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "
 
 # `reasonbrain train`, but a process kills or halts itself, or starves, where its forward pass of that number begins
 HARMED = """
-import os, resource, signal, sys
+import os, resource, signal, sys, threading
 import torch
 from reasonbrain import cli
 from reasonbrain.model import ReasonBrain
@@ -43,7 +43,12 @@ def harm(module, args):
             os.kill(os.getpid(), getattr(signal, how))
 
 torch.nn.modules.module.register_module_forward_pre_hook(harm)
-cli.main(["train", "--config", "tiny", *sys.argv[4:]])
+try:
+    cli.main(["train", "--config", "tiny", *sys.argv[4:]])
+except SystemExit as e:
+    watching = [t.name for t in threading.enumerate() if t.name.endswith(("(_listen)", "(_judge)"))]
+    print(f"rank {os.environ.get('RANK', '0')} exits with {e.code}, watching: {watching}", file=sys.stderr, flush=True)
+    raise
 """
 
 
@@ -94,7 +99,8 @@ def test_the_others_name_a_lost_process(start, tmp_path, how):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_after_a_loss_the_same_command_ends_as_if_there_had_been_none(start, tmp_path, stage, rank):
     zero = ["--deepspeed", ROOT / f"configs/deepspeed/zero{stage}.json"] if stage else []
-    assert start(rank, -1, "SIGKILL", "-o", tmp_path / "whole", *zero)[0] == 0
+    code, _, said = start(rank, -1, "SIGKILL", "-o", tmp_path / "whole", *zero)
+    assert code == 0 and said.count(" exits with 0, watching: []\n") == 2
     code, (line,), _ = start(rank, 4, "SIGKILL", "-o", tmp_path / "run", *zero)
     assert code == 1 and f"step 3: rank {rank} " in line and "of step 2, is complete" in line
     assert start(rank, -1, "SIGKILL", "-o", tmp_path / "run", *zero)[0] == 0
@@ -122,6 +128,9 @@ def test_a_second_launch_says_so_once_and_leaves_the_first_alone(start, tmp_path
         fcntl.flock(file, fcntl.LOCK_EX)
         code, (line,), said = start(0, -1, "SIGKILL", "-o", tmp_path / "run")
     assert "is being trained by another command" in line and "exitcode  : 2 " in said
+    # said by both themselves: torchrun tells of those alone that had ended when it looked. Python would abort one that
+    # ends while it watches
+    assert said.count(" exits with 2, watching: []\n") == 2
     assert [f.name for f in (tmp_path / "run").iterdir()] == ["lock"]
 
 
