@@ -119,7 +119,7 @@ class Watch:
             lost = self._lost(SILENT)
             if lost:
                 if self._speaks(lost):
-                    print("error: " + self._line(lost), file=sys.stderr, flush=True)
+                    sys.stderr.write(f"error: {self._line(lost)}\n")  # in one piece, among others' lines
                 os._exit(1)  # the main thread may wait for the lost one for ever
 
     def _miss(self) -> None:

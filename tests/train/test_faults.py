@@ -47,7 +47,7 @@ try:
     cli.main(["train", "--config", "tiny", *sys.argv[4:]])
 except SystemExit as e:
     watching = [t.name for t in threading.enumerate() if t.name.endswith(("(_listen)", "(_judge)"))]
-    print(f"rank {os.environ.get('RANK', '0')} exits with {e.code}, watching: {watching}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"rank {os.environ.get('RANK', '0')} exits with {e.code}, watching: {watching}\\n")  # in one piece
     raise
 """
 
