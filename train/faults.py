@@ -9,7 +9,6 @@ from __future__ import annotations
 import errno
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+import click
 import torch
 import torch.distributed as dist
 
@@ -119,7 +119,7 @@ class Watch:
             lost = self._lost(SILENT)
             if lost:
                 if self._speaks(lost):
-                    sys.stderr.write(f"error: {self._line(lost)}\n")  # in one piece, among others' lines
+                    click.echo("error: " + self._line(lost), err=True)  # in one piece, among others' lines
                 os._exit(1)  # the main thread may wait for the lost one for ever
 
     def _miss(self) -> None:
