@@ -23,12 +23,12 @@ lint: .venv/.installed-dev
 
 # The embedded default from nothing: four stages, each continues where it was stopped (hours on two cores).
 tiny: .venv/.installed
-	$(BIN)/python -m reasonbrain.train.autoencoder -o runs/tiny/vae
-	$(BIN)/python -m reasonbrain.train.clip -o runs/tiny/clip
-	$(BIN)/python -m reasonbrain.train.mllm -o runs/tiny/mllm
+	$(BIN)/python -m reasonbrain.train.tiny.autoencoder -o runs/tiny/vae
+	$(BIN)/python -m reasonbrain.train.tiny.clip -o runs/tiny/clip
+	$(BIN)/python -m reasonbrain.train.tiny.mllm -o runs/tiny/mllm
 	$(BIN)/reasonbrain train --config tiny -o runs/tiny/edit model.encoders.pretrained=runs/tiny/clip \
 		model.mllm.pretrained=runs/tiny/mllm model.diffusion.autoencoder=runs/tiny/vae
-	$(BIN)/python -m reasonbrain.train.publish runs/tiny configs/tiny
+	$(BIN)/python -m reasonbrain.train.tiny.publish runs/tiny configs/tiny
 
 eval: .venv/.installed
 	$(BIN)/reasonbrain eval --benchmark mini -o runs/eval

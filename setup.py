@@ -50,10 +50,9 @@ setup(
             "architectures/*.json",
             "deepspeed/*.json",
             "tiny/**/*",
-            "samples/*",
         ],
         "reasonbrain": ["py.typed"],
-        "reasonbrain.data.mini": ["*.yaml"],
+        "reasonbrain.modules.data.reasonmini": ["*.yaml"],
     },
     install_requires=[
         "torch>=2.9",

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
-from .config import ATTENTION
-from .errors import UserError
-from .model import ReasonBrain
+from reasonbrain.config.schema import ATTENTION
+from reasonbrain.errors import UserError
+from reasonbrain.model import ReasonBrain
 
 NAMES = {  # ours -> diffusers', transformers'
     "sdpa": (AttentionBackendName.NATIVE, "sdpa"),

@@ -24,11 +24,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from .config import Config, dump_config, load_config, slot_config
-from .errors import UserError
-from .model import WEIGHT_SOURCES, ReasonBrain, build_plugin
-from .plugin import Plugin
-from .registry import SLOTS, plugin
+from reasonbrain.config.loading import dump_config, load_config
+from reasonbrain.config.schema import Config, slot_config
+from reasonbrain.errors import UserError
+from reasonbrain.model import WEIGHT_SOURCES, ReasonBrain, build_plugin
+from reasonbrain.plugin import Plugin
+from reasonbrain.registry import SLOTS, plugin
 
 Place = Callable[[nn.Parameter], None]
 WHOLE, TRAINED = "model", "trained"  # the weights' files begin with this

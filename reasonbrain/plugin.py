@@ -13,8 +13,8 @@ from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .errors import UserError
-from .interfaces import Inputs
+from reasonbrain.errors import UserError
+from reasonbrain.interfaces import Inputs
 
 
 class Plugin(ModelMixin, ConfigMixin):

@@ -17,7 +17,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from .errors import UserError
+from reasonbrain.errors import UserError
 
 SLOTS = ("encoders", "frce.patch", "frce.region", "frce.text", "mllm", "connector", "cme", "diffusion")
 GROUP = "reasonbrain.modules"

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from reasonbrain.config import load_config
-from reasonbrain.data.mini import make
+from reasonbrain.config.loading import load_config
 from reasonbrain.model import ReasonBrain
+from reasonbrain.modules.data.reasonmini import make
 
 WIDTH = 32
 FLUX = "model.diffusion.architecture.transformer"
@@ -50,7 +50,7 @@ def parts(tmp_path_factory):
     from transformers import CLIPConfig, CLIPModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-    from reasonbrain.train import autoencoder, clip, mllm
+    from reasonbrain.train.tiny import autoencoder, clip, mllm
 
     folder = tmp_path_factory.mktemp("parts")
     torch.manual_seed(0)
@@ -149,7 +149,7 @@ def records():
 @pytest.fixture(scope="session")
 def inputs(model, records):
     """The records as a batch of Inputs."""
-    from reasonbrain.images import to_tensor
+    from reasonbrain.utils.images import to_tensor
 
     images = to_tensor([s.source for s in records])
     return model.prepare(images, [s.instruction for s in records], [s.objects for s in records])

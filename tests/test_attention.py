@@ -9,7 +9,8 @@ from diffusers.models import attention_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reasonbrain.attention import FLASH, NAMES, choose, set_attention, trouble
-from reasonbrain.config import ATTENTION, load_config
+from reasonbrain.config.loading import load_config
+from reasonbrain.config.schema import ATTENTION
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition
 

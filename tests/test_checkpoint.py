@@ -11,8 +11,8 @@ from safetensors.torch import load_file
 from transformers import CLIPModel, Qwen2_5_VLForConditionalGeneration
 
 from reasonbrain.checkpoint import find_checkpoint, load_model, save_model
+from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
-from reasonbrain.pipeline import ReasonBrainPipeline
 from reasonbrain.registry import SLOTS
 
 

@@ -16,9 +16,9 @@ from click.testing import CliRunner
 from PIL import Image
 
 from reasonbrain.cli import main
-from reasonbrain.data.mini import make
-from reasonbrain.data.mini.store import read_manifest
-from reasonbrain.pipeline import ReasonBrainPipeline
+from reasonbrain.editing.pipeline import ReasonBrainPipeline
+from reasonbrain.modules.data.reasonmini import make
+from reasonbrain.modules.data.reasonmini.store import read_manifest
 from reasonbrain.registry import SLOTS, plugins
 
 COMMAND = [sys.executable, "-m", "reasonbrain.cli"]
@@ -240,7 +240,7 @@ def test_a_users_mistake_in_a_real_shell_is_one_line():
 
 
 def test_only_tiny_has_weights_of_its_own(settings):
-    from reasonbrain.config import dump_config
+    from reasonbrain.config.loading import dump_config
 
     Path("mine.yaml").write_text(dump_config(settings()))
     said = refused("edit", "in.png", ASK, "-o", "out.png", "--config", "mine.yaml")
@@ -248,7 +248,7 @@ def test_only_tiny_has_weights_of_its_own(settings):
 
 
 def test_a_checkpoint_must_have_been_made_by_the_config_that_is_named(checkpoint, settings):
-    from reasonbrain.config import dump_config
+    from reasonbrain.config.loading import dump_config
 
     Path("same.yaml").write_text(dump_config(settings()))
     Path("other.yaml").write_text(dump_config(settings("model.connector.queries=5")))
@@ -319,7 +319,7 @@ BAD_TRAINING = {
     ),
     "no such narrator": (
         ["model.mllm.pretrained=runs/tiny/mllm_full"],
-        ["model.mllm.pretrained", "`python -m reasonbrain.train.mllm --full -o runs/tiny/mllm_full` writes it"],
+        ["model.mllm.pretrained", "`python -m reasonbrain.train.tiny.mllm --full -o runs/tiny/mllm_full` writes it"],
     ),
     "no such autoencoder": (["model.diffusion.autoencoder=./vae"], ["model.diffusion.autoencoder", "./vae"]),
     "not on the hub": (["model.encoders.pretrained=nobody/nothing"], ["model.encoders", "nobody/nothing", "hub"]),

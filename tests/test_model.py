@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from reasonbrain.images import to_tensor
+from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.model import ReasonBrain
-from reasonbrain.pipeline import ReasonBrainPipeline
 from reasonbrain.registry import SLOTS
+from reasonbrain.utils.images import to_tensor
 
 LATENTS = (3, 4, 16, 16)
 FROZEN = ("parts.encoders.clip.", "parts.mllm.model.", "parts.diffusion.vae.")

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from reasonbrain.data.mini.world import kinds, sample_params
+from reasonbrain.modules.data.reasonmini.world import kinds, sample_params
 from reasonbrain.objects import find_objects, finder_name
 
 rule_based = pytest.mark.skipif(finder_name() != "textblob", reason="spaCy is installed and goes first")

@@ -38,7 +38,7 @@ USE = """
 import json, sys
 import torch
 from reasonbrain import ReasonBrainPipeline
-from reasonbrain.config import load_config
+from reasonbrain.config.loading import load_config
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import plugins
 

@@ -1,45 +1,71 @@
-"""Batches of ReasonMini for the stages of the embedded default: a batch is a function of (seed, step)."""
+"""Batches of a run: which records a step takes, and who takes which of them."""
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from reasonbrain.data.mini.world import Sample, make
+from reasonbrain.config.schema import Config, TrainConfig
+from reasonbrain.errors import UserError
+from reasonbrain.interfaces import Inputs
+from reasonbrain.model import ReasonBrain
+from reasonbrain.train.distributed import processes
+from reasonbrain.train.features import TENSORS, Features
+from reasonbrain.train.tiny.batches import augment
+
+# the share of rows that get their record's objects; the others' are found in their words, as in use. Which objects a
+# record names may tell what happens to them, and a model that is always given them reads that instead of the words
+GIVEN = 0.25
 
 
-@cache
-def vocabulary() -> tuple[str, ...]:
-    """Every word of the training phrasings, for ``augment``."""
-    texts = [make("train", i).instruction for i in range(4000)]
-    return tuple(sorted({w for t in texts for w in t.split()}))
+def micro_batch(cfg: TrainConfig, world: int) -> int:
+    """Records of one process in one pass. Raises UserError where the batch cannot be shared out."""
+    share, rest = divmod(cfg.batch_size, world)
+    if rest:
+        raise UserError(f"train.batch_size: {cfg.batch_size} cannot be shared by {world} processes")
+    micro = cfg.micro_batch or share
+    if share % micro:
+        raise UserError(f"train.micro_batch: {micro} does not divide a process's share of the batch, {share}")
+    return micro
 
 
-def augment(text: str, rng: np.random.Generator, rate: float = 0.08) -> str:
-    """The text with a few words left out, doubled with a neighbour or replaced at random, half of the time:
-    what a phrasing means should not hang on a single word of it."""
-    if rng.random() < 0.5:
-        return text
-    words = []
-    for word in text.split():
-        draw = rng.random()
-        if draw < rate:
-            continue
-        words.append(str(rng.choice(vocabulary())) if draw < 1.5 * rate else word)
-    return " ".join(words) or text
+class Batches:
+    """The batch of a step is a function of (seed, step), shared by row: process r of n takes rows r, r + n, ..."""
 
+    def __init__(self, cfg: Config, model: ReasonBrain) -> None:
+        self.cfg, self.model = cfg, model
+        self.micro = micro_batch(cfg.train, processes.world())
+        self.parts = cfg.train.batch_size // (self.micro * processes.world())
+        self.features = Features(cfg, model)
 
-def samples(step: int, size: int, seed: int = 0, records: int = 1 << 20) -> tuple[list[Sample], np.random.Generator]:
-    """``size`` training records of a step, and the generator for everything else that the step draws."""
-    rng = np.random.default_rng([seed, step])
-    return [make("train", int(rng.integers(0, records))) for _ in range(size)], rng
+    def rows(self, step: int, part: int) -> tuple[list[int], list[int]]:
+        """Record numbers and seeds of this process's rows in pass ``part`` of a step."""
+        rng = np.random.default_rng([self.cfg.train.seed, step])
+        numbers = self.features.buckets.draw(rng, self.cfg.train.batch_size)
+        seeds = rng.integers(0, 1 << 32, len(numbers)).tolist()
+        ours = slice(processes.rank(), None, processes.world())
+        here = slice(part * self.micro, (part + 1) * self.micro)
+        return numbers[ours][here], seeds[ours][here]
 
+    def ids(self, step: int, part: int) -> str:
+        """The records of a pass, for a message."""
+        numbers, _ = self.rows(step, part)
+        return "records " + ", ".join(self.features[n].id for n in numbers)
 
-def pictures(images: list[Image.Image]) -> Tensor:
-    """[B, 3, H, W] in 0..1."""
-    array = np.stack([np.asarray(i) for i in images]).transpose(0, 3, 1, 2).copy()
-    return torch.from_numpy(array).float() / 255
+    def __call__(self, step: int, part: int = 0) -> tuple[Inputs, Tensor, Tensor, list[int]]:
+        """Inputs, the latents of source and target, and the rows' seeds: this process's share of one pass."""
+        numbers, seeds = self.rows(step, part)
+        found = [self.features[n] for n in numbers]
+        after = (step, part + 1) if part + 1 < self.parts else (step + 1, 0)
+        self.features.expect(self.rows(*after)[0])
+        words, objects = [], []
+        for record, seed in zip(found, seeds, strict=True):
+            draw = np.random.default_rng(seed)
+            words.append(augment(str(draw.choice(np.array(record.instructions))), draw))
+            objects.append(record.objects if draw.random() < GIVEN else None)
+        device = self.model.device
+        image, regions, source, target = (torch.stack([getattr(r, name) for r in found]) for name in TENSORS)
+        ready = {slot: torch.stack([r.ready[slot] for r in found]) for slot in found[0].ready}
+        inputs = self.model.prepare(image.to(device).float() / 255, words, objects, regions, ready)
+        return inputs, source.to(device), target.to(device), seeds

@@ -13,8 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from reasonbrain.config import TrainConfig
-from reasonbrain.train import processes
+from reasonbrain.config.schema import TrainConfig
+from reasonbrain.train.distributed import processes
 from reasonbrain.train.optim import make_optimizers, set_rates, slot_of, trained_parameters
 
 

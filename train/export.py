@@ -16,7 +16,8 @@ import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from reasonbrain.checkpoint import Place, check_same_model, load_model, place_all, save_model, save_untrained
-from reasonbrain.config import Config, load_config, slot_config
+from reasonbrain.config.loading import load_config
+from reasonbrain.config.schema import Config, slot_config
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS

@@ -29,13 +29,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
-from reasonbrain.config import Config, slot_config
-from reasonbrain.data.readers import fingerprint
+from reasonbrain.config.schema import Config, slot_config
+from reasonbrain.data.opening import fingerprint
 from reasonbrain.data.records import Record, Size, as_array, open_records
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
-from reasonbrain.train import processes
 from reasonbrain.train.buckets import Buckets
+from reasonbrain.train.distributed import processes
 
 SHARD = 64  # records in a file
 MEMORY = 4 << 30  # bytes of features that stay in memory without a folder

@@ -25,9 +25,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from reasonbrain.config import TrainConfig
+from reasonbrain.config.schema import TrainConfig
 from reasonbrain.errors import UserError
-from reasonbrain.train import checkpoints, processes
+from reasonbrain.train import checkpoints
+from reasonbrain.train.distributed import processes
 from reasonbrain.train.engine import Engine
 from reasonbrain.train.tracking import Tracker
 from reasonbrain.train.validation import Validation

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reasonbrain.config import SlotTrainConfig, TrainConfig
+from reasonbrain.config.schema import SlotTrainConfig, TrainConfig
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 

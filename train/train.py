@@ -23,19 +23,20 @@ import torch
 
 from reasonbrain.attention import set_attention
 from reasonbrain.checkpoint import check_same_model
-from reasonbrain.config import Config, dump_config, load_config, slot_config
+from reasonbrain.config.loading import dump_config, load_config
+from reasonbrain.config.schema import Config, slot_config
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
-from reasonbrain.train import faults, processes
-from reasonbrain.train.data import Batches, micro_batch
+from reasonbrain.train.batches import Batches, micro_batch
+from reasonbrain.train.distributed import faults, processes
+from reasonbrain.train.distributed.zero import ZeroEngine, fill, spread
 from reasonbrain.train.engine import Engine
 from reasonbrain.train.export import build, export
 from reasonbrain.train.loop import Loop
 from reasonbrain.train.optim import check_trains, numel
 from reasonbrain.train.tracking import Tracker
 from reasonbrain.train.validation import Validation
-from reasonbrain.train.zero import ZeroEngine, fill, spread
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from reasonbrain.config import Config
+from reasonbrain.config.schema import Config
 from reasonbrain.data.records import open_validation
-from reasonbrain.images import to_pil
 from reasonbrain.interfaces import Inputs
 from reasonbrain.model import ReasonBrain
-from reasonbrain.train import processes
+from reasonbrain.train.distributed import processes
 from reasonbrain.train.features import Prepared, compute
+from reasonbrain.utils.images import to_pil
 
 RECORDS, DRAWS = 16, 4  # records, and noise levels each
 PICTURES, SIDE = 4, 192  # edits, and pixels on a side in their picture

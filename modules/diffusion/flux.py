@@ -24,8 +24,8 @@ from torch.nn import functional as F
 
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition
-from reasonbrain.modules.layers import CrossBlock
-from reasonbrain.modules.precision import base_dtype, computes, hold_base, train_in_float32
+from reasonbrain.modules.common.layers import CrossBlock
+from reasonbrain.modules.common.precision import base_dtype, computes, hold_base, train_in_float32
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
 

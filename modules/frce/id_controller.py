@@ -10,7 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from reasonbrain.interfaces import Features
-from reasonbrain.modules.layers import CrossBlock
+from reasonbrain.modules.common.layers import CrossBlock
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
 

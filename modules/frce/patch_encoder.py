@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from reasonbrain.interfaces import Features
-from reasonbrain.modules.layers import SelfBlock
+from reasonbrain.modules.common.layers import SelfBlock
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reasonbrain.interfaces import Features, no_mask, no_tokens
-from reasonbrain.modules.layers import SelfBlock
+from reasonbrain.modules.common.layers import SelfBlock
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
 

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoTokenizer
 
 from reasonbrain.interfaces import Cues, Guidance, Inputs, no_tokens
-from reasonbrain.modules.precision import computes, hold_base, train_in_float32
+from reasonbrain.modules.common.precision import computes, hold_base, train_in_float32
 from reasonbrain.plugin import Plugin
 
 IGNORE = -100

@@ -9,10 +9,9 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from reasonbrain.modules.precision import base_dtype
+from reasonbrain.modules.common.precision import base_dtype
+from reasonbrain.modules.mllm.base import MllmPlugin
 from reasonbrain.registry import register
-
-from .base import MllmPlugin
 
 
 @register("mllm", "qwen2_5_vl")

@@ -29,9 +29,9 @@ from typing import Any
 
 import click
 
-from .. import __version__
-from ..errors import RunError, UserError
-from . import data, edit, evaluate, train
+from reasonbrain import __version__
+from reasonbrain.cli import data, edit, evaluate, train
+from reasonbrain.errors import RunError, UserError
 
 
 class _Mistake(click.ClickException):

@@ -1,5 +1,5 @@
 """python -m reasonbrain.cli"""
 
-from . import main
+from reasonbrain.cli import main
 
 main()

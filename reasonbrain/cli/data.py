@@ -26,8 +26,8 @@ def check(ctx: click.Context, path: str, name: str | None, limit: int | None, ou
     """Examines every record of PATH, a folder, a manifest or a pattern of files, and prints a table of problems.
 
     Exit code 3 if there are any. Nothing is changed or deleted."""
-    from ..data import check as checks
-    from ..data.readers import guess, open_reader
+    from reasonbrain.data import check as checks
+    from reasonbrain.data.opening import guess, open_reader
 
     reader = open_reader(name or guess(path), path)
     counts, decoded = checks.check(reader, Path(output), limit)
@@ -46,8 +46,8 @@ def show(path: str, name: str | None, limit: int, output: str) -> None:
     """Writes a page to look at the records of PATH, a folder, a manifest or a pattern of files, and prints where it is.
 
     Paged, to be filtered by category; one file that loads nothing else."""
-    from ..data.readers import guess, open_reader
-    from ..data.show import show as write
+    from reasonbrain.data.opening import guess, open_reader
+    from reasonbrain.data.show import show as write
 
     write(open_reader(name or guess(path), path), Path(output), limit)
     click.echo(output)
@@ -61,7 +61,7 @@ def show(path: str, name: str | None, limit: int, output: str) -> None:
 @click.option("-o", "--output", required=True, help="A new or an empty folder.")
 def mini(split: str, count: int, seed: int, size: int, output: str) -> None:
     """Writes pictures, masks and manifest.jsonl, and prints where the manifest is."""
-    from ..data.mini.store import write_split
+    from reasonbrain.modules.data.reasonmini.store import write_split
 
     click.echo(write_split(split, count, seed, output, size))
 
@@ -75,14 +75,14 @@ def cache(overrides: tuple[str, ...], config: str, output: str) -> None:
     it is.
 
     Train with data.features=OUTPUT. Under torchrun several processes share the work."""
-    from ..config import load_config
-    from ..train import processes
+    from reasonbrain.config.loading import load_config
+    from reasonbrain.train.distributed import processes
 
     with processes.one_voice():
         device = processes.join()
         cfg = load_config(config, overrides)
-        from ..train.export import build
-        from ..train.features import Features
+        from reasonbrain.train.export import build
+        from reasonbrain.train.features import Features
 
         Features(cfg, build(cfg).to(device).eval()).write(Path(output))
         processes.leave()
@@ -124,11 +124,11 @@ def build(
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("reasonbrain").setLevel(logging.INFO)
 
-    from ..data.build import build as run
-    from ..data.build import read_seeds
-    from ..data.build.stages import Settings, Tools
-    from ..endpoint import Endpoint
-    from ..eval.models import Models
+    from reasonbrain.dataprep.building import build as run
+    from reasonbrain.dataprep.building import read_seeds
+    from reasonbrain.dataprep.stages import Settings, Tools
+    from reasonbrain.eval.evaluation.networks import Models
+    from reasonbrain.utils.endpoint import Endpoint
 
     read_seeds(seeds)
     llm = Endpoint(url, settings["model"], output.absolute() / "answers")
@@ -143,7 +143,7 @@ def build(
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 def review(folder: Path, host: str, port: int) -> None:
     """Serves a page to accept or reject what `data build` left in DIR, until it is interrupted. Saved at once."""
-    from ..data.build.review import serve
+    from reasonbrain.dataprep.review import serve
 
     server = serve(folder, host, port)
     click.echo(f"http://{host}:{server.server_port}")
@@ -155,6 +155,6 @@ def review(folder: Path, host: str, port: int) -> None:
 @click.argument("edits")
 def score(folder: str, edits: str) -> None:
     """Scores the pictures EDITS/<id>.png against the records in DIR, and prints JSON."""
-    from ..data.mini.score import score as score_edits
+    from reasonbrain.modules.data.reasonmini.score import score as score_edits
 
     click.echo(json.dumps(score_edits(folder, edits), indent=2))

@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from ..errors import UserError
-from ..registry import plugins
+from reasonbrain.errors import UserError
+from reasonbrain.registry import plugins
 
 
 def trained(config: str | None, checkpoint: str | None, overrides: tuple[str, ...]) -> str:
     """The checkpoint to edit with: what is named, or the embedded default."""
     if config and config != "tiny" and not checkpoint:
-        from ..config import load_config
+        from reasonbrain.config.loading import load_config
 
         load_config(config, overrides)
         raise UserError(
@@ -49,7 +49,7 @@ def edit(
     """Edits IMAGE as INSTRUCTION implies, and prints where the result is.
 
     KEY=VALUE changes the configuration: edit.guidance=2, model.cme=null."""
-    from ..images import check_output, load_image, save_image
+    from reasonbrain.utils.images import check_output, load_image, save_image
 
     for path in filter(None, (output, panel)):
         check_output(path)
@@ -59,8 +59,8 @@ def edit(
 
     import torch
 
-    from ..panel import make_panel
-    from ..pipeline import ReasonBrainPipeline
+    from reasonbrain.editing.panel import make_panel
+    from reasonbrain.editing.pipeline import ReasonBrainPipeline
 
     if steps is not None:
         overrides += (f"edit.steps={steps}",)
@@ -102,8 +102,8 @@ def batch(ctx: click.Context, checkpoint: str | None, workers: int | None, engin
 
     The same command goes on where it was stopped. Exit code 3 if some rows could not be edited; why is in the results.
     KEY=VALUE changes the configuration: edit.guidance=2. See docs/batch.md."""
-    from ..batch.jobs import Job
-    from ..batch.run import run
+    from reasonbrain.editing.batch.rows import Job
+    from reasonbrain.editing.batch.run import run
 
     name = trained(job["config"], checkpoint, job["overrides"])
     failed = run(Job(checkpoint=name, **job), workers, engine)

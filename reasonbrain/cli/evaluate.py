@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from ..errors import UserError
-from .edit import trained
+from reasonbrain.cli.edit import trained
+from reasonbrain.errors import UserError
 
 
 @click.command()
@@ -24,7 +24,7 @@ from .edit import trained
 @click.option("-o", "--output", type=click.File("w", lazy=False), help="Everything measured, as JSON.")
 def bench(what: str, output: Any, warmup: int, repeats: int, **source: Any) -> None:
     """Times training steps, edits, batches or loading, and prints a table: speed, FLOPs, share of the peak, memory."""
-    from ..eval import bench as benches
+    from reasonbrain.eval.benchmarking import bench as benches
 
     found = benches.bench(what, benches.Source(**source), warmup, repeats)
     if output:
@@ -58,8 +58,8 @@ def evaluate(output: str, against: Path | None, checkpoint: str | None, **reques
     if request["edits"] and (config or checkpoint or overrides):
         raise UserError(f"edits '{request['edits']}' were made by another system: leave out its model and key=value")
     name = trained(config, checkpoint, overrides)
-    from ..eval.evaluate import Request
-    from ..eval.evaluate import evaluate as run
+    from reasonbrain.eval.evaluation.evaluate import Request
+    from reasonbrain.eval.evaluation.evaluate import evaluate as run
 
     run(Request(checkpoint=name, **request), Path(output), against)
     for kind in ("md", "html"):
@@ -79,8 +79,8 @@ def evaluate(output: str, against: Path | None, checkpoint: str | None, **reques
 def ablate(plan: str, output: str, engine: str) -> None:
     """Trains and evaluates the variants of PLAN, a shipped one or a YAML file, and prints where the table is."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("reasonbrain.eval.ablate").setLevel(logging.INFO)
+    logging.getLogger("reasonbrain.eval.ablation.ablate").setLevel(logging.INFO)
 
-    from ..eval.ablate import ablate as run
+    from reasonbrain.eval.ablation.ablate import ablate as run
 
     click.echo(run(plan, Path(output), engine))

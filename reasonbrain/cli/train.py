@@ -23,14 +23,14 @@ def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | No
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("reasonbrain").setLevel(logging.INFO)
 
-    from ..config import load_config
-    from ..train import processes
+    from reasonbrain.config.loading import load_config
+    from reasonbrain.train.distributed import processes
 
     with processes.one_voice():
         processes.join()  # or each of them would say what is wrong with the configuration
         cfg = load_config(config, overrides)
-        from ..train.loop import Preempted
-        from ..train.train import train as run_training
+        from reasonbrain.train.loop import Preempted
+        from reasonbrain.train.train import train as run_training
 
         try:
             run_training(cfg, Path(run), Path(deepspeed) if deepspeed else None)
@@ -49,7 +49,7 @@ def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | No
 @click.option("--adapters", is_flag=True, help="Only what trained; published weights are named, not copied.")
 def export(run: str, output: str, last: bool, merged: bool, adapters: bool) -> None:
     """Makes a model of RUN's last checkpoint, and prints where it is."""
-    from ..train.export import export as export_run
+    from reasonbrain.train.export import export as export_run
 
     export_run(Path(run), Path(output), not last, merged, adapters)
     click.echo(output)
@@ -63,10 +63,10 @@ def init(overrides: tuple[str, ...], config: str, output: str) -> None:
     """Writes the model that a training of a configuration starts from, and prints where it is.
 
     Train with train.start=OUTPUT: under ZeRO-3 no process then holds more of it than its part and a file."""
-    from ..config import load_config
+    from reasonbrain.config.loading import load_config
 
     cfg = load_config(config, overrides)
-    from ..train.export import init as write
+    from reasonbrain.train.export import init as write
 
     write(cfg, Path(output))
     click.echo(output)
@@ -83,7 +83,7 @@ def plan(config: str, overrides: tuple[str, ...], gpus: int, memory: float, size
     """Says what training CONFIG would need: parameters, memory, FLOPs, and what to change if it does not fit.
 
     Needs neither weights nor GPUs. KEY=VALUE changes the configuration: train.micro_batch=1."""
-    from ..train import plan as planning
+    from reasonbrain.train.planning import plan as planning
 
     if size is not None:
         overrides += (f"data.size={size}",)

@@ -18,10 +18,10 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from ..errors import UserError
-from ..files import whole_file
-from ..images import load_image
-from .rows import Picture, Reader, Row
+from reasonbrain.data.reader import Picture, Reader, Row
+from reasonbrain.errors import UserError
+from reasonbrain.utils.files import whole_file
+from reasonbrain.utils.images import load_image
 
 # what a UserError says -> the problem's kind
 SAID = {

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import UserError
-from .records import Record, Size, Source
+from reasonbrain.data.records import Record, Size, Source
+from reasonbrain.errors import UserError
 
 
 class Mixture:

@@ -16,11 +16,10 @@ from typing import Protocol
 import numpy as np
 from PIL import Image, ImageOps
 
-from reasonbrain.config import DataConfig
+from reasonbrain.config.schema import DataConfig
+from reasonbrain.data.opening import guess, open_reader
 from reasonbrain.errors import UserError
-
-from .mini.world import kinds, make
-from .readers import guess, open_reader
+from reasonbrain.modules.data.reasonmini.world import kinds, make
 
 Size = tuple[int, int]  # width, height
 BENT = 0.03  # how far, as a logarithm, the aspect ratios of source and target may differ
@@ -165,7 +164,7 @@ def open_source(cfg: DataConfig) -> Source:
         return MiniRecords(cfg)
     if cfg.name != "mixture":
         return open_reader(cfg.name, str(cfg.path))
-    from .mixture import Mixture
+    from reasonbrain.data.mixture import Mixture
 
     parts = [open_source(replace(cfg, name=part.name, path=part.path)) for part in cfg.mixture]
     return Mixture(parts, [part.weight for part in cfg.mixture])

@@ -18,9 +18,9 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from ..errors import UserError
-from ..files import whole_file
-from .rows import Reader
+from reasonbrain.data.reader import Reader
+from reasonbrain.errors import UserError
+from reasonbrain.utils.files import whole_file
 
 SIDE = 224  # pixels of a thumbnail's longest side
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from reasonbrain.cli import main
 from reasonbrain.data.check import check, duplicates, look
-from reasonbrain.data.readers import guess, open_reader
+from reasonbrain.data.opening import guess, open_reader
 
 
 def call(*args):

@@ -6,12 +6,12 @@ import layouts
 import numpy as np
 import pytest
 
-from reasonbrain.config import load_config
+from reasonbrain.config.loading import load_config
 from reasonbrain.data.mixture import Mixture
 from reasonbrain.data.records import open_records, open_source, open_validation
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
-from reasonbrain.train.data import Batches
+from reasonbrain.train.batches import Batches
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageDraw
 
-from reasonbrain.config import DataConfig
-from reasonbrain.data.mini.world import find_kind, kinds, make
+from reasonbrain.config.schema import DataConfig
 from reasonbrain.data.records import MiniRecords, bucket_sizes, open_records
 from reasonbrain.errors import UserError
+from reasonbrain.modules.data.reasonmini.world import find_kind, kinds, make
 
 
 def test_without_turns_the_records_are_the_training_split():

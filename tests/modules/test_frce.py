@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from reasonbrain.data.mini import make
-from reasonbrain.data.mini.canvas import PALETTE
-from reasonbrain.images import to_tensor
 from reasonbrain.interfaces import Features
+from reasonbrain.modules.data.reasonmini import make
+from reasonbrain.modules.data.reasonmini.canvas import PALETTE
 from reasonbrain.modules.frce.id_controller import IdController
 from reasonbrain.modules.frce.patch_encoder import PatchEncoder
 from reasonbrain.modules.frce.regions import SuperpixelRegions, by_area
+from reasonbrain.utils.images import to_tensor
 
 WIDTH = 16
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from reasonbrain.checkpoint import load_model
-from reasonbrain.config import load_config
-from reasonbrain.images import to_pil
+from reasonbrain.config.loading import load_config
+from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.interfaces import Cues, Inputs
 from reasonbrain.model import ReasonBrain
-from reasonbrain.pipeline import ReasonBrainPipeline
 from reasonbrain.registry import plugin
+from reasonbrain.utils.images import to_pil
 
 PARTS = {  # folder of the fixture: slot and name of the plug-in, its submodule with the published weights
     "clip": ("encoders", "clip", "clip"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from reasonbrain.checkpoint import load_model, save_model
-from reasonbrain.config import make_config
+from reasonbrain.config.loading import make_config
 from reasonbrain.interfaces import Features
 from reasonbrain.model import ReasonBrain
 from reasonbrain.modules.frce.sam import SamRegions, paint, select

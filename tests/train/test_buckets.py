@@ -11,8 +11,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from reasonbrain.errors import UserError
+from reasonbrain.train.batches import Batches
 from reasonbrain.train.buckets import Buckets
-from reasonbrain.train.data import Batches
 from reasonbrain.train.features import Features
 from reasonbrain.train.train import train
 
@@ -101,8 +101,8 @@ def test_a_bad_record_is_replaced_within_its_size(settings, model, tmp_path):
 def test_two_processes_take_the_rows_of_one(settings, model, manifest, monkeypatch):
     whole = Batches(settings("train.batch_size=8", *manifest), model)
     for rank in (0, 1):
-        monkeypatch.setattr("reasonbrain.train.processes.rank", lambda rank=rank: rank)
-        monkeypatch.setattr("reasonbrain.train.processes.world", lambda: 2)
+        monkeypatch.setattr("reasonbrain.train.distributed.processes.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("reasonbrain.train.distributed.processes.world", lambda: 2)
         share = Batches(settings("train.batch_size=8", "train.micro_batch=2", *manifest), model)
         mine = [[list(share.rows(step, part)) for part in (0, 1)] for step in range(5)]
         monkeypatch.undo()

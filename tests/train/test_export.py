@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 
 from reasonbrain.checkpoint import load_model, save_model
 from reasonbrain.cli import main
-from reasonbrain.config import dump_config, load_config
+from reasonbrain.config.loading import dump_config, load_config
+from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
-from reasonbrain.pipeline import ReasonBrainPipeline
 from reasonbrain.train import checkpoints
 from reasonbrain.train.export import build, export, merge_adapters
 from reasonbrain.train.optim import trained_parameters

@@ -12,11 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from reasonbrain import cli
 from reasonbrain.errors import UserError
-from reasonbrain.images import to_tensor
 from reasonbrain.train import features as module
-from reasonbrain.train.data import Batches
+from reasonbrain.train.batches import Batches
 from reasonbrain.train.features import Ahead, Features
 from reasonbrain.train.train import train
+from reasonbrain.utils.images import to_tensor
 
 QUICK = ["train.batch_size=4", "train.steps=4", "train.log_every=1", "train.save_every=4"]
 

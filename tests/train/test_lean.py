@@ -19,7 +19,7 @@ LARGE += [f"{FLUX}.attention_head_dim=64", f"{FLUX}.axes_dims_rope=[8,28,28]"]
 MEASURE = """
 import json, sys, torch
 from pathlib import Path
-from reasonbrain.config import load_config
+from reasonbrain.config.loading import load_config
 from reasonbrain.train import processes
 from reasonbrain.train.export import build
 from reasonbrain.train.zero import fill, spread

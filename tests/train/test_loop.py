@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from reasonbrain.config import TrainConfig
+from reasonbrain.config.schema import TrainConfig
 from reasonbrain.errors import UserError
 from reasonbrain.train import checkpoints
 from reasonbrain.train.loop import Loop, Preempted

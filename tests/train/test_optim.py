@@ -5,10 +5,10 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from reasonbrain.config import SlotTrainConfig, TrainConfig
+from reasonbrain.config.schema import SlotTrainConfig, TrainConfig
 from reasonbrain.errors import UserError
 from reasonbrain.registry import SLOTS
-from reasonbrain.train.flat import FlatMuon, Piece
+from reasonbrain.train.distributed.flat import FlatMuon, Piece
 from reasonbrain.train.optim import (
     is_hidden,
     learning_rate,

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from reasonbrain.config import load_config
+from reasonbrain.config.loading import load_config
 from reasonbrain.errors import UserError
 from reasonbrain.train.tracking import Tracker
 from reasonbrain.train.train import train

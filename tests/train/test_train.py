@@ -10,18 +10,19 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from reasonbrain.checkpoint import load_model
-from reasonbrain.config import TrainConfig, load_config
+from reasonbrain.config.loading import load_config
+from reasonbrain.config.schema import TrainConfig
+from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.objects import find_objects
-from reasonbrain.pipeline import ReasonBrainPipeline
 from reasonbrain.registry import SLOTS
 from reasonbrain.train import checkpoints
-from reasonbrain.train.batches import augment
-from reasonbrain.train.data import GIVEN, Batches, micro_batch
+from reasonbrain.train.batches import GIVEN, Batches, micro_batch
 from reasonbrain.train.export import build as start
 from reasonbrain.train.export import export
 from reasonbrain.train.features import Features
+from reasonbrain.train.tiny.batches import augment
 from reasonbrain.train.train import table, train
 
 QUICK = ["data.count=8", "train.batch_size=4", "train.warmup=2", "train.log_every=1"]
@@ -234,8 +235,8 @@ def test_parts_and_processes_share_a_batch_out(settings, model, monkeypatch):
     whole = Batches(settings("train.batch_size=8"), model).rows(3, 0)
     rows = []
     for rank in (0, 1):
-        monkeypatch.setattr("reasonbrain.train.processes.rank", lambda rank=rank: rank)
-        monkeypatch.setattr("reasonbrain.train.processes.world", lambda: 2)
+        monkeypatch.setattr("reasonbrain.train.distributed.processes.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("reasonbrain.train.distributed.processes.world", lambda: 2)
         batches = Batches(settings("train.batch_size=8", "train.micro_batch=2"), model)
         assert batches.parts == 2
         rows += [row for part in (0, 1) for row in zip(*batches.rows(3, part), strict=True)]

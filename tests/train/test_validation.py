@@ -7,14 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from reasonbrain.config import load_config
-from reasonbrain.data.mini import make
+from reasonbrain.config.loading import load_config
+from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
-from reasonbrain.images import to_tensor
-from reasonbrain.pipeline import ReasonBrainPipeline
+from reasonbrain.modules.data.reasonmini import make
 from reasonbrain.train.engine import Engine
 from reasonbrain.train.train import train
 from reasonbrain.train.validation import DRAWS, PICTURES, RECORDS, SIDE, Validation
+from reasonbrain.utils.images import to_tensor
 
 QUICK = ["data.count=8", "train.batch_size=4", "train.warmup=2", "train.log_every=1", "train.steps=4"]
 

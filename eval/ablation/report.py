@@ -1,0 +1,123 @@
+"""What `reasonbrain ablate` writes: scores with differences to the full model, what each variant costs, pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reasonbrain.data.records import Records
+from reasonbrain.eval.ablation.plan import Study
+from reasonbrain.eval.evaluation.edits import Edits
+from reasonbrain.eval.evaluation.stats import mean_interval
+from reasonbrain.train.validation import draw
+from reasonbrain.utils.files import whole_file
+
+PICTURES = 8  # records in the picture
+FULL = "full model"
+LOSS = "validation loss"
+COSTS = {  # heading, its unit in what runs write, and how it is shown
+    "parameters": ("parameters, million", 1e6, ".3f"),
+    "trained": ("of them trained", 1e6, ".3f"),
+    "flops": ("GFLOP a step", 1e9, ".1f"),
+    "gib": ("peak memory, GiB", 1, ".2f"),
+    "seconds_per_step": ("seconds a step", 1, ".3f"),
+}
+
+Results = Mapping[tuple[str, int], dict[str, Any]]  # by variant and seed: all numbers of a run, or why it "failed"
+
+
+def summary(studies: Sequence[Study], results: Results) -> list[dict[str, Any]]:
+    """A row a variant, the full model first, ready for JSON::
+
+        {"variant": "REMOVE CME", "seeds": [0, 1, 2], "failed": {}, "scores": {"outcome": {
+            "mean": 0.61, "low": 0.55, "high": 0.67, "difference": {"mean": -0.1, "low": -0.2, "high": 0.0, "n": 3}}},
+         "costs": {"parameters": 9.9e6, ...}}
+
+    ``low`` and ``high`` bound the 95 % interval of the mean over seeds, by Student's t; differences are taken of runs
+    of the same seed. ``costs`` are means over seeds, of ``gib`` the most."""
+    rows = []
+    for variant in dict.fromkeys(variant for variant, _ in results):
+        runs = {seed: found for (v, seed), found in results.items() if v == variant}
+        good = {seed: found for seed, found in runs.items() if "failed" not in found}
+        study = next((s for s in studies if s.name == variant), None)
+        metrics = study.metrics if study else dict.fromkeys(m for s in studies for m in s.metrics)
+        scores = {}
+        for metric in [*metrics, LOSS] if good else []:
+            scores[metric] = mean_interval([found[metric] for found in good.values()])
+            full = {seed: results[FULL, seed].get(metric) for seed in good}
+            changes = [good[seed][metric] - value for seed, value in full.items() if value is not None]
+            if study and changes:
+                scores[metric]["difference"] = mean_interval(changes)
+        costs = {name: sum(found[name] for found in good.values()) / len(good) for name in COSTS if good}
+        if good:
+            costs["gib"] = max(found["gib"] for found in good.values())
+        failed = {str(seed): found["failed"] for seed, found in runs.items() if "failed" in found}
+        rows.append({"variant": variant, "seeds": list(good), "failed": failed, "scores": scores, "costs": costs})
+    return rows
+
+
+def _number(of: dict[str, Any] | None, sign: str = "") -> str:
+    if of is None:
+        return ""
+    between = "" if of["low"] is None else f" [{of['low']:{sign}.3g}, {of['high']:{sign}.3g}]"
+    return f"{of['mean']:{sign}.3g}{between}"
+
+
+def _lines(cells: list[list[str]]) -> list[str]:
+    head, *rest = (f"| {' | '.join(line)} |" for line in cells)
+    return [head, "|---" * len(cells[0]) + "|", *rest]
+
+
+def markdown(title: str, budget: dict[str, Any], rows: list[dict[str, Any]], columns: list[str], records: int) -> str:
+    """The two tables. ``columns``: what the picture shows."""
+    metrics = list(dict.fromkeys(metric for row in rows for metric in row["scores"]))
+    scores = [["", "seeds", *(h for m in metrics for h in (m, "difference"))]]
+    costs = [["", *(heading for heading, _, _ in COSTS.values())]]
+    for row in rows:
+        of = row["scores"]
+        pairs = [(_number(of.get(m)), _number(of.get(m, {}).get("difference"), "+")) for m in metrics]
+        scores.append([row["variant"], str(len(row["seeds"])), *(cell for pair in pairs for cell in pair)])
+        if row["costs"]:
+            costs.append([row["variant"], *(f"{row['costs'][n] / unit:{f}}" for n, (_, unit, f) in COSTS.items())])
+    said = [
+        f"- every run: `{budget['config']}` {' '.join(f'`{word}`' for word in budget['overrides'])}",
+        f"- {records} records of {budget['benchmark']}; means over seeds, [95 % interval over seeds, Student's t]",
+        "- difference: to the full model of the same seed; validation loss: 16 records, the last weights, not averaged",
+        "- GFLOP: forward and backward, counted; memory and time: measured in the run, beside whatever else ran then",
+    ]
+    failed = [
+        f"- failed: {row['variant']}, seed {seed}: {reason}" for row in rows for seed, reason in row["failed"].items()
+    ]
+    shown = [f"{title}.png, from left to right, first seed: {', '.join(columns)}"] if columns else []
+    lines = [f"# Ablation: {title}", "", *said, *failed, "", *_lines(scores), "", *_lines(costs), "", *shown]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def write(
+    title: str,
+    budget: dict[str, Any],
+    studies: Sequence[Study],
+    results: Results,
+    records: Records,
+    edits: Mapping[str, Edits],
+    out: Path,
+) -> Path:
+    """OUT/<title>.json, .md and .png; returns the .md. ``edits``: by variant. Raises UserError where a disk is full."""
+    rows = summary(studies, results)
+    pictures = []
+    for number in range(min(PICTURES, len(records))):
+        record = records[number]
+        shown = [record.source, record.target, *(of(record) for of in edits.values())]
+        pictures.append((record.instructions[0], [picture for picture in shown if picture]))
+    out.mkdir(parents=True, exist_ok=True)
+    if edits:
+        draw(pictures).save(out / f"{title}.png")
+    runs = [{"variant": variant, "seed": seed, **found} for (variant, seed), found in results.items()]
+    with whole_file(out / f"{title}.json") as file:
+        json.dump({"budget": budget, "rows": rows, "runs": runs}, file, indent=1)
+    table = out / f"{title}.md"
+    with whole_file(table) as file:
+        file.write(markdown(title, budget, rows, ["source", "true target", *edits] if edits else [], len(records)))
+    return table

@@ -1,0 +1,112 @@
+"""Speed and memory of batches, for bench.py: `reasonbrain bench batch`.
+
+The plain loop makes each edit by one call of the pipeline, as `reasonbrain edit` does. Starting a process and loading
+the model are in none of the times.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from reasonbrain import ReasonBrainPipeline
+from reasonbrain.checkpoint import save_model
+from reasonbrain.editing.batch.engines import processes
+from reasonbrain.editing.batch.rows import Job, Row
+from reasonbrain.editing.batch.run import Editor
+from reasonbrain.eval.benchmarking.measure import Row as Timed
+from reasonbrain.eval.benchmarking.measure import seconds
+from reasonbrain.modules.data.reasonmini import make
+from reasonbrain.train.loop import peak_memory
+from reasonbrain.utils.images import load_image, save_image
+
+if TYPE_CHECKING:
+    from reasonbrain.eval.benchmarking.bench import Found, Source
+
+COUNT = 64  # rows that are timed
+MORE = 16 * COUNT  # by workers: whole windows for each
+MANY = (100, 1000, 5000)  # rows after which the most memory held so far is asked for
+BATCH_SIZE = 8
+
+
+def batch(source: Source, warmup: int, repeats: int, device: torch.device) -> Found:
+    """COUNT edits of ReasonMini at ``edit.size`` (null: ``data.size``): one by one, in batches, and by two workers or
+    one a device. ``gib_after``: the most host memory that this process has held after so many one-step edits."""
+    model, cfg = source.open(device)
+    pipe = ReasonBrainPipeline.from_model(model, cfg)
+    pipe.set_progress_bar_config(disable=True)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("pictures", "model"):
+            (folder / part).mkdir()
+        save_model(model, cfg, folder / "model")
+        jobs = _write(folder, cfg.edit.size or cfg.data.size)
+        job = Job(jobs, folder, None, str(folder / "model"), None, (), BATCH_SIZE)
+        editor = Editor(job)
+
+        def loop() -> None:
+            for row in job.rows():
+                assert isinstance(row.image, Path)
+                generator = torch.Generator().manual_seed(row.seed)
+                made = pipe(load_image(row.image), row.instruction, generator=generator).images[0]
+                save_image(made, folder / "pictures" / f"{row.id}.png")
+
+        def batches() -> None:
+            for _ in editor(job.rows()):
+                pass
+
+        for _ in range(warmup):
+            loop()
+            batches()
+        alone, together = [], []
+        for _ in range(repeats):  # in turns: what else the machine does falls on both
+            alone.append(seconds(loop, device))
+            together.append(seconds(batches, device))
+        workers = max(2, torch.accelerator.device_count())
+        beside = [_by_workers(job, workers) for _ in range(repeats)]
+        after = _memory(editor, job)
+    rows = [
+        Timed("plain loop", alone, COUNT),
+        Timed(f"batches of {BATCH_SIZE}", together, COUNT),
+        Timed(f"{workers} workers", beside, MORE),
+    ]
+    return rows, torch.float32, {"pixels": cfg.edit.size or cfg.data.size, "gib_after": after}
+
+
+def _write(folder: Path, size: int) -> Path:
+    """COUNT rows and their pictures."""
+    with (folder / "jobs.jsonl").open("w", encoding="utf-8") as file:
+        for i in range(COUNT):
+            sample = make("test", i, size=size)
+            sample.source.save(folder / f"{i}.png")
+            file.write(json.dumps({"id": i, "image": f"{i}.png", "instruction": sample.instruction}) + "\n")
+    return folder / "jobs.jsonl"
+
+
+def _by_workers(job: Job, workers: int) -> float:
+    """Seconds for MORE rows from the first result on, when the workers have their models."""
+    start = 0.0
+    for _ in processes(job, _repeated(job, MORE), workers, MORE):
+        start = start or time.perf_counter()
+    return time.perf_counter() - start
+
+
+def _repeated(job: Job, count: int, **changed: Any) -> Iterator[Row]:
+    """Rows as if there were so many."""
+    rows = list(job.rows())
+    return (replace(rows[i % COUNT], number=i, **changed) for i in range(count))
+
+
+def _memory(editor: Editor, job: Job) -> dict[int, float]:
+    after = {}
+    for number, _ in enumerate(editor(_repeated(job, MANY[-1], steps=1)), 1):
+        if number in MANY:
+            after[number] = peak_memory(torch.device("cpu"))
+    return after

@@ -1,0 +1,267 @@
+"""Measures speed and memory of training steps, edits, batches and loading. What was measured: docs/performance.md.
+
+    reasonbrain bench train --config tiny -o train.json [key=value ...]
+    reasonbrain bench edit --config tiny
+    reasonbrain bench batch --checkpoint tiny
+    reasonbrain bench load --checkpoint tiny
+    reasonbrain bench train --config reasonbrain_flux_qwen --random data.size=512 data.count=1 train.batch_size=1
+
+Steps and edits: one run is counted (measure.py), then some warm up, then some are timed. Tokens are those that pass
+through the diffusion transformer: the picture's and the text's, at every noise level.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPImageProcessorPil, Qwen2VLImageProcessorPil, SamImageProcessorPil
+
+from reasonbrain import ReasonBrainPipeline
+from reasonbrain.attention import set_attention
+from reasonbrain.checkpoint import embedded, load_model
+from reasonbrain.config.loading import load_config
+from reasonbrain.config.schema import Config
+from reasonbrain.errors import UserError
+from reasonbrain.eval.benchmarking.batches import batch
+from reasonbrain.eval.benchmarking.measure import (
+    Flops,
+    Row,
+    device_name,
+    peak_flops,
+    seconds,
+    synchronise,
+    tokens_through,
+)
+from reasonbrain.model import ReasonBrain
+from reasonbrain.modules.data.reasonmini import make
+from reasonbrain.registry import SLOTS
+from reasonbrain.train.batches import Batches
+from reasonbrain.train.distributed import processes
+from reasonbrain.train.engine import Engine
+from reasonbrain.train.export import build
+from reasonbrain.train.loop import fastest_attention, peak_memory
+from reasonbrain.train.optim import check_trains
+from reasonbrain.train.planning.dry import without_weights
+from reasonbrain.utils.images import to_tensor
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the model comes from: a checkpoint, or a configuration built with its published weights or random ones."""
+
+    config: str | None = None
+    overrides: Sequence[str] = ()
+    checkpoint: str | None = None
+    random: bool = False
+
+    def open(self, device: torch.device) -> tuple[ReasonBrain, Config]:
+        """The model on the device, in eval mode. Raises UserError like ``load_model`` and ``load_config``."""
+        if self.checkpoint:
+            model, cfg = load_model(self.checkpoint, self.overrides, self.config)
+        else:
+            cfg = load_config(self.config or "tiny", self.overrides)
+            model = random_model(cfg, device) if self.random else build(cfg)
+        return model.to(device).eval(), cfg
+
+
+def random_model(cfg: Config, device: torch.device) -> ReasonBrain:
+    """The configuration's model made on the device with random weights, so that it needs no hub. Beside weights the
+    hub has tokenizers and image processors: the embedded default's tokenizers stand in, and processors of the model's
+    own sizes. Raises UserError like ``dry.without_weights``."""
+    plans = without_weights(cfg)
+    with torch.device(device):
+        slots = {s: type(plan).from_config(plan.config) for s in SLOTS if (plan := plans.slot(s)) is not None}
+    for slot, part in slots.items():
+        if hasattr(part, "tokenizer"):
+            part.tokenizer = AutoTokenizer.from_pretrained(embedded() / slot)
+        if hasattr(part, "image_token"):
+            part.tokenizer.add_tokens([part.image_token], special_tokens=True)
+            part.image_processor = image_processor(part.model.config.vision_config)
+        if hasattr(part, "sam"):
+            part.processor = SamImageProcessorPil()
+    return ReasonBrain(slots, cfg.model.width)
+
+
+def image_processor(vision: Any) -> Any:
+    """LLaVA's for pictures of one size, Qwen's for up to 16384 tokens, as published."""
+    if hasattr(vision, "image_size"):
+        return CLIPImageProcessorPil(size={"shortest_edge": vision.image_size}, crop_size=vision.image_size)
+    token = (vision.patch_size * vision.spatial_merge_size) ** 2
+    size = {"shortest_edge": 4 * token, "longest_edge": 16384 * token}
+    return Qwen2VLImageProcessorPil(patch_size=vision.patch_size, merge_size=vision.spatial_merge_size, size=size)
+
+
+Found = tuple[list[Row], torch.dtype, dict[str, Any]]  # what was timed, the precision, what else there is to say
+
+
+def train(source: Source, warmup: int, repeats: int, device: torch.device) -> Found:
+    """Steps as train/train.py takes them, in one process without DeepSpeed; with random weights, of ReasonMini.
+
+    A step's records are a run's own: prepared when they first come up, unless ``data.features`` has them. Reading them
+    is part of the step, but not of its FLOPs, nor is the optimizer. ``prepared``: records that the timed steps were
+    the first to take and that no folder had. Raises UserError like ``check_trains``."""
+    model, cfg = source.open(device)
+    if source.random:
+        cfg.data.name = "mini"
+    check_trains(model, cfg.train)
+    model.train()
+    for name in cfg.train.checkpointing:
+        model.parts[name].checkpoint_activations()
+    engine, batches = Engine(model, cfg.train), Batches(cfg, model)
+    autocast = torch.bfloat16 if cfg.train.bf16 else None
+    reading: list[float] = []
+
+    def step(number: int, count: Flops | None = None) -> None:
+        reading.append(0.0)
+        for part in range(batches.parts):
+            start = time.perf_counter()
+            batch = batches(number, part)
+            reading[-1] += time.perf_counter() - start
+            with fastest_attention(device.type), count or nullcontext():
+                losses = engine.forward(lambda batch=batch: model(*batch, cfg.train.draws, cfg.train.lm_weight))  # type: ignore[misc]
+                with count.backward() if count else nullcontext():
+                    engine.backward(losses["loss"], batches.parts)
+        engine.step(number)
+
+    count = Flops()
+    set_attention(model, "sdpa", training=True, autocast=autocast)  # there are no formulas for the flash packages
+    with tokens_through(model.slot("diffusion")) as tokens:
+        step(0, count)
+    for name in cfg.train.compile:  # of compiled blocks the operations cannot be seen
+        model.parts[name].compile_blocks()
+    set_attention(model, cfg.model.attention, training=True, autocast=autocast)
+    numbers = iter(range(1, 1 + warmup + repeats))
+    for _ in range(warmup):
+        step(next(numbers))
+    known = len(batches.features.kept)
+    timed = [seconds(lambda: step(next(numbers)), device) for _ in range(repeats)]
+    rows = [
+        Row("training step", timed, cfg.train.batch_size, sum(tokens), count.flops, count.again),
+        Row("reading its records", reading[-repeats:], cfg.train.batch_size),
+    ]
+    more = {"pixels": cfg.data.size, "prepared": len(batches.features.kept) - known, "gib": peak_memory(device)}
+    return rows, autocast or torch.float32, more
+
+
+def edit(source: Source, warmup: int, repeats: int, device: torch.device) -> Found:
+    """Calls of the pipeline for one picture of ``edit.size`` pixels (null: ``data.size``); their denoising steps, from
+    the second on; and the conditioning path by itself."""
+    model, cfg = source.open(device)
+    pipe = ReasonBrainPipeline.from_model(model, cfg)
+    pipe.set_progress_bar_config(disable=True)
+    size = cfg.edit.size or cfg.data.size
+    sample = make("test", 0, size=size)
+    images = to_tensor([sample.source]).to(device)
+    count = Flops()
+    marks: list[tuple[float, int]] = []  # after each denoising step: the time, and the FLOPs so far
+
+    def on_step(pipe: Any, index: int, timestep: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+        synchronise(device)
+        marks.append((time.perf_counter(), count.flops))
+        return given
+
+    def whole() -> None:
+        generator = torch.Generator().manual_seed(0)
+        pipe(sample.source, sample.instruction, generator=generator, callback_on_step_end=on_step)
+
+    @torch.no_grad()
+    def conditioning() -> None:
+        model.condition(model.prepare(images, [sample.instruction]))
+
+    kernel, cfg.model.attention = cfg.model.attention, "sdpa"  # there are no formulas for the flash packages
+    with tokens_through(model.slot("diffusion")) as tokens, count:
+        whole()
+        flops = count.flops
+        conditioning()
+    cfg.model.attention = kernel
+    rows = [
+        Row("edit", [], 1, sum(tokens), flops),
+        Row("conditioning", [], 1, 0, count.flops - flops),
+        *(Row("denoising step", [], 1, tokens[-1], b - a) for (_, a), (_, b) in list(pairwise(marks))[-1:]),
+    ]
+    for number in range(warmup + repeats):
+        marks.clear()
+        times = [seconds(whole, device)], [seconds(conditioning, device)], [b - a for (a, _), (b, _) in pairwise(marks)]
+        if number >= warmup:
+            for row, found in zip(rows, times, strict=False):  # one step alone is no row
+                row.seconds += found
+    half = any(p.dtype == torch.bfloat16 for p in model.parameters())
+    more = {"pixels": size, "denoising_steps": cfg.edit.steps, "gib": peak_memory(device)}
+    return rows, torch.bfloat16 if half else torch.float32, more
+
+
+def load(source: Source, warmup: int, repeats: int, device: torch.device) -> Found:
+    """Loading a checkpoint or building a configuration, until the model is on the device. ``gib``: the host memory that
+    it took at most, beside what the process held before; ``gib_of_weights``: what is there in the end."""
+    before = psutil.Process().memory_info().rss / 2**30
+    timed: list[float] = []
+    models: list[ReasonBrain] = []
+    for _ in range(warmup + repeats):
+        models.clear()
+        gc.collect()  # a model refers to itself, so the last one may still be there
+        timed.append(seconds(lambda: models.append(source.open(device)[0]), device))
+    more = {"gib": peak_memory(torch.device("cpu")) - before}
+    more["gib_of_weights"] = sum(t.nbytes for t in (*models[0].parameters(), *models[0].buffers())) / 2**30
+    return [Row("load", timed[warmup:])], torch.float32, more
+
+
+SAID = ("pixels", "denoising_steps", "prepared", "gib", "gib_of_weights")  # below the table
+BENCHES: dict[str, Callable[[Source, int, int, torch.device], Found]] = {
+    "train": train,
+    "edit": edit,
+    "batch": batch,
+    "load": load,
+}
+
+
+def bench(what: str, source: Source, warmup: int, repeats: int) -> dict[str, Any]:
+    """Runs one of BENCHES on this machine's accelerator, or CPU: numbers in seconds, GiB and FLOP.
+
+    Raises UserError like ``Source.open``, and for a checkpoint that should be random."""
+    if source.checkpoint and source.random:
+        raise UserError(f"--random: checkpoint '{source.checkpoint}' has weights; give --config instead")
+    device = processes.join()
+    rows, dtype, more = BENCHES[what](source, warmup, repeats, device)
+    peak, origin = peak_flops(device, dtype)
+    return {
+        "bench": what,
+        **vars(source),
+        "warmup": warmup,
+        "repeats": repeats,
+        "device": device_name(device),
+        "torch": torch.__version__,
+        "peak_flops_per_second": peak,
+        "peak_is": origin,
+        **more,
+        "rows": [row.numbers(peak) for row in rows],
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """The report as a Markdown table."""
+    lines = [
+        "| | seconds: median (min to max) | images/s | tokens/s | TFLOP | TFLOP/s | of peak (MFU) |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in found["rows"]:
+        cells = [row["what"], f"{row['median']:.4g} ({row['min']:.4g} to {row['max']:.4g})"]
+        cells.append(f"{row['images_per_second']:.3g}" if row["images"] else "")
+        cells.append(f"{row['tokens_per_second']:.4g}" if row["tokens"] else "")
+        flops = row["flops"] / 1e12, row["flops_per_second"] / 1e12
+        cells += [*(f"{x:.3g}" for x in flops), f"{row['mfu']:.1%}"] if row["flops"] else [""] * 3
+        lines.append(f"| {' | '.join(cells)} |")
+    said = [f"{key}: {found[key]:.4g}" for key in SAID if key in found]
+    said += [f"gib after {count} rows: {gib:.4g}" for count, gib in found.get("gib_after", {}).items()]
+    name = found["checkpoint"] or found["config"] or "tiny"
+    if any(row["flops"] for row in found["rows"]):
+        said.append(f"peak: {found['peak_flops_per_second'] / 1e12:.3g} TFLOP/s ({found['peak_is']})")
+    return "\n".join([f"{found['bench']} of {name} on {found['device']}", "", *lines, "", "; ".join(said)])

@@ -1,0 +1,1 @@
+"""Benchmarks, metrics, judges and reports: `reasonbrain eval`."""

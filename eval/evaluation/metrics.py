@@ -1,0 +1,228 @@
+"""What is measured of an edit: a metric is a function of a record and an edit, here with the models it looks through.
+
+    case = look_at(record, edit)
+    measured = scores(case, chosen(["L1", "CLIP-I"]), Models())
+
+**Inside and outside the change mask** every metric of a whole picture is taken again. Where it is a mean over pixels
+(L1, L2, PSNR), over those of the region alone. SSIM: the mean of its local map over the region; the windows at its edge
+reach 5 pixels across. Where a network looks at pictures (LPIPS, DINO, CLIP): both with everything else made black, as
+SmartEdit does (TencentARC/SmartEdit, test/metrics_evaluation.py).
+
+An edit is compared at the size of its target, or of the source where there is no target: scaled with Pillow's bicubic
+filter, as MagicBrush does (OSU-NLP-Group/MagicBrush, evaluation/image_eval.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from reasonbrain.data.records import Record
+from reasonbrain.eval.evaluation.networks import Models, cosine
+
+TOP_PSNR = 100.0  # in dB: that of equal pictures, which would be infinite
+
+
+@dataclass(frozen=True)
+class Case:
+    """A record and an edit of it, of one size. ``mask`` [h, w] bool: where the edit may change the picture (None: not
+    known). ``where`` [h, w] bool: what is looked at (None: everything)."""
+
+    record: Record
+    edit: Image.Image
+    source: Image.Image
+    target: Image.Image | None
+    mask: np.ndarray | None
+    where: np.ndarray | None = None
+
+    def pixels(self, name: str) -> np.ndarray:
+        """``edit``, ``source`` or ``target`` in 0..1: [h, w, 3], or [n, 3] of a region."""
+        array = np.asarray(getattr(self, name), dtype=np.float64) / 255
+        return array if self.where is None else array[self.where]
+
+    def picture(self, name: str) -> Image.Image:
+        """The same as a picture, black outside the region."""
+        image: Image.Image = getattr(self, name)
+        return image if self.where is None else Image.fromarray(np.asarray(image) * self.where[..., None])
+
+    def cut_out(self, where: np.ndarray) -> Case:
+        """All pictures made black outside ``where``, and then looked at whole."""
+        case = replace(self, where=where)
+        target = case.picture("target") if case.target else None
+        return replace(self, edit=case.picture("edit"), source=case.picture("source"), target=target)
+
+    def has(self, need: str) -> bool:
+        """Whether the record brings a ``target``, a ``mask``, a ``caption`` of the target, ``captions`` of both, or the
+        ``object`` that ReasonEdit names (its note CLIP)."""
+        if need in ("target", "mask"):
+            return getattr(self, need) is not None
+        if need == "object":
+            return bool(self.record.notes.get("CLIP"))
+        before, after = self.record.captions or ("", "")
+        return bool(after) if need == "caption" else bool(before and after)
+
+
+def look_at(record: Record, edit: Image.Image, size: int | None = None) -> Case:
+    """An edit of any size beside its record, both scaled to ``size`` x ``size`` where a benchmark asks for that."""
+    pixels = (size, size) if size else (record.target or record.source).size
+
+    def scaled(image: Image.Image) -> Image.Image:
+        return image.resize(pixels, Image.Resampling.BICUBIC)
+
+    target = scaled(record.target) if record.target else None
+    mask = None
+    if record.mask:
+        mask = np.asarray(record.mask.convert("L").resize(pixels, Image.Resampling.NEAREST)) > 127
+    return Case(record, scaled(edit), scaled(record.source), target, mask)
+
+
+Measure = Callable[[Case, Models], float]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """``needs``: what a record must bring (``Case.has``) and which of ``Models`` it looks through. ``regions``: also
+    taken inside and outside the mask."""
+
+    measure: Measure
+    needs: tuple[str, ...] = ()
+    higher_is_better: bool = True
+    regions: bool = True
+
+
+def scores(case: Case, metrics: dict[str, Metric], models: Models) -> dict[str, float | None]:
+    """Every metric by its name, and where there is a mask ``<name> inside`` and ``<name> outside``. None: the record
+    lacks what the metric needs, or the region is empty."""
+    found: dict[str, float | None] = {}
+    for name, metric in metrics.items():
+        able = all(case.has(need) for need in metric.needs if need not in Models.NAMES)
+        found[name] = metric.measure(case, models) if able else None
+        if metric.regions and case.mask is not None:
+            for region, where in (("inside", case.mask), ("outside", ~case.mask)):
+                there = able and where.any()
+                found[f"{name} {region}"] = metric.measure(replace(case, where=where), models) if there else None
+    return found
+
+
+def l1(case: Case, models: Models, reference: str = "target") -> float:
+    """Mean absolute difference, 0..1."""
+    return float(np.abs(case.pixels("edit") - case.pixels(reference)).mean())
+
+
+def l2(case: Case, models: Models, reference: str = "target") -> float:
+    """Mean squared difference, 0..1; MagicBrush's L2 is this, without a root."""
+    return float(np.square(case.pixels("edit") - case.pixels(reference)).mean())
+
+
+def psnr(case: Case, models: Models, reference: str = "target") -> float:
+    """Peak signal-to-noise ratio in dB, ``TOP_PSNR`` at most."""
+    a, b = case.pixels("edit"), case.pixels(reference)
+    return TOP_PSNR if np.array_equal(a, b) else min(TOP_PSNR, float(peak_signal_noise_ratio(b, a, data_range=1)))
+
+
+def ssim(case: Case, models: Models, reference: str = "target") -> float:
+    """Structural similarity (Wang et al. 2004): Gaussian windows of 11 pixels, sigma 1.5, averaged over channels and
+    all places, those at the border too, where the picture is mirrored; as torchmetrics has it, and SmartEdit by it."""
+    a, b = (np.asarray(getattr(case, name), dtype=np.float64) / 255 for name in ("edit", reference))
+    a, b = (np.pad(image, ((5, 5), (5, 5), (0, 0)), mode="reflect") for image in (a, b))
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "channel_axis": -1}
+    local = structural_similarity(a, b, data_range=1.0, full=True, **options)[1][5:-5, 5:-5]
+    return float(local.mean() if case.where is None else local[case.where].mean())
+
+
+def lpips(case: Case, models: Models, reference: str = "target") -> float:
+    """Learned perceptual distance (Zhang et al. 2018, arXiv:1801.03924), by torchmetrics."""
+    return models.lpips(case.picture("edit"), case.picture(reference))
+
+
+def clip_image(case: Case, models: Models, reference: str = "target") -> float:
+    """Cosine of CLIP's image embeddings: CLIP-I; MGIE's CVS; to the source Emu Edit's CLIP_im."""
+    return cosine(models.clip.image(case.picture("edit")), models.clip.image(case.picture(reference)))
+
+
+def dino(case: Case, models: Models, reference: str = "target") -> float:
+    """Cosine of DINO's [CLS] embeddings (arXiv:2104.14294)."""
+    return cosine(models.dino.image(case.picture("edit")), models.dino.image(case.picture(reference)))
+
+
+def clip_text(case: Case, models: Models) -> float:
+    """Cosine of CLIP's embeddings of the edit and of the target's caption: CLIP-T; MGIE's CTS; Emu Edit's CLIP_out."""
+    return cosine(models.clip.image(case.picture("edit")), models.clip.text(_captions(case)[1]))
+
+
+def clip_score(case: Case, models: Models) -> float:
+    """max(100 cos, 0), as torchmetrics scales it; Hessel et al. (arXiv:2104.08718) take 2.5 in place of 100."""
+    return max(100 * clip_text(case, models), 0.0)
+
+
+def clip_direction(case: Case, models: Models) -> float:
+    """Cosine of the change in CLIP's image embedding, of length 1 before, and in its text embedding (StyleGAN-NADA,
+    arXiv:2108.00946, eq. 2; InstructPix2Pix). 0 where the edit changed nothing."""
+    image, text = models.clip.image, models.clip.text
+    before, after = _captions(case)
+    return cosine(image(case.picture("edit")) - image(case.picture("source")), text(after) - text(before))
+
+
+def object_score(case: Case, models: Models) -> float:
+    """CLIP Score of what the mask's box cuts out of the edit, with the name of the object: SmartEdit's, whose box ends
+    one pixel before the mask's last row and column."""
+    assert case.mask is not None
+    rows, columns = (np.flatnonzero(case.mask.any(axis)) for axis in (1, 0))
+    left, top = columns[0], rows[0]
+    box = case.edit.crop((left, top, max(columns[-1], left + 1), max(rows[-1], top + 1)))
+    return max(100 * cosine(models.clip.image(box), models.clip.text(case.record.notes["CLIP"])), 0.0)
+
+
+def background(measure: Measure) -> Measure:
+    """SmartEdit's way with what must stay: source and edit, black inside the mask, compared as whole pictures."""
+
+    def measured(case: Case, models: Models) -> float:
+        assert case.mask is not None
+        return measure(case.cut_out(~case.mask), models)
+
+    return measured
+
+
+def _captions(case: Case) -> tuple[str, str]:
+    assert case.record.captions
+    return case.record.captions
+
+
+PAIRED: dict[str, tuple[Callable[..., float], tuple[str, ...], bool]] = {  # of the edit and another picture
+    "L1": (l1, (), False),
+    "L2": (l2, (), False),
+    "PSNR": (psnr, (), True),
+    "SSIM": (ssim, (), True),
+    "LPIPS": (lpips, ("lpips",), False),
+    "CLIP-I": (clip_image, ("clip",), True),
+    "DINO": (dino, ("dino",), True),
+}
+METRICS: dict[str, Metric] = {
+    **{name: Metric(measure, ("target", *models), higher) for name, (measure, models, higher) in PAIRED.items()},
+    "CVS": Metric(clip_image, ("target", "clip")),
+    "CLIP-T": Metric(clip_text, ("caption", "clip")),
+    "CTS": Metric(clip_text, ("caption", "clip")),
+    "CLIP Score": Metric(clip_score, ("caption", "clip")),
+    "CLIP direction": Metric(clip_direction, ("captions", "clip")),
+    **{
+        f"{name} to source": Metric(partial(measure, reference="source"), models, higher)
+        for name, (measure, models, higher) in PAIRED.items()
+    },
+    **{
+        f"{name} of background": Metric(
+            background(partial(measure, reference="source")), ("mask", *models), higher, regions=False
+        )
+        for name, (measure, models, higher) in PAIRED.items()
+    },
+    "CLIP Score of object": Metric(object_score, ("mask", "object", "clip"), regions=False),
+}
+
+
+def chosen(names: Sequence[str]) -> dict[str, Metric]:
+    """Metrics by name, in the order given. Raises KeyError."""
+    return {name: METRICS[name] for name in names}

@@ -1,0 +1,136 @@
+"""The networks that metrics look through: CLIP, DINO and LPIPS's, loaded when they are first asked for.
+
+Pictures are prepared as CLIP's and DINO's own code does, with Pillow: the shorter side scaled with the bicubic filter,
+the middle cut out, normalised. DINO's is scaled to 256 for a cut of 224, as in MagicBrush's evaluation/image_eval.py.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from functools import cached_property, lru_cache
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoTokenizer, CLIPImageProcessorPil, CLIPModel, ViTModel
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from reasonbrain.utils.images import to_tensor
+
+CLIP_B = "openai/clip-vit-base-patch32"
+CLIP_L = "openai/clip-vit-large-patch14"
+DINO_S = "facebook/dino-vits16"
+KEPT = 16  # embeddings of the last pictures and texts: several metrics ask for the same ones
+
+
+def cosine(a: Tensor, b: Tensor) -> float:
+    """Of two vectors; 0 where one of them is 0."""
+    return float(F.cosine_similarity(a, b, dim=0))
+
+
+class Models:
+    """``clip``, ``dino``: folders or hub ids of a CLIPModel and a ViTModel; ``lpips``: alex, squeeze or vgg."""
+
+    NAMES = ("clip", "dino", "lpips")
+
+    def __init__(
+        self, clip: str = CLIP_B, dino: str = DINO_S, lpips: str = "alex", device: torch.device | str = "cpu"
+    ) -> None:
+        self.ids = {"clip": clip, "dino": dino, "lpips": lpips}
+        self.device = torch.device(device)
+
+    @cached_property
+    def clip(self) -> Clip:
+        return Clip(self.ids["clip"], self.device)
+
+    @cached_property
+    def dino(self) -> Dino:
+        return Dino(self.ids["dino"], self.device)
+
+    @cached_property
+    def lpips(self) -> Callable[[Image.Image, Image.Image], float]:
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        net = LearnedPerceptualImagePatchSimilarity(self.ids["lpips"], normalize=True).to(self.device)  # type: ignore
+
+        @torch.no_grad()
+        def distance(a: Image.Image, b: Image.Image) -> float:
+            value = float(net(to_tensor([a]).to(self.device), to_tensor([b]).to(self.device)))
+            net.reset()
+            return value
+
+        return distance
+
+    def missing(self, name: str) -> str | None:
+        """Why one of ``NAMES`` cannot be had here; None if it can."""
+        try:
+            getattr(self, name)
+        except (ImportError, OSError, RuntimeError, ValueError) as e:  # torchvision, a hub, weights of another kind
+            return f"{name} '{self.ids[name]}' cannot be loaded: {str(e).strip().splitlines()[0]}"
+        return None
+
+
+class _Eye(ABC):
+    """Embeddings of pictures by a network."""
+
+    def __init__(self, name: str, kind: Any, device: torch.device, **options: Any) -> None:
+        found = AutoConfig.from_pretrained(name).model_type
+        if found != kind.config_class.model_type:  # transformers would make up what is missing
+            raise ValueError(f"it is a {found}, not a {kind.config_class.model_type}")
+        self.model = kind.from_pretrained(name, dtype=torch.float32, **options)
+        self.model.eval().to(device)
+        self.device = device
+        self._recent = lru_cache(KEPT)(self._embed)
+
+    def image(self, picture: Image.Image) -> Tensor:
+        """RGB -> [D] of length 1."""
+        return self._recent(picture.size, picture.tobytes())
+
+    @torch.no_grad()
+    def _embed(self, size: tuple[int, int], data: bytes) -> Tensor:
+        pixels = self.processor(Image.frombytes("RGB", size, data), return_tensors="pt").pixel_values.to(self.device)
+        return F.normalize(self.look(pixels)[0].cpu(), dim=0)
+
+    processor: Any
+
+    @abstractmethod
+    def look(self, pixels: Tensor) -> Tensor:
+        """[1, 3, S, S] -> [1, D]."""
+
+
+class Clip(_Eye):
+    def __init__(self, name: str, device: torch.device) -> None:
+        super().__init__(name, CLIPModel, device)
+        side = self.model.config.vision_config.image_size
+        self.processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=side)
+        self.tokenizer = AutoTokenizer.from_pretrained(name)
+        self.text = lru_cache(KEPT)(self._text)
+
+    def look(self, pixels: Tensor) -> Tensor:
+        return self.model.visual_projection(self.model.vision_model(pixels).pooler_output)
+
+    @torch.no_grad()
+    def _text(self, text: str) -> Tensor:
+        """[D] of length 1; what is beyond CLIP's 77 tokens is cut off."""
+        length = self.model.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(text, truncation=True, max_length=length, return_tensors="pt").to(self.device)
+        pooled = self.model.text_model(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
+        return F.normalize(self.model.text_projection(pooled)[0].cpu(), dim=0)
+
+
+class Dino(_Eye):
+    def __init__(self, name: str, device: torch.device) -> None:
+        super().__init__(name, ViTModel, device, add_pooling_layer=False)
+        side = self.model.config.image_size
+        self.processor = CLIPImageProcessorPil(
+            size={"shortest_edge": side * 256 // 224},
+            crop_size=side,
+            image_mean=IMAGENET_DEFAULT_MEAN,
+            image_std=IMAGENET_DEFAULT_STD,
+        )
+
+    def look(self, pixels: Tensor) -> Tensor:
+        return self.model(pixels).last_hidden_state[:, 0]

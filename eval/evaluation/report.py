@@ -1,0 +1,196 @@
+"""The report of a benchmark run: tables with intervals, significance against another report, in JSON and Markdown.
+
+report.json has every record's numbers; nothing in it depends on when it was made. page.py adds the HTML page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from reasonbrain.data.records import Records
+from reasonbrain.errors import UserError
+from reasonbrain.eval.evaluation import page
+from reasonbrain.eval.evaluation.edits import Edits
+from reasonbrain.eval.evaluation.stats import holm, interval, p_value
+from reasonbrain.utils.files import whole_file
+
+MANY = 12  # values of a group beyond which they share one table
+
+
+@dataclass(frozen=True)
+class Other:
+    """Another report: its system's name, its edits, and their scores by record id."""
+
+    system: str
+    edits: Edits | None
+    scores: dict[str, dict[str, float | None]]
+
+
+def read(path: Path, found: dict[str, Any]) -> Other:
+    """A report folder to compare with. Raises UserError where there is none, or it measured something else."""
+    try:
+        other = json.loads((path / "report.json").read_text(encoding="utf-8"))
+        scores = {row["id"]: row["scores"]["edits"] for row in other["records"]}
+        for key in ("benchmark", "networks"):
+            if other[key] != found[key]:
+                raise UserError(f"--against '{path}' is of another {key}: {other[key]}, not {found[key]}")
+        folder = path / other["edits"]  # where it is absolute, it stays what it is
+        return Other(other["system"], Edits(folder) if folder.is_dir() else None, scores)
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise UserError(f"--against '{path}' holds no report.json of `reasonbrain eval` ({e!r})") from None
+
+
+def tables(found: dict[str, Any], groups: Sequence[str], other: Other | None) -> list[dict[str, Any]]:
+    """A table of all records and one of each value of each group, ready for JSON::
+
+        {"group": "category", "value": "causal", "records": 50, "scores": {"L1 outside": {
+            "higher_is_better": false,
+            "systems": {"edits": {"n": 50, "mean": 0.0031, "low": 0.0022, "high": 0.0041}, "do nothing": {...}},
+            "against": {"n": 50, "mean": ..., "difference": -0.002, "low": ..., "high": ..., "p": 0.04, "holm": 0.12}}}}
+
+    ``low`` and ``high`` bound the 95 % interval of the mean, and of the mean difference; ``holm`` is corrected for all
+    scores of the table. Systems are scored on the records whose edit is there, ``against`` on those in both reports."""
+    rows, seed = found["records"], found["seed"]
+    made = [_table("all", "", rows, found["metrics"], other, seed)]
+    for group in groups:
+        values = dict.fromkeys(row["groups"][group] for row in rows)
+        for value in values if len(values) > 1 else ():
+            part = [row for row in rows if row["groups"][group] == value]
+            made.append(_table(group, value or "none", part, found["metrics"], other, seed))
+    return made
+
+
+def _table(
+    group: str, value: str, rows: list[dict[str, Any]], metrics: dict[str, bool], other: Other | None, seed: int
+) -> dict[str, Any]:
+    scores: dict[str, Any] = {}
+    for score in dict.fromkeys(name for row in rows for name in row["scores"]["edits"]):
+        systems = {
+            system: _mean((row["scores"][system].get(score) for row in rows), seed) for system in rows[0]["scores"]
+        }
+        better = metrics[score.removesuffix(" inside").removesuffix(" outside")]
+        scores[score] = {"higher_is_better": better, "systems": systems}
+        if other:
+            scores[score]["against"] = _paired(score, rows, other, seed)
+    tested = [s["against"] for s in scores.values() if s.get("against", {}).get("p") is not None]
+    for against, corrected in zip(tested, holm([a["p"] for a in tested]), strict=True):
+        against["holm"] = corrected
+    return {"group": group, "value": value, "records": len(rows), "scores": scores}
+
+
+def _mean(values: Iterable[float | None], seed: int) -> dict[str, Any]:
+    known = [v for v in values if v is not None]
+    low, high = interval(known, seed) or (None, None)
+    return {"n": len(known), "mean": float(np.mean(known)) if known else None, "low": low, "high": high}
+
+
+def _paired(score: str, rows: list[dict[str, Any]], other: Other, seed: int) -> dict[str, Any]:
+    both = [(row["scores"]["edits"].get(score), other.scores.get(row["id"], {}).get(score)) for row in rows]
+    pairs = [(ours, theirs) for ours, theirs in both if ours is not None and theirs is not None]
+    differences = [ours - theirs for ours, theirs in pairs]
+    change = _mean(differences, seed)
+    theirs = float(np.mean([t for _, t in pairs])) if pairs else None
+    return change | {"mean": theirs, "difference": change["mean"], "p": p_value(differences, seed)}
+
+
+def grid(table: dict[str, Any], found: dict[str, Any], other: Other | None) -> list[list[str]]:
+    """A table as cells, the heading first."""
+    first = next(iter(table["scores"].values()))["systems"]
+    names = [found["system"] if system == "edits" else system for system in first]
+    lines = [["", "n", *names]]
+    if other:
+        lines[0] += [f"against {other.system}", "difference", "p (Holm)"]
+    for score, s in table["scores"].items():
+        cells = [_interval(of["mean"], of) for of in s["systems"].values()]
+        if other:
+            a = s["against"]
+            cells += [f"{_number(a['mean'])} (n = {a['n']})", _interval(a["difference"], a), _number(a.get("holm"))]
+        lines.append([f"{score} {_arrow(s)}", str(s["systems"]["edits"]["n"]), *cells])
+    return lines
+
+
+def overview(group: list[dict[str, Any]]) -> list[list[str]]:
+    """A row for each value of a group with many, of the edits alone."""
+    lines = [[group[0]["group"], "n", *(f"{name} {_arrow(s)}" for name, s in group[0]["scores"].items())]]
+    for table in group:
+        means = [_number(s["systems"]["edits"]["mean"]) for s in table["scores"].values()]
+        lines.append([table["value"], str(table["records"]), *means])
+    return lines
+
+
+def sections(found: dict[str, Any], other: Other | None) -> list[tuple[str, list[list[str]]]]:
+    """Heading and cells of everything that is shown."""
+    shown = []
+    for group in dict.fromkeys(table["group"] for table in found["tables"]):
+        part = [table for table in found["tables"] if table["group"] == group]
+        if len(part) > MANY:
+            shown.append((f"By {group}", overview(part)))
+        else:
+            for t in part:
+                title = f"{t['group']}: {t['value']}" if t["value"] else "All records"
+                shown.append((f"{title} ({t['records']})", grid(t, found, other)))
+    return shown
+
+
+def notes(found: dict[str, Any], other: Other | None) -> list[str]:
+    """What a reader has to know beside the tables."""
+    said = [
+        f"{len(found['records'])} records scored; seed {found['seed']}; reasonbrain {found['versions']['reasonbrain']}",
+        "mean [95 % bootstrap interval over records]; ↑ higher is better, ↓ lower is better",
+    ]
+    if found["networks"]:
+        said.append("networks: " + ", ".join(f"{k} {v}" for k, v in found["networks"].items()))
+    if other:
+        said.append(
+            f"difference: this minus {other.system}, same records; p: two-sided paired permutation test, Holm's"
+        )
+    for name, of in found.get("judged", {}).items():
+        lost = f"{len(of['unparsable'])} unparsable answers and {len(of['failed'])} failed calls not scored"
+        said.append(f"{name}: {of['judged']} judged, {lost}")
+    said += [f"not available: {name} ({reason})" for name, reason in found["unavailable"].items()]
+    for what in ("missing", "unreadable"):
+        if ids := list(found[what]):
+            more = ", ..." if len(ids) > 20 else ""
+            said.append(f"{len(ids)} {what}, not scored: {', '.join(ids[:20])}{more}")
+    return said
+
+
+def markdown(found: dict[str, Any], other: Other | None) -> str:
+    lines = [f"# {found['benchmark']}: {found['system']}", "", *(f"- {_plain(note)}" for note in notes(found, other))]
+    for title, cells in sections(found, other):
+        head, *rest = (f"| {' | '.join(_plain(c) for c in line)} |" for line in cells)
+        lines += ["", f"## {_plain(title)}", "", head, "|---" * len(cells[0]) + "|", *rest]
+    return "\n".join(lines) + "\n"
+
+
+def write(found: dict[str, Any], output: Path, records: Records, edits: Edits, other: Other | None) -> None:
+    """report.json, report.md and report.html, each whole or not at all. Raises UserError when the disk refuses."""
+    shown = page.page(found, notes(found, other), sections(found, other), records, edits, other)
+    texts = {"json": [json.dumps(found, allow_nan=False)], "md": [markdown(found, other)], "html": shown}
+    for suffix, text in texts.items():
+        with whole_file(output / f"report.{suffix}") as file:
+            file.writelines(text)
+
+
+def _plain(text: str) -> str:
+    """One line of Markdown that is not HTML and splits no table."""
+    return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
+
+
+def _arrow(score: dict[str, Any]) -> str:
+    return "↑" if score["higher_is_better"] else "↓"
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _interval(value: float | None, bounds: dict[str, Any]) -> str:
+    between = f" [{_number(bounds['low'])}, {_number(bounds['high'])}]" if bounds["low"] is not None else ""
+    return _number(value) + between

@@ -1,0 +1,81 @@
+"""What the scenes of mechanics share: colours, and a small 2-D simulation (pymunk) that finds where a thing that
+falls, rolls or tips over comes to rest.
+
+What may be taken away to set things going (a peg, a prop) is purple throughout, and no main object is purple.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pymunk
+
+from reasonbrain.modules.data.reasonmini.canvas import Box, Color, Look, Point, box_points
+from reasonbrain.modules.data.reasonmini.scenes.common import around
+
+WOOD = (84, 52, 30)
+DARK: Color = "black"
+REMOVABLE: Color = "purple"
+COLORS = ("red", "orange", "yellow", "green", "blue", "pink")
+STRING = 0.028  # width
+UNITS = 100.0  # of the simulation, to the side of the picture
+
+
+def new_space(ground: float) -> pymunk.Space:
+    """A world with a rough floor at y = ``ground`` (of the picture), where nothing bounces."""
+    space = pymunk.Space()
+    space.gravity = (0, 5 * UNITS)
+    space.collision_slop = 0.01
+    add_shape(space, space.static_body, box_points((-10, ground, 10, ground + 1)))
+    return space
+
+
+def add_shape(space: pymunk.Space, body: pymunk.Body, points: list[Point], friction: float = 1.0) -> None:
+    """Gives the body a convex shape; ``points`` are relative to the body's place, of the picture's size."""
+    shape = pymunk.Poly(body, [(x * UNITS, y * UNITS) for x, y in points])
+    shape.friction, shape.density = friction, 1.0
+    space.add(shape)
+
+
+def add_body(space: pymunk.Space, at: Point) -> pymunk.Body:
+    body = pymunk.Body()
+    body.position = (at[0] * UNITS, at[1] * UNITS)
+    space.add(body)
+    return body
+
+
+def add_ball(space: pymunk.Space, at: Point, radius: float) -> pymunk.Body:
+    body = add_body(space, at)
+    shape = pymunk.Circle(body, radius * UNITS)
+    shape.friction, shape.density = 1.0, 1.0
+    space.add(shape)
+    return body
+
+
+def settle(space: pymunk.Space) -> None:
+    """Lets time pass until everything has been at rest for a moment (at most eight seconds)."""
+    still = 0
+    for _ in range(8 * 200):
+        space.step(1 / 200)
+        moving = any(b.velocity.length > 1 or abs(b.angular_velocity) > 0.05 for b in space.bodies)
+        still = 0 if moving else still + 1
+        if still == 15:
+            break
+
+
+def place(body: pymunk.Body) -> list[float]:
+    """Where the body is in the picture."""
+    return [round(v / UNITS, 4) for v in body.position]
+
+
+def random_side(rng: np.random.Generator) -> int:
+    return 1 if rng.random() < 0.5 else -1
+
+
+def share_around(look: Look, center: Point, half: float, color: Color) -> float:
+    """Share of a colour in the square of half-side ``half`` about a point."""
+    return look.share(around(center, half), color, 52)
+
+
+def bounds(points: list[Point], margin: float = 0.02) -> Box:
+    xs, ys = zip(*points, strict=True)
+    return min(xs) - margin, min(ys) - margin, max(xs) + margin, max(ys) + margin

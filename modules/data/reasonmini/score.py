@@ -1,0 +1,106 @@
+"""How good are edits of ReasonMini? For any system: it is given the sources and instructions, and its pictures are
+judged by the outcome checks and by their distance from the true targets.
+
+    score("mini-test", "edits")  # mini-test: written by store.write_split; edits: <id>.png for each record
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from reasonbrain.errors import UserError
+from reasonbrain.modules.data.reasonmini.canvas import Look
+from reasonbrain.modules.data.reasonmini.store import MANIFEST, read_manifest
+from reasonbrain.modules.data.reasonmini.world import Kind, find_kind
+from reasonbrain.utils.images import load_image
+
+
+def score(folder: str | Path, edits: str | Path) -> dict[str, Any]:
+    """Scores of the edits, and of the untouched sources and the true targets beside them, ready for JSON::
+
+        {"count": 50, "missing": 0, "broken": 0,
+         "edits": {"passed": 0.96, "by_category": {"physical": 1.0, ...}, "by_kind": {"candle_burns_down": 1.0, ...},
+                   "error_inside": 0.0213, "error_outside": 0.0031},
+         "sources": {...}, "targets": {...}}
+
+    ``passed`` is the share (0..1) of outcome checks passed; an edit that is missing or cannot be read counts as failed.
+    The errors are mean absolute differences from the target (0..1), inside and outside the change mask, averaged over
+    the records whose edit could be read; null where there are none. A mask that covers the whole picture (night falls)
+    has no outside and does not count there. An edit of another size is resized to its target's.
+
+    Raises UserError if ``edits`` holds no edit at all, or if ``folder`` is not one that ``write_split`` wrote.
+    """
+    folder, edits = Path(folder), Path(edits)
+    records = list(read_manifest(folder))
+    if not records:
+        raise UserError(f"'{folder / MANIFEST}' holds no record")
+    if not any(_edit_path(edits, r).is_file() for r in records):
+        raise UserError(f"no edit in '{edits}': expected pictures such as {_edit_path(edits, records[0]).name}")
+    rows: dict[str, list[dict[str, Any]]] = {"edits": [], "sources": [], "targets": []}
+    missing = broken = 0
+    for record in records:
+        kind = _kind(record)
+        source, target, mask = (load_image(folder / record[f]) for f in ("src_image", "tgt_image", "mask"))
+        changed = np.asarray(mask.convert("L")) > 127
+        edit = None
+        if not _edit_path(edits, record).is_file():
+            missing += 1
+        else:
+            try:
+                edit = load_image(_edit_path(edits, record)).resize(target.size, Image.Resampling.LANCZOS)
+            except UserError:
+                broken += 1
+        for system, picture in (("edits", edit), ("sources", source), ("targets", target)):
+            rows[system].append(_judge(picture, target, changed, kind, record["params"]))
+    summaries = {system: _summary(judged) for system, judged in rows.items()}
+    return {"count": len(records), "missing": missing, "broken": broken, **summaries}
+
+
+def _edit_path(edits: Path, record: dict[str, Any]) -> Path:
+    return edits / f"{record['id']}.png"
+
+
+def _kind(record: dict[str, Any]) -> Kind:
+    try:
+        return find_kind(record["kind"])[1]
+    except KeyError:
+        raise UserError(f"record '{record['id']}': ReasonMini has no kind '{record['kind']}'") from None
+
+
+def _judge(
+    picture: Image.Image | None, target: Image.Image, changed: np.ndarray, kind: Kind, params: dict[str, Any]
+) -> dict[str, Any]:
+    """One picture's verdict; without a picture, a failure whose errors are not known.
+
+    ``changed``: [h, w] bool, the change mask."""
+    row = {"category": kind.category, "kind": kind.name, "passed": False, "inside": None, "outside": None}
+    if picture is None:
+        return row
+    error = np.abs(np.asarray(picture, dtype=np.float64) - np.asarray(target)).mean(-1) / 255
+    for region, where in (("inside", changed), ("outside", ~changed)):
+        row[region] = error[where].mean() if where.any() else None
+    return {**row, "passed": bool(kind.check(Look(picture), params))}
+
+
+def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    def passed_by(key: str) -> dict[str, float | None]:
+        return {v: _mean(r["passed"] for r in rows if r[key] == v) for v in dict.fromkeys(r[key] for r in rows)}
+
+    return {
+        "passed": _mean(r["passed"] for r in rows),
+        "by_category": passed_by("category"),
+        "by_kind": passed_by("kind"),
+        "error_inside": _mean(r["inside"] for r in rows),
+        "error_outside": _mean(r["outside"] for r in rows),
+    }
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Mean of the values that are known, to 4 decimals; None if none is."""
+    known = [v for v in values if v is not None]
+    return round(float(np.mean(known)), 4) if known else None

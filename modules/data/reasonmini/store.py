@@ -1,0 +1,81 @@
+"""ReasonMini on disk: a folder of pictures and masks with ``manifest.jsonl``, one record a line.
+
+write_split("test", count=50, seed=7, folder="mini-test")
+for record in read_manifest("mini-test"): ...
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from reasonbrain.errors import UserError
+from reasonbrain.modules.data.reasonmini.world import SPLITS, ReasonMini
+
+MANIFEST = "manifest.jsonl"
+FIELDS = {  # of a record, see Sample.record
+    **dict.fromkeys(("id", "category", "src_image", "tgt_image", "instruction", "target_caption"), str),
+    **dict.fromkeys(("mask", "scene", "kind"), str),
+    "objects": list,
+    "params": dict,
+}
+
+
+def write_split(split: str, count: int, seed: int, folder: str | Path, size: int = 64) -> Path:
+    """Writes the first ``count`` records of a split, ``size`` x ``size`` pixels each, and returns the manifest's path.
+
+    In ``folder``: images/<id>_src.png, images/<id>_tgt.png, masks/<id>.png (white where the picture changes) and, last
+    of all, manifest.jsonl. The same arguments give the same bytes. Raises UserError, before anything is written, for an
+    unknown split, a number out of range, and a folder that is not empty or cannot be made.
+    """
+    if split not in SPLITS:
+        raise UserError(f"split '{split}' is not one of {', '.join(SPLITS)}")
+    for name, value, least in (("count", count, 1), ("seed", seed, 0), ("size", size, 16)):
+        if value < least:
+            raise UserError(f"{name} is {value}, but must be {least} or more")
+    folder = Path(folder)
+    try:
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"folder '{folder}' is not empty: name a new or an empty one")
+        for part in ("images", "masks"):
+            (folder / part).mkdir(parents=True)
+    except OSError as error:
+        raise UserError(f"cannot write to folder '{folder}': {error.strerror}") from error
+    lines = []
+    for sample in ReasonMini(split, count, seed, size):
+        record = sample.record()
+        sample.source.save(folder / record["src_image"])
+        sample.target.save(folder / record["tgt_image"])
+        Image.fromarray(sample.mask).convert("L").save(folder / record["mask"])
+        lines.append(json.dumps(record) + "\n")
+    (folder / MANIFEST).write_text("".join(lines), encoding="utf-8", newline="\n")
+    return folder / MANIFEST
+
+
+def read_manifest(folder: str | Path) -> Iterator[dict[str, Any]]:
+    """The records of a folder that ``write_split`` wrote, in order.
+
+    Raises UserError where there is no manifest and, naming the line, where one is not a record of ReasonMini.
+    """
+    path = Path(folder) / MANIFEST
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise UserError(f"cannot read '{path}': {error.strerror}") from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"'{path}' line {number} is not JSON: {error}") from error
+        if not isinstance(record, dict):
+            raise UserError(f"'{path}' line {number} is not a JSON object")
+        wrong = [name for name, kind in FIELDS.items() if not isinstance(record.get(name), kind)]
+        if wrong:
+            raise UserError(
+                f"'{path}' line {number} is not a record of ReasonMini: missing or wrong {', '.join(wrong)}"
+            )
+        yield record

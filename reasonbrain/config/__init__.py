@@ -1,0 +1,1 @@
+"""The configuration: ``schema`` has its sections, ``loading`` reads presets, files and overrides."""

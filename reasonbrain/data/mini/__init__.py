@@ -1,5 +1,0 @@
-"""ReasonMini, the small world with known truth: see ``world`` for what it is, ``scenes/`` for what happens in it."""
-
-from .world import CATEGORIES, SPLITS, Kind, ReasonMini, Sample, Scene, find_kind, kinds, make, scenes
-
-__all__ = ["CATEGORIES", "SPLITS", "Kind", "ReasonMini", "Sample", "Scene", "find_kind", "kinds", "make", "scenes"]

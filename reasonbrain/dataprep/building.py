@@ -1,0 +1,145 @@
+"""Reason50K's construction: targets and prompts become triples of source, hypothetical instruction and target.
+
+reasonbrain data build seeds.jsonl -o built --url http://localhost:8000/v1 --model LLM --pipeline PIPELINE
+reasonbrain data review built
+reasonbrain data build ...                         # the same again: writes train.jsonl, val.jsonl, test.jsonl
+
+In the folder: settings.json; answers/, the endpoint's, each paid for once; STAGE.jsonl, the finished rows of each
+stage; pictures/ID/{target,mask,0,1,...}.png; review.jsonl; dropped.jsonl, everything that was left out and why; and the
+splits, manifests as Reason50K's. A row is done by a stage when its line is there, so the same command goes on wherever
+it was stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import json
+import logging
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tqdm import tqdm
+
+from reasonbrain.dataprep.engines import ENGINES
+from reasonbrain.dataprep.journal import Journal, Row
+from reasonbrain.dataprep.split import write_splits
+from reasonbrain.dataprep.stages import STAGES, Stage, Tools
+from reasonbrain.errors import UserError
+from reasonbrain.modules.data.manifest import Manifest
+from reasonbrain.objects import finder_name
+from reasonbrain.utils.files import whole_file
+
+log = logging.getLogger(__name__)
+
+
+def build(seeds: Path, tools: Tools, engine: str, review: bool, shares: Sequence[float]) -> str:
+    """Takes every seed through every stage, writes the splits of what is accepted, and returns a summary to be read.
+    ``review``: accepted is what a person accepted; else everything that the filters let pass and nobody rejected.
+    ``shares``: of train, val and test.
+
+    Raises UserError where seeds are malformed, the folder was built with other settings or is being built now, or a
+    tool cannot be had."""
+    rows = read_seeds(seeds)
+    folder = tools.folder
+    with _alone(folder):
+        _same_settings(folder / "settings.json", dataclasses.asdict(tools.settings))
+        log.info("objects are found by %s", finder_name())
+        lines, ended = [], []
+        for stage in STAGES:
+            done = run_stage(stage, rows, tools, engine)
+            rows = [row for row in done if "dropped" not in row]
+            ended += [row for row in done if "dropped" in row]
+            lines.append(f"{stage.name:12}{len(done):8d} rows, {len(rows)} go on")
+        verdicts = Journal(folder / "review.jsonl").rows
+        said = {row["id"]: verdicts.get(row["id"], {}).get("verdict", "" if review else "accept") for row in rows}
+        ended += [row | {"dropped": "rejected in review"} if said[row["id"]] == "reject" else row for row in rows]
+        dropped = [line for row in ended for line in left_out(row)]
+        with whole_file(folder / "dropped.jsonl") as out:
+            out.writelines(json.dumps(line) + "\n" for line in dropped)
+        sizes = write_splits(folder, [row for row in rows if said[row["id"]] == "accept"], shares)
+    counts = Counter(re.sub(r"'.*'|\d[\d.]*", "…", line["reason"]) for line in dropped)
+    lines += [f"{number:8d} left out: {reason}" for reason, number in counts.most_common()]
+    lines += [f"{name:12}{size:8d} records" for name, size in sizes.items()]
+    if waiting := sum(not verdict for verdict in said.values()):
+        lines.append(f"{waiting} wait for: reasonbrain data review {folder}")
+    return "\n".join(lines)
+
+
+def run_stage(stage: Stage, rows: Sequence[Row], tools: Tools, engine: str) -> list[Row]:
+    """The rows as the stage leaves them, in their order; what its journal holds is not worked on again."""
+    journal = Journal(tools.folder / f"{stage.name}.jsonl")
+    todo = [row for row in rows if row["id"] not in journal.rows]
+    with tqdm(total=len(rows), initial=len(rows) - len(todo), desc=stage.name, disable=None) as bar:
+        for row in ENGINES[engine](stage, todo, tools) if todo else ():
+            journal.add(row)
+            bar.update()
+    return [journal.rows[row["id"]] for row in rows]
+
+
+def left_out(row: Row) -> list[Row]:
+    """Why the row, and each candidate of it, went no further: {"id", "reason", "image"?}."""
+    parts = [part for part in (row, *row.get("candidates", ())) if "dropped" in part]
+    images = [{"image": part["image"]} if part is not row else {} for part in parts]
+    return [{"id": row["id"], "reason": part["dropped"]} | image for part, image in zip(parts, images, strict=True)]
+
+
+def read_seeds(path: Path) -> list[Row]:
+    """Lines of {"id", "image", "prompt", "category"?, "mask"?}; pictures are relative to the file.
+
+    Raises UserError, naming the line, where one is malformed, and where ids are no file names or come twice."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as e:
+        raise UserError(f"seeds '{path}' cannot be read: {e}") from None
+    rows: dict[str, Row] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            name, wrong = str(row["id"]), [k for k in ("image", "prompt") if not isinstance(row[k], str)]
+        except (ValueError, KeyError, TypeError) as e:
+            raise UserError(f"seeds '{path}', line {number}: not a seed with id, image and prompt ({e!r})") from None
+        if wrong:
+            raise UserError(f"seeds '{path}', line {number}: {wrong[0]} is not text")
+        if not re.fullmatch(r"\w[\w.-]*", name):
+            raise UserError(
+                f"seeds '{path}', line {number}: id '{name}' is no file name of letters, digits, '.', '-', '_'"
+            )
+        if name in rows:
+            raise UserError(f"seeds '{path}', line {number}: id '{name}' comes twice")
+        if row.get("category") and row["category"] not in Manifest.categories:
+            choices = ", ".join(Manifest.categories)
+            raise UserError(f"seeds '{path}', line {number}: category '{row['category']}' is not one of {choices}")
+        rows[name] = row | {"id": name}
+    if not rows:
+        raise UserError(f"seeds '{path}' hold no seed")
+    return list(rows.values())
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """A lock on the folder, which ends with the process, however that ends."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"output '{folder}' is being built by another process") from None
+    finally:
+        os.close(handle)
+
+
+def _same_settings(path: Path, wanted: Row) -> None:
+    there = json.loads(path.read_text()) if path.exists() else wanted
+    for name, value in there.items():
+        if wanted[name] != value:
+            said = f"was built with {name}={value}, not {wanted[name]}"
+            raise UserError(f"output '{path.parent}' {said}: take a new folder")
+    with whole_file(path) as file:
+        json.dump(wanted, file, indent=1)

@@ -1,0 +1,72 @@
+"""Where the rows of a stage are worked on: on this machine, or wherever Ray has room.
+
+An engine takes a stage, rows and the tools, and gives the finished rows in any order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+
+from reasonbrain.dataprep.journal import Row
+from reasonbrain.dataprep.stages import Stage, Tools
+from reasonbrain.errors import UserError
+from reasonbrain.utils.cluster import connect
+
+Engine = Callable[[Stage, Sequence[Row], Tools], Iterator[Row]]
+
+
+def local(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
+    """In ``stage.threads`` threads. The first error ends it; rows that are under way are finished, and lost."""
+    with ThreadPoolExecutor(stage.threads) as pool:
+        futures = [pool.submit(stage, row, tools) for row in rows]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def over_ray(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
+    """By Ray Data, in the cluster that RAY_ADDRESS names, else in one started here. A stage that runs models of its own
+    has an actor a GPU, or one where there is none, which loads them once; the others are plain tasks. The output folder
+    must be on a disk that all nodes share.
+
+    Raises UserError where ``ray`` is not installed."""
+    import torch
+
+    ray = connect()
+    data = ray.data.from_items([{"row": json.dumps(row)} for row in rows], override_num_blocks=min(len(rows), 1000))
+    if stage.models:
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        actors = ray.data.ActorPoolStrategy(size=min(max(1, gpus), len(rows)))
+        # else Ray gives torch a thread a CPU, and another number of threads rounds otherwise than the local engine
+        variables = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+        options = {"num_cpus": 1, "num_gpus": 1 if gpus else 0, "runtime_env": {"env_vars": variables}}
+        made = data.map(_Worker, fn_constructor_args=(stage, tools), compute=actors, **options)  # type: ignore[arg-type]
+    else:
+        worker = _Worker(stage, tools)
+        tasks = ray.data.TaskPoolStrategy(size=stage.threads)
+        made = data.map(lambda row: worker(row), compute=tasks, num_cpus=0.1)  # they wait for the endpoint and the disk
+    for line in made.iter_rows():
+        if line["mistake"]:
+            raise UserError(line["mistake"])
+        yield json.loads(line["row"])
+
+
+class _Worker:
+    """What a row is worked on with. A row is text: Arrow guesses no types. A user's mistake comes back as text, too;
+    Ray would bury it in a trace."""
+
+    def __init__(self, stage: Stage, tools: Tools) -> None:
+        self.stage, self.tools = stage, tools
+
+    def __call__(self, row: dict[str, str]) -> dict[str, str]:
+        try:
+            return {"row": json.dumps(self.stage(json.loads(row["row"]), self.tools)), "mistake": ""}
+        except UserError as e:
+            return {"row": "", "mistake": str(e)}
+
+
+ENGINES: dict[str, Engine] = {"local": local, "ray": over_ray}

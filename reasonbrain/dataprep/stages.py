@@ -1,0 +1,274 @@
+"""The stages of Reason50K's construction, target first (arXiv:2507.01908), each a plain function row -> row.
+
+target        the target picture, scaled; the seed's mask with it
+instruction   an LLM rewrites the prompt into a hypothetical instruction, and names the category if the seed does not
+objects       the things that the instruction speaks of
+sources       candidate source pictures, drawn from the objects and from the target
+measured      CLIP: does a candidate show the objects? LPIPS: is it the target's scene, and yet not the target?
+judged        an MLLM scores what is left; the best candidate is the source
+
+A stage adds fields. ``dropped`` in a row, or in one of its ``candidates``, is the reason why it goes no further.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps
+
+from reasonbrain.dataprep.journal import Row
+from reasonbrain.errors import UserError
+from reasonbrain.modules.data.manifest import Manifest
+from reasonbrain.objects import find_objects, finder_name
+from reasonbrain.utils.endpoint import Endpoint, Refused
+from reasonbrain.utils.images import load_image, save_image
+
+MULTIPLE = 16  # of which sides are: what every latent diffusion model here can encode
+LONGEST = 400  # characters of an instruction; what is longer is no instruction
+
+KINDS = {
+    "physical": "by the laws of physics",
+    "temporal": "because time passes",
+    "causal": "because something causes it",
+    "story": "as a story goes on",
+}
+REWRITE = """This is a picture: {prompt}
+
+It is the outcome of something. Write one hypothetical instruction or question about the moment before, whose answer is
+this picture{kind}. Name the things that were there before, and do not describe the outcome. For example: "What would
+happen if the ice cube on the plate were left in the sun?" Answer with this sentence alone."""
+CATEGORY = """"{instruction}"
+
+Is what this asks for physical (by the laws of physics), temporal (because time passes), causal (because something
+causes it) or story (as a story goes on)? Answer with one word."""
+JUDGE = """The pictures are the source and the target of an edit. The instruction is: "{instruction}"
+
+Does the target show what would come of the source by this instruction, with everything else kept? Answer with one whole
+number, from 0 (not at all) to 10 (exactly)."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a folder is built with; the same for all of its rows. ``pipeline``: a folder or a hub id of a diffusers
+    text-to-image or inpainting pipeline. ``strength``: how much of a candidate is drawn anew, 1: all of it. ``steps``:
+    of sampling (None: the pipeline's own). ``size``: the longest side in pixels. ``clip``, ``lpips``: as in
+    eval/models.py; lpips "none" leaves it out. The ``min`` and ``max`` are what a candidate may have: CLIP a cosine,
+    LPIPS a distance, the score 0..10."""
+
+    model: str
+    pipeline: str
+    clip: str
+    lpips: str
+    candidates: int = 4
+    strength: float = 0.85
+    steps: int | None = None
+    size: int = 1024
+    min_clip: float = 0.2
+    min_lpips: float = 0.05
+    max_lpips: float = 0.7
+    min_score: int = 7
+
+
+@dataclass
+class Tools:
+    """What stages work with. ``seeds``: the folder that the seeds' pictures are relative to. ``models``: CLIP and
+    LPIPS, eval/models.py's. Nothing is loaded before a stage asks for it, so tools travel to other processes."""
+
+    folder: Path
+    seeds: Path
+    settings: Settings
+    llm: Endpoint
+    models: Any
+
+    @cached_property
+    def pipeline(self) -> Any:
+        """For inpainting, which begins with the target under noise: a mask that is all white makes of it image to
+        image. Raises UserError where diffusers knows no such pipeline."""
+        import torch
+        from diffusers import AutoPipelineForInpainting
+
+        gpu = torch.cuda.is_available()
+        name = self.settings.pipeline
+        try:
+            pipe = AutoPipelineForInpainting.from_pretrained(name, torch_dtype=torch.bfloat16 if gpu else torch.float32)
+        except (OSError, ValueError) as e:
+            raise UserError(f"pipeline '{name}' cannot be loaded for inpainting: {e}") from None
+        pipe.set_progress_bar_config(disable=True)
+        return pipe.to("cuda" if gpu else "cpu")
+
+    def picture(self, row: Row, name: str) -> Path:
+        return self.folder / "pictures" / row["id"] / f"{name}.png"
+
+
+def target(row: Row, tools: Tools) -> Row:
+    """Adds nothing: writes target.png, and mask.png (white may change) where the seed has one."""
+    try:
+        image = load_image(tools.seeds / row["image"])
+        shrink = min(1.0, tools.settings.size / max(image.size))
+        width, height = (max(1, round(side * shrink / MULTIPLE)) * MULTIPLE for side in image.size)
+        mask = load_image(tools.seeds / row["mask"]) if "mask" in row else None
+    except UserError as e:
+        return row | {"dropped": str(e)}
+    tools.picture(row, "target").parent.mkdir(parents=True, exist_ok=True)
+    save_image(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS), tools.picture(row, "target"))
+    if mask:
+        save_image(ImageOps.fit(mask, (width, height), Image.Resampling.NEAREST), tools.picture(row, "mask"))
+    return row
+
+
+def instruction(row: Row, tools: Tools) -> Row:
+    """Adds ``instruction`` and, where the seed names none, ``category``."""
+    kind = f", which came {KINDS[row['category']]}" if row.get("category") else ""
+    said = _answer(tools.llm.ask(REWRITE.format(prompt=row["prompt"], kind=kind)))
+    words = " ".join(said.split()).strip("\"'“” ")
+    if not words or len(words) > LONGEST:
+        return row | {"dropped": f"the instruction has {len(words)} characters"}
+    row = row | {"instruction": words}
+    if row.get("category"):
+        return row
+    said = _answer(tools.llm.ask(CATEGORY.format(instruction=words)))
+    named = [name for name in Manifest.categories if name in said.lower()]
+    return row | ({"category": named[0]} if len(named) == 1 else {"dropped": f"no category in '{said}'"})
+
+
+def objects(row: Row, tools: Tools) -> Row:
+    """Adds ``objects``, and ``finder``: what found them."""
+    found = find_objects(row["instruction"])
+    row = row | {"objects": found, "finder": finder_name()}
+    return row if found else row | {"dropped": "the instruction names no object"}
+
+
+def sources(row: Row, tools: Tools) -> Row:
+    """Adds ``candidates``, {"image", "seed"}. A candidate is drawn from the objects in words and from the target under
+    noise; where the seed has a mask, inside it only. A picture that is there is not drawn again."""
+    import torch
+
+    settings = tools.settings
+    before = load_image(tools.picture(row, "target"))
+    mask = Image.new("L", before.size, "white")
+    if "mask" in row:
+        mask = load_image(tools.picture(row, "mask")).convert("L")
+    steps = {} if settings.steps is None else {"num_inference_steps": settings.steps}
+    made = []
+    for number in range(settings.candidates):
+        file, seed = tools.picture(row, str(number)), zlib.crc32(f"{row['id']}/{number}".encode())
+        made.append({"image": file.relative_to(tools.folder).as_posix(), "seed": seed})
+        if file.exists():
+            continue
+        drawn = tools.pipeline(
+            prompt=caption(row),
+            image=before,
+            mask_image=mask,
+            strength=settings.strength,
+            width=before.width,
+            height=before.height,
+            generator=torch.Generator().manual_seed(seed),
+            **steps,
+        )
+        save_image(drawn.images[0].convert("RGB"), file)
+    return row | {"candidates": made}
+
+
+def measured(row: Row, tools: Tools) -> Row:
+    """Adds ``clip`` and ``lpips`` to every candidate."""
+    settings, models = tools.settings, tools.models
+    for name in ("clip", *(["lpips"] if settings.lpips != "none" else [])):
+        if why := models.missing(name):
+            raise UserError(why)
+    after = load_image(tools.picture(row, "target"))
+    made = []
+    for candidate in row["candidates"]:
+        image = load_image(tools.folder / candidate["image"])
+        clip = float(models.clip.image(image) @ models.clip.text(caption(row)))  # of length 1: the cosine
+        lpips = None if settings.lpips == "none" else models.lpips(image, after)
+        reason = too_far(clip, lpips, settings)
+        made.append(candidate | {"clip": clip, "lpips": lpips} | ({"dropped": reason} if reason else {}))
+    return _left(row, made)
+
+
+def too_far(clip: float, lpips: float | None, settings: Settings) -> str | None:
+    """Why a candidate with these measures is left out; None if it is not."""
+    if clip < settings.min_clip:
+        return f"CLIP {clip:.3f} is below {settings.min_clip:g}: not the objects"
+    if lpips is not None and lpips < settings.min_lpips:
+        return f"LPIPS {lpips:.3f} is below {settings.min_lpips:g}: the target itself"
+    if lpips is not None and lpips > settings.max_lpips:
+        return f"LPIPS {lpips:.3f} is above {settings.max_lpips:g}: another scene"
+    return None
+
+
+def judged(row: Row, tools: Tools) -> Row:
+    """Adds ``score`` to every candidate that is left, and ``source``: the picture with the highest."""
+    after = load_image(tools.picture(row, "target"))
+    made = []
+    for candidate in row["candidates"]:
+        if "dropped" not in candidate:
+            pictures = {"The source:": load_image(tools.folder / candidate["image"]), "The target:": after}
+            said = _answer(tools.llm.ask(JUDGE.format(instruction=row["instruction"]), pictures))
+            number = re.search(r"(?<!\d)(10|\d)(?!\d)", said)
+            if not number:
+                candidate = candidate | {"dropped": f"the judge gave no score: '{said}'"}
+            elif int(number[0]) < tools.settings.min_score:
+                score = int(number[0])
+                candidate = candidate | {
+                    "score": score,
+                    "dropped": f"score {score} is below {tools.settings.min_score}",
+                }
+            else:
+                candidate = candidate | {"score": int(number[0])}
+        made.append(candidate)
+    left = [candidate for candidate in made if "dropped" not in candidate]
+    best = max(left, key=lambda candidate: (candidate["score"], candidate["clip"]), default=None)
+    made = [c if c is best or "dropped" in c else c | {"dropped": "another candidate is better"} for c in made]
+    return _left(row | ({"source": best["image"]} if best else {}), made)
+
+
+def caption(row: Row) -> str:
+    """What the source shows, in words: the objects, as the paper draws it."""
+    return ", ".join(row["objects"])
+
+
+def _answer(said: str) -> str:
+    """Without what a reasoning model thought aloud."""
+    return re.sub(r"<think>.*?</think>", "", said, flags=re.DOTALL).strip()
+
+
+def _left(row: Row, candidates: list[Row]) -> Row:
+    row = row | {"candidates": candidates}
+    return row if any("dropped" not in c for c in candidates) else row | {"dropped": "no candidate is left"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``threads``: rows at a time on one machine; those that wait for the endpoint are several. ``models``: it runs
+    networks of its own, on a GPU where there is one."""
+
+    work: Callable[[Row, Tools], Row]
+    threads: int = 1
+    models: bool = False
+
+    def __call__(self, row: Row, tools: Tools) -> Row:
+        try:
+            return self.work(row, tools)
+        except Refused as e:
+            return row | {"dropped": f"refused by the endpoint: {e}"}
+
+    @property
+    def name(self) -> str:
+        return self.work.__name__
+
+
+STAGES = (
+    Stage(target, threads=4),
+    Stage(instruction, threads=8),
+    Stage(objects),
+    Stage(sources, models=True),
+    Stage(measured, models=True),
+    Stage(judged, threads=8),
+)

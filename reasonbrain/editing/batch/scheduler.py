@@ -1,0 +1,239 @@
+"""Many edits at once, each as if it were alone: ``pipe.batch(rows)`` yields results as they finish.
+
+for result in pipe.batch([{"id": "ice", "image": "ice.png", "instruction": "Leave it in the sun."}]):
+    result.image.save(f"{result.row.id}.png")
+
+What makes a row's picture independent of its company: its noise comes from its seed and variant alone; every pass is
+``batch_size`` rows long, filled up with copies where there are fewer; and rows share a pass only if they would be of
+one shape alone, too: pictures of one size, instructions that are padded to one length. Then matrix products have the
+same shapes wherever a row stands.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from reasonbrain.attention import set_attention
+from reasonbrain.config.schema import EditConfig
+from reasonbrain.editing.batch.rows import Row
+from reasonbrain.errors import UserError
+from reasonbrain.interfaces import Condition
+from reasonbrain.utils.images import load_image, to_pil, upright_size
+
+if TYPE_CHECKING:
+    from reasonbrain.editing.pipeline import ReasonBrainPipeline, Sources
+
+WINDOW = 16  # so many batches of rows are sorted by size and length at a time
+Parts = TypeVar("Parts", bound="Condition | Sources")
+Size = tuple[int, int]
+
+
+@dataclass
+class Result:
+    """One variant of a row: ``image``, or what went wrong in ``error``. ``seconds``: its share of the model's time."""
+
+    row: Row
+    variant: int
+    image: Image.Image | None = None
+    objects: list[str] = field(default_factory=list)
+    reasoning: str | None = None
+    seconds: float = 0.0
+    error: str = ""
+
+    @property
+    def seed(self) -> int:
+        return (self.row.seed + self.variant) % 2**32
+
+
+@dataclass
+class _Edit:
+    """A result whose picture is still to be drawn."""
+
+    result: Result
+    sources: Sources
+    condition: Condition
+
+
+def edit_rows(pipe: ReasonBrainPipeline, rows: Iterable[Row], batch_size: int) -> Iterator[Result]:
+    """The results of rows, in no particular order. What is wrong with a row is in its results.
+
+    Raises UserError where ``batch_size`` rows do not fit into the device's memory."""
+    set_attention(pipe.model, pipe.settings.model.attention)
+    rows = iter(rows)
+    with ThreadPoolExecutor(4) as pool:
+        while window := list(islice(rows, WINDOW * batch_size)):
+            yield from _Window(pipe, batch_size, pool).run(window)
+
+
+class _Window:
+    """Rows that are sorted into batches together."""
+
+    def __init__(self, pipe: ReasonBrainPipeline, batch_size: int, pool: ThreadPoolExecutor) -> None:
+        self.pipe, self.batch_size, self.pool = pipe, batch_size, pool
+        self.waiting: dict[tuple[Any, ...], list[_Edit]] = {}  # by what a denoising batch has in common
+        self.loaded: dict[Any, Future[Image.Image]] = {}
+        self.known: dict[Any, Sources] = {}  # what rows to come need of pictures that were there before
+        self.uses: Counter[Any] = Counter()
+
+    def run(self, rows: list[Row]) -> Iterator[Result]:
+        for row in rows:
+            if row.error:
+                yield Result(row, 0, error=row.error)
+        rows = [row for row in rows if not row.error]
+        groups: dict[tuple[Any, ...], list[Row]] = {}
+        for row, size in zip(rows, self.pool.map(_size, rows), strict=True):
+            self.uses[self._picture(row)] += 1
+            groups.setdefault((size, *self._kind(row)), []).append(row)
+        batches: deque[tuple[Size | None, list[Row]]] = deque(
+            (size, group[i : i + self.batch_size])
+            for (size, *_), group in groups.items()
+            for i in range(0, len(group), self.batch_size)
+        )
+        self._load(batches)
+        while batches:
+            size, batch = batches.popleft()
+            pictures = {}
+            for row in batch:
+                try:
+                    pictures[row.number] = self.loaded[self._picture(row)].result()
+                except UserError as e:
+                    yield from (Result(row, variant, error=str(e)) for variant in row.variants)
+            self._load(batches)
+            # a header that lied, or none: those rows make batches of their own
+            astray = [row for row in batch if row.number in pictures and pictures[row.number].size != size]
+            batches.extendleft((pictures[row.number].size, [row]) for row in astray)
+            fits = [row for row in batch if row.number in pictures and row not in astray]
+            if fits:
+                self._condition(fits, [pictures[row.number] for row in fits])
+            for row in batch:
+                if row not in astray:
+                    self._release(row)
+            yield from self._draw(self.batch_size)
+        yield from self._draw(1)
+
+    def _kind(self, row: Row) -> tuple[int | None, bool, int]:
+        """What the rows of a batch have in common, beside the size of their pictures."""
+        mllm = self.pipe.mllm
+        return row.size, row.reasoning, 0 if mllm is None else mllm.text_length(row.instruction)
+
+    def _picture(self, row: Row) -> Any:
+        """Which picture it is, at the size that it is computed at."""
+        return row.image if isinstance(row.image, Path) else id(row.image), row.size
+
+    def _load(self, batches: Iterable[tuple[Size | None, list[Row]]]) -> None:
+        """Starts to decode the next batch's pictures."""
+        for _, batch in islice(batches, 1):
+            for row in batch:
+                if self._picture(row) not in self.loaded:
+                    self.loaded[self._picture(row)] = self.pool.submit(load_image, row.image)
+
+    def _release(self, row: Row) -> None:
+        key = self._picture(row)
+        self.uses[key] -= 1
+        if not self.uses[key]:
+            self.loaded.pop(key)
+            self.known.pop(key, None)
+
+    def _settings(self, row: Row) -> EditConfig:
+        edit = self.pipe.settings.edit
+        return replace(edit, steps=row.steps or edit.steps, size=row.size or edit.size)
+
+    @torch.no_grad()
+    def _condition(self, rows: list[Row], pictures: list[Image.Image]) -> None:
+        """The conditioning path of a batch; its edits wait to be drawn."""
+        start, pipe = time.perf_counter(), self.pipe
+        new = {self._picture(r): p for r, p in zip(rows, pictures, strict=True) if self._picture(r) not in self.known}
+        if new:
+            sources = self._guarded(partial(pipe.sources, self._filled(list(new.values())), self._settings(rows[0])))
+            self.known |= {key: _one(sources, i) for i, key in enumerate(new)}
+        whole = self._filled(rows)
+        sources = _joined([self.known[self._picture(row)] for row in whole])
+        inputs = pipe.model.prepare(
+            sources.small, [row.instruction for row in whole], None, sources.regions, sources.ready
+        )
+        condition, _ = self._guarded(partial(pipe.model.condition, inputs))
+        condition = condition._replace(focus=None)
+        said = pipe.mllm.reason(inputs) if rows[0].reasoning and pipe.mllm is not None else [None] * len(whole)
+        seconds = (time.perf_counter() - start) / sum(len(row.variants) for row in rows)
+        for i, row in enumerate(rows):
+            settings = self._settings(row)
+            key = (tuple(sources.original.shape), settings.size, settings.steps)
+            for variant in row.variants:
+                result = Result(row, variant, None, inputs.objects[i], said[i], seconds)
+                known = self.known[self._picture(row)]._replace(ready={})  # what drawing does not need
+                edit = _Edit(result, known, _one(condition, i))
+                self.waiting.setdefault(key, []).append(edit)
+
+    @torch.no_grad()
+    def _draw(self, least: int) -> Iterator[Result]:
+        """Draws as many batches as there are with at least so many edits."""
+        for key in list(self.waiting):
+            while len(self.waiting[key]) >= least:
+                batch = self.waiting[key][: self.batch_size]
+                del self.waiting[key][: self.batch_size]
+                start = time.perf_counter()
+                whole = self._filled(batch)
+                sources = _joined([edit.sources for edit in whole])
+                noise = torch.cat([_noise(edit) for edit in whole]).to(sources.latents)
+                settings = self._settings(batch[0].result.row)
+                condition = _joined([edit.condition for edit in whole])
+                drawn = self._guarded(partial(self.pipe.draw, sources, condition, noise, settings)).cpu()
+                seconds = (time.perf_counter() - start) / len(batch)
+                for i, edit in enumerate(batch):
+                    edit.result.seconds += seconds
+                    try:
+                        edit.result.image = to_pil(drawn[i : i + 1])[0]
+                    except ValueError as e:
+                        edit.result.error = str(e)
+                    yield edit.result
+
+    def _filled(self, batch: Sequence[Any]) -> list[Any]:
+        """As long as all batches are."""
+        return [*batch, *[batch[-1]] * (self.batch_size - len(batch))]
+
+    def _guarded(self, work: Any) -> Any:
+        try:
+            return work()
+        except torch.OutOfMemoryError:
+            raise UserError(f"batch size {self.batch_size} does not fit into memory; choose a smaller one") from None
+
+
+def _size(row: Row) -> Size | None:
+    """(width, height) of a row's picture without decoding it; None where that cannot be told."""
+    if isinstance(row.image, Path):
+        return upright_size(row.image)
+    return row.image.size if isinstance(row.image, Image.Image) else row.image.shape[1::-1]
+
+
+def _noise(edit: _Edit) -> Tensor:
+    generator = torch.Generator().manual_seed(edit.result.seed)
+    return torch.randn(edit.sources.latents.shape, generator=generator)
+
+
+def _one(parts: Parts, i: int) -> Parts:
+    """Row i of a named tuple of tensors, as a batch of one that keeps no other row in memory."""
+    return type(parts)(*(_each(lambda part: part[i : i + 1].clone(), part) for part in parts))
+
+
+def _joined(rows: Sequence[Parts]) -> Parts:
+    """Batches of one as one batch."""
+    return type(rows[0])(*(_each(lambda *same: torch.cat(same), *parts) for parts in zip(*rows, strict=True)))
+
+
+def _each(work: Callable[..., Tensor], *parts: Any) -> Any:
+    """``work`` on tensors, or on those of dicts by name; None stays None."""
+    if isinstance(parts[0], dict):
+        return {name: work(*(part[name] for part in parts)) for name in parts[0]}
+    return None if parts[0] is None else work(*parts)

@@ -1,0 +1,25 @@
+"""The Ray cluster that ``--engine ray`` works on, for batches, data that is built, and ablations.
+
+ray = connect()
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from reasonbrain.errors import UserError
+
+
+def connect() -> Any:
+    """The module ``ray``, connected to the cluster that RAY_ADDRESS names, or else to one started on this machine.
+
+    Raises UserError where Ray is not installed."""
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise UserError("--engine ray needs Ray: pip install 'reasonbrain[ray]'") from None
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+    return ray

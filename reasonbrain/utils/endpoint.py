@@ -1,0 +1,125 @@
+"""A language model behind an OpenAI-compatible endpoint, whose answers are paid for once.
+
+    llm = Endpoint("http://localhost:8000/v1", "Qwen/Qwen2.5-VL-72B-Instruct", Path("answers"))
+    llm.ask("What changed?", {"Before:": before, "After:": after})
+
+The key is taken from OPENAI_API_KEY; a local server needs none. An answer is a file named by a hash of the model's
+name, the question and the pictures, written whole before ``ask`` returns: after a kill only what was under way is asked
+again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from functools import cached_property
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from reasonbrain.errors import UserError
+from reasonbrain.utils.files import whole_file
+
+RETRIES = 5  # by the client: half a second apart, then twice as long each time, or as long as the server says
+TIMEOUT = 180  # seconds for an answer
+SIDE = 768  # pixels that a picture's longer side may have, as in RISEBench's gpt_eval.py
+STOPS = (401, 403, 404, 429)  # HTTP states that every further question would meet too
+
+
+class Refused(Exception):
+    """The endpoint will not answer this question (a content filter, too many tokens); others it may."""
+
+
+class Failed(UserError):
+    """This call got no answer, after all retries; another one may."""
+
+
+class Endpoint:
+    """``url``: up to and with /v1. ``model``: as the server calls it. ``answers``: the folder of answers. May be used
+    by several threads, and sent to another process before the first question.
+
+    Raises UserError where the folder cannot be made."""
+
+    def __init__(self, url: str, model: str, answers: Path) -> None:
+        self.url, self.model, self.answers = url, model, answers
+        try:
+            answers.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise UserError(f"output '{answers}': {e.strerror}") from None
+
+    @cached_property
+    def client(self) -> Any:
+        try:
+            from openai import OpenAI
+        except ImportError:
+            raise UserError("an endpoint is asked through openai: pip install 'reasonbrain[eval]'") from None
+        key = os.environ.get("OPENAI_API_KEY") or "none"
+        return OpenAI(base_url=self.url, api_key=key, max_retries=RETRIES, timeout=TIMEOUT)
+
+    def ask(self, question: str, pictures: Mapping[str, Image.Image] | None = None) -> str:
+        """The answer, at temperature 0, to a question and pictures, each under a line that says what it is.
+
+        Raises Refused, Failed, and UserError for what would fail every call: an endpoint that is not there, a wrong key
+        or model, a spent quota; or where ``openai`` is not installed."""
+        shown = {caption: _scaled(picture) for caption, picture in (pictures or {}).items()}
+        path = self.answers / f"{_key(self.model, question, shown)}.json"
+        if path.exists():
+            return json.loads(path.read_text(encoding="utf-8"))["answer"]
+        content: Any = question
+        if shown:
+            content = [{"type": "text", "text": question}]
+            for caption, picture in shown.items():
+                content += [{"type": "text", "text": caption}, _part(picture)]
+        answer = self._call([{"role": "user", "content": content}])
+        with whole_file(path) as file:
+            json.dump({"model": self.model, "question": question, "answer": answer}, file, indent=1)
+        return answer
+
+    def _call(self, messages: list[Any]) -> str:
+        client = self.client
+        from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
+
+        who = f"endpoint '{self.url}', model '{self.model}'"
+        try:
+            answered = client.chat.completions.create(model=self.model, messages=messages, temperature=0)
+        except APIStatusError as e:
+            said = f"{who}: {e.status_code} {' '.join(e.response.text.split())[:200]}"
+            if e.status_code in STOPS:
+                raise UserError(
+                    f"{said}; answers so far are kept in '{self.answers}', and the same command goes on"
+                ) from None
+            raise (Failed(said) if e.status_code >= 500 else Refused(said)) from None
+        except APIError as e:
+            lost = isinstance(e, APIConnectionError) and not isinstance(e, APITimeoutError)
+            raise (UserError if lost else Failed)(f"{who}: {e}") from None
+        choices = getattr(answered, "choices", None)
+        if not choices:  # a web page, or an error that calls itself a success
+            raise Failed(f"{who} does not answer as OpenAI's does")
+        return choices[0].message.content or ""
+
+
+def _scaled(picture: Image.Image) -> Image.Image:
+    picture = picture.convert("RGB")
+    picture.thumbnail((SIDE, SIDE))
+    return picture
+
+
+def _key(model: str, question: str, pictures: Mapping[str, Image.Image]) -> str:
+    """Of the pixels, which do not depend on how a version of Pillow writes them."""
+    sum_ = hashlib.blake2b(json.dumps([model, question]).encode(), digest_size=16)
+    for caption, picture in pictures.items():
+        sum_.update(json.dumps([caption, picture.size]).encode())
+        sum_.update(picture.tobytes())
+    return sum_.hexdigest()
+
+
+def _part(picture: Image.Image) -> dict[str, Any]:
+    file = BytesIO()
+    picture.save(file, "PNG")
+    data = base64.b64encode(file.getvalue()).decode()
+    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}

@@ -1,0 +1,221 @@
+"""Pictures in and out: any file or array to a plain RGB picture, to tensors and back, and safely onto the disk.
+
+image = load_image("cat.tif")
+padded, box = pad_to_multiple(to_tensor([image]), 16)
+save_image(to_pil(crop(padded, box))[0], "cat.png", {"instruction": "..."})
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+import warnings
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import ExifTags, Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
+from torch import Tensor
+
+from reasonbrain.errors import UserError
+
+MAX_PIXELS = 178_956_970  # where Pillow itself calls a picture a decompression bomb
+OUTPUT_FORMATS = {
+    ".png": "PNG",
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+}
+
+Box = tuple[int, int, int, int]  # top, left, height, width
+
+
+def load_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
+    """A picture as RGB, upright, 8 bits a channel, as an eye would see it.
+
+    EXIF orientation is applied, transparency is laid on white, an animation gives its first frame. 16-bit pictures
+    are scaled from 0..65535, floating point ones from 0..1, 0..255 or 0..65535, whichever holds their values; 32-bit
+    integers and floats beyond that from 0 to their largest value. An array is [H, W], or [H, W, C] with C of 1, 3 or
+    4 (RGBA): bool, uint8, uint16, or float in 0..1. Bytes are an encoded picture.
+
+    Raises UserError when the picture is missing, a folder, empty, truncated, not a picture, larger than ``MAX_PIXELS``
+    (told from the header, before anything is decoded) or without pixels."""
+    if isinstance(source, np.ndarray):
+        return _to_rgb(_from_array(source), "the array")
+    if isinstance(source, Image.Image):
+        return _to_rgb(source, "the picture")
+    if not isinstance(source, (str, Path, bytes)):
+        raise UserError(f"a picture must be a path, bytes, a PIL image or a numpy array, not {type(source).__name__}")
+    name = "the picture" if isinstance(source, bytes) else f"image '{source}'"
+    try:
+        if not isinstance(source, bytes):
+            _check_file(Path(source), name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides
+            with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+                return _to_rgb(image, name)
+    except Image.DecompressionBombError:
+        raise _too_large(name) from None
+    except Image.UnidentifiedImageError:
+        raise UserError(f"{name} is not a picture in any format known here (PNG, JPEG, WebP, TIFF, ...)") from None
+    except OSError as e:
+        raise UserError(f"{name} cannot be read: {e.strerror or e}") from None
+    except ValueError as e:  # some of Pillow's formats, on a broken header
+        raise UserError(f"{name} is damaged or truncated: {e}") from None
+
+
+def _check_file(path: Path, name: str) -> None:
+    if path.is_dir():
+        raise UserError(f"{name} is a folder, not a picture")
+    if not path.exists():
+        raise UserError(f"{name} does not exist")
+    if not path.is_file():
+        raise UserError(f"{name} is not a file")
+    if path.stat().st_size == 0:
+        raise UserError(f"{name} is an empty file")
+
+
+def upright_size(source: Path | bytes) -> tuple[int, int] | None:
+    """(width, height) of what ``load_image`` makes of a file or of an encoded picture, from its header alone; None if
+    that cannot be read.
+
+    EXIF that stands behind the pixels of a PNG is not seen."""
+    try:
+        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            exif = Image.Image.getexif(image)  # a PNG's own method decodes the whole picture
+            turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            return image.size[::-1] if turned else image.size
+    except Exception:  # load_image says what is wrong
+        return None
+
+
+def _too_large(name: str) -> UserError:
+    return UserError(f"{name} has more than {MAX_PIXELS / 1e6:.0f} million pixels; scale it down first")
+
+
+def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    if not image.width or not image.height:
+        raise UserError(f"{name} has no pixels: it is {image.width}x{image.height}")
+    if image.width * image.height > MAX_PIXELS:
+        raise _too_large(name)
+    try:
+        image.load()
+        image = ImageOps.exif_transpose(image)
+        if image.mode in ("I", "F") or image.mode.startswith("I;"):
+            image = _scaled(image)
+        if image.mode == "La":  # Pillow knows no direct way
+            image = image.convert("LA")
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("RGB")
+    except Image.DecompressionBombError:  # a picture inside the picture (ICO)
+        raise _too_large(name) from None
+    except Exception as e:
+        raise UserError(f"{name} is damaged or truncated: {' '.join(str(e).split()) or type(e).__name__}") from None
+
+
+def _scaled(image: Image.Image) -> Image.Image:
+    """More than 8 bits a pixel to mode L."""
+    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=np.inf)
+    largest = values[np.isfinite(values)].max(initial=0.0)
+    tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
+    top = next((t for t in tops if largest <= t), largest)
+    return Image.fromarray((values / top * 255).round().clip(0, 255).astype(np.uint8))
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    shape = "x".join(map(str, array.shape))
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
+        raise UserError(f"an array of shape {shape} is no picture; give [H, W] or [H, W, C] with C of 1, 3 or 4")
+    if not array.size:
+        raise UserError(f"an array of shape {shape} has no pixels")
+    if array.dtype == np.bool_:
+        array = array * np.uint8(255)
+    elif array.dtype == np.uint16:
+        array = (array / 257).round().astype(np.uint8)
+    elif np.issubdtype(array.dtype, np.floating):
+        if not (array.min() >= 0 and array.max() <= 1):  # NaN fails too
+            raise UserError(f"a float array must lie in 0..1, not {array.min():g}..{array.max():g}")
+        array = (array.astype(np.float64) * 255).round().astype(np.uint8)
+    elif array.dtype != np.uint8:
+        raise UserError(f"an array of {array.dtype} is no picture; choose from bool, uint8, uint16, float in 0..1")
+    return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
+
+
+def to_tensor(images: list[Image.Image]) -> Tensor:
+    """RGB pictures of one size as float32 [B, 3, H, W] in 0..1."""
+    return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]).float() / 255
+
+
+def to_pil(images: Tensor) -> list[Image.Image]:
+    """[B, 3, H, W] as RGB pictures; values outside 0..1 are clipped.
+
+    Raises ValueError on NaN or infinity, which would pass as black or white."""
+    if not torch.isfinite(images).all():
+        raise ValueError("the picture holds NaN or infinity")
+    array = (images.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(picture) for picture in array]
+
+
+def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, Box]:
+    """[B, C, H, W] made larger at the right and the bottom, by repeating the last column and row, until H and W are
+    multiples of ``multiple``; with the box that ``crop`` takes back out."""
+    h, w = images.shape[-2:]
+    return F.pad(images, (0, -w % multiple, 0, -h % multiple), mode="replicate"), (0, 0, h, w)
+
+
+def crop(images: Tensor, box: Box) -> Tensor:
+    """The part [..., height, width] of images [..., H, W] inside the box."""
+    top, left, h, w = box
+    return images[..., top : top + h, left : left + w]
+
+
+def check_output(path: str | Path) -> None:
+    """Makes sure that ``save_image`` will be able to write there, before a long computation. Leaves nothing behind.
+
+    Raises UserError when the suffix is unknown, the folder is missing or read-only, or the path is a folder."""
+    path = Path(path)
+    name = f"output '{path}'"
+    if path.suffix.lower() not in OUTPUT_FORMATS:
+        raise UserError(f"{name} must end in one of {', '.join(OUTPUT_FORMATS)}")
+    try:
+        if path.is_dir():
+            raise UserError(f"{name} is a folder; name a file in it")
+        if not path.parent.is_dir():
+            raise UserError(f"{name}: folder '{path.parent}' does not exist")
+        with tempfile.TemporaryFile(dir=path.parent):  # the one sure way to tell, for root and on any file system
+            pass
+    except OSError as e:
+        raise UserError(f"{name} cannot be written: {e.strerror or e}") from None
+
+
+def save_image(image: Image.Image, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes the picture whole or not at all, replacing what was there. ``metadata`` becomes text chunks of a PNG;
+    other formats go without it.
+
+    Raises UserError as ``check_output`` does, and when the disk refuses."""
+    check_output(path)
+    path = Path(path)
+    file_format = OUTPUT_FORMATS[path.suffix.lower()]
+    options: dict[str, object] = {"quality": 95} if file_format in ("JPEG", "WEBP") else {}
+    if file_format == "PNG" and metadata:
+        options["pnginfo"] = info = PngInfo()
+        for key, value in metadata.items():
+            info.add_text(key, value)
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
+    try:
+        image.save(temporary, file_format, **options)
+        os.replace(temporary, path)
+    except OSError as e:
+        raise UserError(f"output '{path}' cannot be written: {e.strerror or e}") from None
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,104 @@
+"""The configuration: presets, overrides, checked slots, and errors that name the key, the value and the choices."""
+
+import pytest
+
+from reasonbrain.config.loading import dump_config, load_config, make_config, presets
+from reasonbrain.config.schema import Config, slot_config
+from reasonbrain.errors import UserError
+
+
+def message(*overrides, name="tiny"):
+    with pytest.raises(UserError) as e:
+        load_config(name, overrides)
+    assert "\n" not in str(e.value)
+    return str(e.value)
+
+
+def test_overrides_reach_every_section():
+    cfg = load_config(
+        "tiny", ["edit.steps=3", "train.lr=2e-4", "data.path=a/b.jsonl", "edit.size=null", "model.cme.blocks=4"]
+    )
+    assert (cfg.edit.steps, cfg.train.lr, cfg.data.path, cfg.edit.size) == (3, 2e-4, "a/b.jsonl", None)
+    assert cfg.model.cme["blocks"] == 4 and cfg.model.cme["name"] == "hybrid"
+
+
+def test_null_empties_a_slot():
+    cfg = load_config("tiny", ["model.cme=null", "model.frce.region=null"])
+    assert cfg.model.cme is None and cfg.model.frce.region is None and cfg.model.frce.patch is not None
+
+
+def test_another_plugin_drops_the_old_ones_parameters():
+    cfg = load_config("tiny", ["model.mllm.name=llava", "model.mllm.pretrained=x"])
+    assert cfg.model.mllm == {"name": "llava", "pretrained": "x"}
+    kept = load_config("tiny", ["model.mllm.name=qwen2_5_vl"])
+    assert kept.model.mllm == load_config("tiny").model.mllm
+
+
+def test_a_null_slot_can_be_filled():
+    assert make_config({}, ["model.cme.name=hybrid", "model.cme.blocks=2"]).model.cme == {"name": "hybrid", "blocks": 2}
+
+
+def test_nested_architecture_keeps_the_rest():
+    before = load_config("tiny").model.diffusion["architecture"]["transformer"]
+    after = load_config("tiny", ["model.diffusion.architecture.transformer.num_layers=7"])
+    assert after.model.diffusion["architecture"]["transformer"] == before | {"num_layers": 7}
+
+
+def test_what_is_written_is_read_back_the_same(tmp_path):
+    cfg = load_config("tiny", ["model.cme=null", "train.lr=1e-5", "edit.preserve=false"])
+    file = tmp_path / "config.yaml"
+    file.write_text(dump_config(cfg))
+    assert load_config(str(file)) == cfg
+
+
+def test_slot_config():
+    cfg = load_config("tiny")
+    assert slot_config(cfg.model, "frce.text")["name"] == "id_controller"
+
+
+def test_defaults_stand_alone():
+    assert make_config({}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("edit.stepz=3", ["edit.stepz", "did you mean 'steps'", "guidance"]),
+        ("edti.steps=3", ["edti", "did you mean 'edit'", "train"]),
+        ("edit.steps=many", ["edit.steps", "many"]),
+        ("edit.steps=0", ["edit.steps", "1 or more", "0"]),
+        ("train.batch_size=-4", ["train.batch_size", "-4"]),
+        ("train.bf16=perhaps", ["train.bf16", "perhaps"]),
+        ("train.lr=fast", ["train.lr", "fast"]),
+        ("data.name=maxi", ["data.name", "maxi", "mini, manifest"]),
+        ("data.name=manifest", ["data.path"]),
+        ("model.cme.name=hybrit", ["model.cme.name", "hybrit", "hybrid", "null"]),
+        ("model.cme.name=os.system", ["model.cme.name", "os.system", "hybrid"]),
+        ("model.cme.bloks=2", ["model.cme.bloks", "did you mean 'blocks'", "queries"]),
+        ("model.cme.blocks=two", ["model.cme.blocks", "two"]),
+        ("model.cme.width=64", ["model.cme.width"]),  # the model's, not the slot's
+        ("model.cme=hybrid", ["model.cme", "null", "hybrid"]),
+        ("model.frce.regions.name=sam", ["model.frce.regions", "did you mean 'region'"]),
+        ("model.frce=null", ["model.frce", "patch"]),
+        ("edit.steps", ["edit.steps", "key=value"]),
+        ("=3", ["=3", "key=value"]),
+    ],
+)
+def test_mistakes_are_named(override, said):
+    text = message(override)
+    assert all(s in text for s in said), text
+
+
+def test_unknown_presets_and_unreadable_files_are_named(tmp_path):
+    assert "teeny" in message(name="teeny") and all(p in message(name="teeny") for p in presets())
+    assert "gone.yaml" in message(name=str(tmp_path / "gone.yaml"))
+    broken = tmp_path / "broken.yaml"
+    for text in ("model: [", "- a\n- b", "!!python/object/apply:os.system ['true']"):
+        broken.write_text(text)
+        assert str(broken) in message(name=str(broken))
+    broken.write_text("just words")
+    assert "just words: unknown key; choose from model" in message(name=str(broken))
+    broken.write_text("edit: 3")
+    assert "edit" in message(name=str(broken))
+    broken.write_text("edit:\n  steps: ${oc.env:HOME}")
+    assert "edit.steps" in message(name=str(broken))

@@ -1,0 +1,117 @@
+"""The shipped configurations: each loads, and the big ones are built at their true size on the meta device."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from reasonbrain.config.loading import load_config, presets
+from reasonbrain.config.schema import slot_config
+from reasonbrain.interfaces import Features, Guidance, Inputs
+from reasonbrain.model import ReasonBrain
+from reasonbrain.registry import SLOTS
+
+BIG = ["reasonbrain_flux_kontext", "reasonbrain_flux_llava", "reasonbrain_flux_qwen"]
+CLIP = 427_616_513
+SAM = 641_090_608 + 256  # transformers counts the random positional matrix, a buffer in Meta's code
+QWEN, LLAVA = 8_292_166_656, 7_063_427_072
+FLUX, VAE = 11_901_408_320, 83_819_683
+
+
+def count(module: nn.Module) -> int:
+    """Parameters without LoRA's."""
+    return sum(p.numel() for n, p in module.named_parameters() if "lora_" not in n)
+
+
+@pytest.fixture(scope="module", params=BIG)
+def built(request):
+    """A configuration's name, itself, and its model without memory."""
+    cfg = load_config(request.param, [f"model.{s}.precision=float32" for s in ("mllm", "diffusion")])
+    start = time.monotonic()
+    with torch.device("meta"):
+        model = ReasonBrain.from_config(cfg.model, weights=False)
+    assert time.monotonic() - start < 60
+    assert all(t.is_meta for t in model.parameters())
+    return request.param, cfg, model
+
+
+@pytest.mark.parametrize("name", presets())
+def test_loads(name) -> None:
+    cfg = load_config(name)
+    assert all(slot_config(cfg.model, slot) for slot in SLOTS)
+    for slot in SLOTS:
+        heads = slot_config(cfg.model, slot).get("heads", 1)
+        assert cfg.model.width % heads == 0, slot
+
+
+def test_the_big_ones_are_shipped() -> None:
+    assert set(presets()) == {*BIG, "tiny"}
+
+
+def test_sizes_are_the_published_ones(built) -> None:
+    name, _, model = built
+    flux = model.slot("diffusion")
+    embedder = flux.transformer.x_embedder
+    grown = embedder.weight.numel() - embedder.out_features * flux.transformer.config.in_channels
+    assert count(model.slot("encoders").clip) == CLIP
+    assert count(model.slot("frce.region").sam) == SAM
+    assert count(model.slot("mllm").model) == (LLAVA if "llava" in name else QWEN)
+    assert count(flux.vae) == VAE
+    assert count(flux.transformer) - grown == FLUX
+
+
+def test_what_trains(built) -> None:
+    """Everything but the published parts; of these LoRA, and FLUX where the configuration says so."""
+    name, cfg, model = built
+    width = cfg.model.width
+    published = ("encoders.clip.", "frce_region.sam.", "mllm.model.", "diffusion.vae.", "diffusion.transformer.")
+    for key, p in model.parts.named_parameters():
+        adapted = "lora_" in key or key.startswith("diffusion.transformer.x_embedder.")
+        full = key.startswith("diffusion.transformer.") and cfg.model.diffusion["trained"] == "full"
+        assert p.requires_grad == (adapted or full or not key.startswith(published)), key
+    c = model.slot("mllm").model.config.text_config
+    kv = c.hidden_size // c.num_attention_heads * c.num_key_value_heads
+    attention = 2 * (c.hidden_size + c.hidden_size) + 2 * (c.hidden_size + kv)
+    per_layer = 8 * (attention + 3 * (c.hidden_size + c.intermediate_size))
+    lora = sum(p.numel() for n, p in model.slot("mllm").named_parameters() if "lora_" in n)
+    assert lora == per_layer * c.num_hidden_layers
+    assert model.slot("mllm").img_in.shape == (32, c.hidden_size)
+    joined = width + (64 if cfg.model.diffusion["source"] == "channel" else 0)
+    assert model.slot("diffusion").transformer.x_embedder.in_features == 64 + joined
+
+
+def test_shapes_fit_all_the_way(built) -> None:
+    """The true shapes of an edit at 1024 x 1024, from the picture's patches to the loss of FLUX."""
+    _, cfg, model = built
+    width = cfg.model.width
+    with torch.device("meta"):
+        clip = model.slot("encoders")
+        patches = clip.image_adapter(clip.image_features(torch.rand(1, 3, 1024, 1024)))
+        text, text_mask = torch.rand(1, 77, width), torch.ones(1, 77, dtype=torch.bool)
+        objects, objects_mask = text[:, :16], text_mask[:, :16]
+        pooled = torch.rand(1, clip.clip.config.text_config.hidden_size)
+        features = Features(patches, clip.grid, text, text_mask, pooled, objects, objects_mask)
+        assert patches.shape == (1, 256, width) and math.prod(clip.grid) == 256
+        regions = torch.zeros(1, 1024, 1024, dtype=torch.long)
+        cues = model.cues(features, Inputs(torch.rand(1, 3, 1024, 1024), [""], [[]], regions))
+        assert cues.visual.shape == (1, 256 + 64, width) and cues.textual.shape == (1, 16, width)
+        mllm = model.slot("mllm")
+        assert mllm.cue_in(cues.visual).shape[-1] == mllm.img_in.shape[-1]
+        hidden = mllm.guidance_out(mllm.img_in[None])
+        condition = model.enhance(features, cues, model.align(Guidance(hidden, torch.rand(()))))
+        assert condition.visual.shape == condition.textual.shape == (1, 77, width)
+        flux = model.slot("diffusion")
+        latents = flux.encode(torch.rand(1, 3, 1024, 1024))
+        assert latents.shape == (1, 16, 128, 128) and flux.multiple == 16
+        assert [t.shape for t in flux.errors(condition, latents, latents, [1])] == [(1,), (1,)]
+
+
+def test_tokens_of_a_picture(built) -> None:
+    """LLaVA-1.5 sees 24 x 24 patches of its 336 pixels; Qwen merges 2 x 2 patches of 14 pixels (here 74 x 72)."""
+    name, _, model = built
+    pixels = {"pixel_values": torch.zeros(1, 3, 336, 336), "image_grid_thw": torch.tensor([[1, 74, 72]])}
+    assert model.slot("mllm").image_lengths(pixels) == [576 if "llava" in name else 37 * 36]

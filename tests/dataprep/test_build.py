@@ -1,0 +1,203 @@
+"""Reason50K's construction with an endpoint whose answers are known, and the review page. Pictures are drawn by a tiny
+random Stable Diffusion."""
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections import Counter
+
+import numpy as np
+import pytest
+from building import lines, run, url, write_seeds
+from PIL import Image
+
+from reasonbrain.data.opening import open_reader
+from reasonbrain.dataprep.journal import Journal
+from reasonbrain.dataprep.review import serve
+from reasonbrain.dataprep.split import write_splits
+from reasonbrain.dataprep.stages import Settings, too_far
+
+
+def test_content(endpoint, command, tmp_path):
+    """Every field of a row, every reason to leave one out, then review and splits."""
+    mask = Image.new("L", (64, 48))
+    mask.paste(255, (0, 0, 32, 48))
+    candles = [{"id": f"candle-{i}", "prompt": "smoke over a red candle", "category": "causal"} for i in range(4)]
+    rows = [
+        *candles,
+        {"id": "plant", "prompt": "a green plant"},
+        {"id": "masked", "prompt": "smoke over a red candle", "category": "physical", "mask": "mask.png"},
+        {"id": "lost", "prompt": "x", "image": "lost.jpg"},
+        {"id": "silent", "prompt": "nothing at all"},
+        {"id": "vague", "prompt": "what is this", "category": "story"},
+        {"id": "unsure", "prompt": "smoke"},
+        {"id": "turned-down", "prompt": "forbidden"},
+    ]
+    seeds = write_seeds(tmp_path / "seeds", rows)
+    mask.save(seeds.parent / "mask.png")
+    built = tmp_path / "built"
+    said = run(command(url(endpoint), "--candidates", "3"))
+    reasons = {row["id"]: row["reason"] for row in lines(built / "dropped.jsonl") if "image" not in row}
+    assert "lost.jpg' does not exist" in reasons["lost"]
+    assert reasons["silent"] == "the instruction has 0 characters"
+    assert reasons["vague"] == "the instruction names no object"
+    assert "against the rules" in reasons["turned-down"]
+    assert reasons["unsure"] == "no category in 'I do not know'"
+    assert "wait for: reasonbrain data review" in said and not (built / "train.jsonl").read_text()
+
+    judged = {row["id"]: row for row in lines(built / "judged.jsonl")}
+    assert judged.keys() == {"candle-0", "candle-1", "candle-2", "candle-3", "plant", "masked"}
+    plant = judged["plant"]
+    assert plant["instruction"] == "What would happen if the plant were watered for a month?"
+    assert (
+        plant["category"] == "temporal" and plant["objects"] == ["plant"] and plant["finder"] in ("textblob", "spacy")
+    )
+    kept = {name for name, row in judged.items() if "dropped" not in row}
+    assert "plant" not in kept and len(kept) > 1
+    for row in judged.values():
+        scores = [c.get("score", -1) for c in row["candidates"]]
+        assert len(scores) == 3 and len({c["seed"] for c in row["candidates"]}) == 3
+        for c in row["candidates"]:
+            assert (built / c["image"]).exists() and -1 <= c["clip"] <= 1
+            assert c["score"] < 7 if "below 7" in c.get("dropped", "") else "score" in c or "no score" in c["dropped"]
+        if row["id"] in kept:
+            best = next(c for c in row["candidates"] if c["image"] == row["source"])
+            assert "dropped" not in best and best["score"] == max(scores) >= 7
+            others = [c for c in row["candidates"] if c is not best]
+            assert all("dropped" in c for c in others)
+        else:
+            assert reasons[row["id"]] == "no candidate is left" and max(scores) < 7
+    listed = {row["image"] for row in lines(built / "dropped.jsonl") if "image" in row}
+    every = {c["image"] for row in judged.values() for c in row["candidates"]}
+    assert listed == every - {judged[name]["source"] for name in kept}
+
+    # a mask keeps what is outside it (as the autoencoder gives it back), and something inside it is drawn anew
+    before, after = (
+        np.asarray(Image.open(built / "pictures/masked" / f"{n}.png")).astype(int) for n in ("target", "0")
+    )
+    change = np.abs(before - after).mean((0, 2))
+    plain = np.asarray(Image.open(built / "pictures/candle-0/0.png")).astype(int)
+    assert before.shape == after.shape == plain.shape == (48, 64, 3)
+    assert change[40:].mean() < change[:24].mean()
+
+    asked = len(endpoint.asked)
+    server = serve(built, "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    rejected = sorted(kept)[0]
+    for name in kept:
+        assert post(server, {"id": name, "verdict": "accept"}) == 204
+    assert post(server, {"id": rejected, "verdict": "reject"}) == 204
+    server.shutdown()
+    server.server_close()
+    run(command(url(endpoint), "--candidates", "3", "--shares", "1", "0", "0"))
+    assert len(endpoint.asked) == asked  # everything was there
+    assert {"id": rejected, "reason": "rejected in review"} in lines(built / "dropped.jsonl")
+    reader = open_reader("manifest", str(built))
+    records = [reader[i] for i in range(len(reader))]
+    assert {record.id for record in records} == kept - {rejected}
+    assert all(r.source.size == r.target.size == (64, 48) and r.objects and r.captions for r in records)
+    assert "was built with candidates=3" in run(command(url(endpoint)), code=2)
+
+
+def post(server, said, kind="application/json", path="/verdict"):
+    address = f"http://127.0.0.1:{server.server_port}{path}"
+    request = urllib.request.Request(address, json.dumps(said).encode(), {"Content-Type": kind})
+    try:
+        return urllib.request.urlopen(request).status
+    except urllib.error.HTTPError as e:
+        return e.code
+
+
+def test_review_serves_its_rows_and_nothing_else(tmp_path):
+    folder = tmp_path / "pictures" / "a"
+    folder.mkdir(parents=True)
+    for name in ("target", "0", "1"):
+        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
+    row = {
+        "id": "a",
+        "instruction": "<b>",
+        "category": "story",
+        "prompt": "p",
+        "objects": [],
+        "source": "pictures/a/0.png",
+    }
+    (tmp_path / "judged.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({"id": "b", "dropped": "no"}) + "\n")
+    server = serve(tmp_path, "127.0.0.1", 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+    def get(path):
+        try:
+            return urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}{path}").read()
+        except urllib.error.HTTPError as e:
+            return e.code
+
+    assert b"Accept" in get("/") and get("/pictures/a/0.png") == (folder / "0.png").read_bytes()
+    assert [get(path) for path in ("/pictures/a/1.png", "/judged.jsonl", "/pictures/../judged.jsonl")] == [404] * 3
+    assert [(r["id"], r["verdict"]) for r in json.loads(get("/rows"))] == [("a", None)]
+    accept = {"id": "a", "verdict": "accept"}
+    assert post(server, accept, kind="text/plain") == post(server, accept | {"id": "b"}) == 400
+    assert post(server, accept | {"verdict": "maybe"}) == post(server, [1]) == 400
+    assert post(server, accept) == 204
+    assert [r["verdict"] for r in json.loads(get("/rows"))] == ["accept"]
+    server.shutdown()
+    server.server_close()
+    assert [(row["id"], row["verdict"]) for row in lines(tmp_path / "review.jsonl")] == [("a", "accept")]
+
+
+def test_splits_have_the_shares_of_every_category(tmp_path):
+    sizes = {"physical": 200, "temporal": 100, "causal": 40, "story": 7}
+    rows = [
+        {"id": f"{kind}{i}", "category": kind, "source": "s", "instruction": "i", "prompt": "p", "objects": []}
+        for kind, size in sizes.items()
+        for i in range(size)
+    ]
+    assert write_splits(tmp_path, rows, (80, 10, 10)) == {"train": 278, "val": 34, "test": 35}
+    found = {name: lines(tmp_path / f"{name}.jsonl") for name in ("train", "val", "test")}
+    assert sorted(row["id"] for rows in found.values() for row in rows) == sorted(row["id"] for row in rows)
+    assert Counter(row["category"] for row in found["test"]) == {
+        "physical": 20,
+        "temporal": 10,
+        "causal": 4,
+        "story": 1,
+    }
+    assert write_splits(tmp_path, rows[::-1], (80, 10, 10)) and lines(tmp_path / "val.jsonl") == found["val"]
+
+
+def test_thresholds():
+    settings = Settings("m", "p", "c", "alex", min_clip=0.2, min_lpips=0.05, max_lpips=0.7)
+    assert too_far(0.2, 0.05, settings) is too_far(0.9, 0.7, settings) is too_far(0.3, None, settings) is None
+    said = [too_far(*measures, settings) for measures in ((0.1, 0.3), (0.3, 0.01), (0.3, 0.9), (0.1, None))]
+    assert ["objects" in said[0], "itself" in said[1], "another" in said[2], "objects" in said[3]] == [True] * 4
+
+
+def test_half_a_line_is_not_a_row(tmp_path):
+    journal = Journal(tmp_path / "a.jsonl")
+    journal.add({"id": "1"})
+    with (tmp_path / "a.jsonl").open("ab") as file:
+        file.write(b'{"id": "2", "text": "cut o')
+    again = Journal(tmp_path / "a.jsonl")
+    assert list(again.rows) == ["1"]
+    again.add({"id": "3"})
+    assert [row["id"] for row in lines(tmp_path / "a.jsonl")] == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"id": "../x", "image": "a", "prompt": "b"}', "no file name"),
+        ('{"id": 1, "image": "a"}', "line 1"),
+        ('{"id": 1, "image": "a", "prompt": 2}', "line 1: prompt is not text"),
+        (
+            '{"id": 1, "image": "a", "prompt": "b"}\n{"id": "1", "image": "a", "prompt": "b"}',
+            "line 2: id '1' comes twice",
+        ),
+        ('{"id": 1, "image": "a", "prompt": "b", "category": "sad"}', "'sad' is not one of physical"),
+        ("[]", "line 1"),
+        ("", "hold no seed"),
+    ],
+)
+def test_malformed_seeds(line, said, command, tmp_path):
+    write_seeds(tmp_path / "seeds", []).write_text(line)
+    assert said in run(command("http://127.0.0.1:9/v1"), code=2)
+    assert not (tmp_path / "built").exists()

@@ -1,0 +1,223 @@
+"""The pipeline: seeds, batches, sizes, callbacks, output types, and that what is not edited stays as it was."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+
+from reasonbrain.editing.pipeline import ReasonBrainPipeline, change_mask
+from reasonbrain.errors import UserError
+from reasonbrain.registry import SLOTS
+from reasonbrain.utils.images import to_tensor
+
+
+@pytest.fixture(scope="module")
+def pipe(model, settings):
+    pipe = ReasonBrainPipeline.from_model(model, settings())
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def seed(n=0):
+    return torch.Generator().manual_seed(n)
+
+
+def pixels(image):
+    return np.asarray(image).astype(int)
+
+
+def noise_picture(width, height):
+    rng = np.random.default_rng(width * height)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def test_one_picture(pipe, records):
+    out = pipe(records[0].source, records[0].instruction, objects=[records[0].objects], generator=seed())
+    assert isinstance(pipe, DiffusionPipeline)
+    assert out.images[0].size == (64, 64) and out.images[0].mode == "RGB"
+    assert out.objects == [records[0].objects] and out.reasoning is None
+    assert out.regions[0].shape == (64, 64)
+    assert out.focus[0].shape == (4, 4) and out.focus[0].sum() == pytest.approx(1)
+
+
+def test_the_seed_and_the_instruction_decide(pipe, records):
+    def edit(n, instruction):
+        return pixels(pipe(records[0].source, instruction, generator=seed(n), preserve=False).images[0])
+
+    first = edit(1, "melt it")
+    assert (edit(1, "melt it") == first).all()
+    assert (edit(2, "melt it") != first).mean() > 0.1
+    assert (edit(1, "what if the sun burnt the whole village down?") != first).mean() > 0.01
+
+
+@pytest.mark.parametrize("preserve", [True, False])
+def test_same_seed_same_picture_alone_or_in_a_batch(pipe, records, preserve):
+    sources, texts = [r.source for r in records], [r.instruction for r in records]
+    batch = pipe(sources, texts, generator=seed(5), preserve=preserve).images
+    listed = pipe(sources, texts, generator=[seed(5) for _ in records], preserve=preserve).images
+    for i in range(3):
+        alone = pixels(pipe(sources[i], texts[i], generator=seed(5), preserve=preserve).images[0])
+        assert np.abs(pixels(batch[i]) - alone).max() <= 1
+        assert np.abs(pixels(listed[i]) - alone).max() <= 1
+
+
+def test_a_generator_a_picture(pipe, records):
+    source, text = records[0].source, "melt it"
+    out = pipe([source] * 2, text, generator=[seed(1), seed(2)], preserve=False).images
+    for i in range(2):
+        alone = pipe(source, text, generator=seed(i + 1), preserve=False).images[0]
+        assert np.abs(pixels(out[i]) - pixels(alone)).max() <= 1
+    assert (pixels(out[0]) != pixels(out[1])).mean() > 0.1
+
+
+def test_mixed_sizes_in_one_call(pipe):
+    """Multiples of 8 or not, smaller or larger than edit.size: each result has its source's size and place."""
+    sizes = [(64, 64), (50, 37), (64, 64), (130, 90), (1, 1), (37, 50), (200, 9)]
+    pictures = [noise_picture(*s) for s in sizes]
+    out = pipe(pictures, "melt it", generator=seed(3))
+    assert [i.size for i in out.images] == sizes
+    for i in (1, 2, 3):
+        alone = pipe(pictures[i], "melt it", generator=seed(3)).images[0]
+        assert np.abs(pixels(alone) - pixels(out.images[i])).max() <= 1
+
+
+def test_padding_is_cropped_back(pipe):
+    """An edit that decodes the source's own latents gives the source's autoencoding, at the right place."""
+    picture = noise_picture(50, 37)
+    tensor = torch.nn.functional.pad(to_tensor([picture]), (0, 6, 0, 3), mode="replicate")
+    latents = pipe.diffusion.encode(tensor)
+    expected = pipe.diffusion.decode(latents)[0, :, :37, :50]
+    out = pipe(picture, "melt it", preserve=False, output_type="pt", callback_on_step_end=told(latents)).images[0]
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+
+
+def told(latents):
+    """A callback that puts these latents in the place of every step's."""
+    from reasonbrain.modules.diffusion.flux import pack
+
+    return lambda pipe, i, t, known: {"latents": pack(latents)}
+
+
+def test_callback_on_step_end(pipe, records):
+    seen = []
+
+    def look(p, step, timestep, known):
+        seen.append((p is pipe, step, float(timestep), known["latents"].shape))
+        return {}
+
+    pipe([records[0].source] * 2, "melt it", num_inference_steps=4, callback_on_step_end=look, generator=seed())
+    assert [s[:2] for s in seen] == [(True, i) for i in range(4)]
+    assert seen[0][2] == 1000 and seen[0][3] == (2, 64, 16)
+
+
+def test_output_types(pipe, records):
+    def edit(kind):
+        return pipe(records[0].source, "melt it", generator=seed(), output_type=kind).images[0]
+
+    pil, array, tensor = edit("pil"), edit("np"), edit("pt")
+    assert isinstance(pil, Image.Image) and array.shape == (64, 64, 3) and tensor.shape == (3, 64, 64)
+    assert np.array_equal(array, tensor.permute(1, 2, 0).numpy()) and 0 <= array.min() and array.max() <= 1
+    assert np.array_equal(pixels(pil), (array * 255).round())
+
+
+def test_paths_and_arrays(pipe, records, tmp_path):
+    source = records[0].source
+    source.save(tmp_path / "in.png")
+    results = [
+        pipe(image, "melt it", generator=seed()).images[0].tobytes()
+        for image in (source, tmp_path / "in.png", str(tmp_path / "in.png"), np.asarray(source), [source])
+    ]
+    assert len(set(results)) == 1
+
+
+def test_preserve_keeps_the_sources_own_pixels(pipe, records):
+    """The latents of one corner change: away from what that changes, the result is the source bit for bit."""
+    source = records[0].source
+    tensor = to_tensor([source])
+    latents = pipe.diffusion.encode(tensor)
+    unchanged = pipe.diffusion.decode(latents)
+    latents[..., 12:, 12:] *= -1
+    kept, plain = (
+        pipe(source, "melt it", preserve=p, callback_on_step_end=told(latents), output_type="pt").images[0]
+        for p in (True, False)
+    )
+    change = (plain - unchanged[0]).abs().amax(0)
+    near = torch.nn.functional.max_pool2d(change[None], 5, 1, 2)[0]
+    far, inside = near < 0.03, change > 0.08
+    assert 0.1 < far.float().mean() < 0.99 and inside.any()
+    assert torch.equal(kept[:, far], tensor[0][:, far]) and (plain != tensor[0])[:, far].float().mean() > 0.9
+    torch.testing.assert_close(kept[:, inside], plain[:, inside], rtol=0, atol=0.5)
+
+
+def test_a_change_mask_covers_the_change_and_cancels_the_autoencoder():
+    source = torch.rand(1, 3, 20, 20) * 0.4
+    edited = source.clone() + 0.02  # a haze that is no edit
+    edited[..., 5:9, 5:9] += 0.5
+    mask = change_mask(edited, source)
+    assert mask.shape == (1, 1, 20, 20)
+    assert (mask[..., 4:10, 4:10] > 0.3).all() and (mask[..., 5:9, 5:9] == 1).all()
+    mask[..., 3:11, 3:11] = 0
+    assert (mask == 0).all()
+
+
+def test_large_pictures_are_edited_small_and_keep_their_detail(pipe):
+    """130 x 90 with edit.size 64: where nothing changes, the source's own full-size pixels stay."""
+    picture = noise_picture(130, 90)
+    small = torch.nn.functional.interpolate(to_tensor([picture]), (44, 64), mode="bicubic", antialias=True).clamp(0, 1)
+    latents = pipe.diffusion.encode(torch.nn.functional.pad(small, (0, 0, 0, 4), mode="replicate"))
+    out = pipe(picture, "melt it", callback_on_step_end=told(latents)).images[0]
+    assert out.tobytes() == picture.tobytes()
+
+
+def test_the_condition_is_computed_once_an_edit(pipe, records):
+    calls, hooks = Counter(), []
+    modules = {s: getattr(pipe, s.replace(".", "_")) for s in SLOTS[:-1]}
+    modules |= {"language": pipe.mllm.model.model.language_model, "visual": pipe.mllm.model.model.visual}
+    modules |= {"transformer": pipe.diffusion.transformer, "image_term": pipe.diffusion.image_term}
+    modules |= {"encoder": pipe.diffusion.vae.encoder, "vision": pipe.encoders.clip.vision_model}
+    for name, module in modules.items():
+        hooks.append(module.register_forward_hook(lambda *_, name=name: calls.update([name])))
+    pipe([records[0].source] * 2, "melt it", num_inference_steps=5, generator=seed())
+    for hook in hooks:
+        hook.remove()
+    assert calls.pop("transformer") == 5
+    assert calls == dict.fromkeys(modules.keys() - {"transformer"}, 1)
+
+
+def test_reasoning_is_said_when_asked_for(pipe, records):
+    out = pipe([r.source for r in records], [r.instruction for r in records], reasoning=True, generator=seed())
+    assert len(out.reasoning) == 3 and all(isinstance(s, str) and s for s in out.reasoning)
+
+
+def test_no_gradient_is_kept_and_settings_stay(pipe, records):
+    before = pipe.settings.edit.steps
+    out = pipe(records[0].source, "melt it", num_inference_steps=1, generator=seed(), output_type="pt")
+    assert not out.images[0].requires_grad and pipe.settings.edit.steps == before
+
+
+def test_users_habits(model, settings, records):
+    pipe = ReasonBrainPipeline.from_model(model, settings()).to("cpu")
+    assert pipe.device.type == "cpu" and set(pipe.components) == {s.replace(".", "_") for s in SLOTS}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"instruction": ""}, "empty"),
+        ({"instruction": "  \n"}, "empty"),
+        ({"instruction": ["a", "b"]}, "1 images, but 2 instructions"),
+        ({"image": []}, "no image"),
+        ({"num_inference_steps": 0}, "steps must be 1 or more, not 0"),
+        ({"num_inference_steps": -3}, "-3"),
+        ({"output_type": "jpeg"}, "pil, np, pt"),
+        ({"objects": [["a"], ["b"]]}, "1 images, but 2 objects"),
+        ({"generator": [seed(), seed()]}, "1 images, but 2 generators"),
+        ({"image": "gone.png"}, "gone.png"),
+    ],
+)
+def test_mistakes_are_named(pipe, records, arguments, said):
+    with pytest.raises(UserError, match=said):
+        pipe(**({"image": records[0].source, "instruction": "melt it"} | arguments))

@@ -1,0 +1,282 @@
+"""ZeRO for real: two gloo processes, partitioned parameters, the same losses as plain torch, and checkpoints that any
+other number of processes and any other engine continues."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from reasonbrain.checkpoint import load_model
+from reasonbrain.config.loading import load_config
+from reasonbrain.config.schema import TrainConfig
+from reasonbrain.errors import UserError
+from reasonbrain.train.distributed.zero import ZeroEngine, fill
+from reasonbrain.train.train import train
+
+pytest.importorskip("deepspeed")
+
+ROOT = Path(__file__).parents[3]
+ZERO = ROOT / "configs" / "deepspeed"
+QUICK = ["data.count=8", "train.batch_size=8", "train.micro_batch=2", "train.warmup=3", "train.log_every=1"]
+QUICK += ["train.save_every=3", "train.keep=100", "train.optimizer=adamw"]
+FIFTY = [*QUICK, "train.steps=50", "train.save_every=50", "train.validate_every=25"]
+
+PARTITIONED = """
+import sys, torch
+from pathlib import Path
+from reasonbrain.config.loading import load_config
+from reasonbrain.train import processes
+from reasonbrain.train.export import build
+from reasonbrain.train.zero import ZeroEngine, fill
+stage, overrides = sys.argv[1], sys.argv[2:]
+cfg = load_config("tiny", overrides)
+processes.join()
+model = build(cfg).train()
+whole = {n: p.numel() for n, p in model.named_parameters()}
+flat = fill(Path(stage), cfg.train, 2)
+flat["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+engine = ZeroEngine(model, cfg.train, flat)
+held = sum(f.numel() for f in engine.average)
+trained = sum(whole[n] for n in engine.trained)
+assert trained / 2 <= held <= trained / 2 + 4 * len(whole), (held, trained)
+assert "parts.diffusion.vae.decoder.conv_in.weight" in whole
+for name, p in model.named_parameters():
+    assert "vae" not in name
+    if engine.stage == 3:
+        assert p.numel() == 0 and p.ds_numel == whole[name] and p.ds_tensor.numel() <= whole[name] // 2 + 2, name
+if engine.stage == 3:
+    assert any(not p.requires_grad for p in model.parameters())  # frozen ones are partitioned too
+assert model.slot("diffusion").vae.decoder.conv_in.weight.numel() > 0
+for name in list(engine.trained)[:5]:
+    value = torch.randn(engine.gather("param", name).shape)
+    torch.distributed.broadcast(value, 0)
+    for what in ("param", "average", "exp_avg"):
+        engine.restore(what, name, value)
+        assert torch.equal(engine.gather(what, name), value), (what, name)
+processes.leave()
+"""
+
+
+def launch(*args, launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")):
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, *launcher, *map(str, args)], env=env, capture_output=True, text=True, timeout=600, cwd=ROOT
+    )
+
+
+def zero(stage, run, *overrides):
+    """Two processes."""
+    done = launch(
+        "train/train.py", "--config", "tiny", "--deepspeed", ZERO / f"zero{stage}.json", "-o", run, *overrides
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count(str(run / "model")) == 1
+
+
+def logged(run, name):
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line[name] for line in lines if name in line]
+
+
+def losses(run):
+    return logged(run, "loss")
+
+
+@pytest.fixture(scope="module")
+def fifty(settings, tmp_path_factory):
+    """A plain run of fifty steps in one process."""
+    run = tmp_path_factory.mktemp("plain")
+    train(settings(*FIFTY), run)
+    return run
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [2, 3])
+def test_fifty_steps_lose_the_same(overrides, fifty, tmp_path, stage):
+    zero(stage, tmp_path, *overrides, *FIFTY)
+    compare(tmp_path, fifty)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("words", [[], ["model.mllm.img_tokens=0"]], ids=["lora", "connector without gradients"])
+def test_processes_that_read_sentences_of_several_lengths_lose_the_same(tmp_path, words):
+    """The shipped MLLM, shared out by ZeRO-3, goes on in all processes until the last one has said its sentence."""
+    words = [*words, "model.encoders.reads=sentence", "data.count=8", "train.steps=2", "train.batch_size=2"]
+    words += ["train.optimizer=adamw", "train.warmup=1", "train.log_every=1", "train.bf16=false", "train.tracker=null"]
+    train(load_config("tiny", words), tmp_path / "plain")
+    zero(3, tmp_path / "zero", *words)
+    assert losses(tmp_path / "zero") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
+    assert len(losses(tmp_path / "zero")) == 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [2, 3])
+def test_fifty_steps_of_muon_lose_the_same(overrides, settings, tmp_path, stage):
+    """It makes whole matrices orthogonal, of which each process holds a part."""
+    train(settings(*FIFTY, "train.optimizer=muon"), tmp_path / "plain")
+    zero(stage, tmp_path / "zero", *overrides, *FIFTY, "train.optimizer=muon")
+    compare(tmp_path / "zero", tmp_path / "plain")
+
+
+def compare(tmp_path, fifty):
+    """Losses, norms, validation and the pictures of two runs of fifty steps."""
+    assert losses(tmp_path) == pytest.approx(losses(fifty), abs=1e-4) and len(losses(fifty)) == 50
+    for name in ("norm", "norm/cme", "norm/diffusion", "norm/encoders"):
+        assert logged(tmp_path, name) == pytest.approx(logged(fifty, name), rel=1e-2) and logged(fifty, name)
+    found, expected = (logged(run, "validation/loss") for run in (tmp_path, fifty))
+    assert found == pytest.approx(expected, abs=1e-4) and len(expected) == 2
+    sheets = [np.asarray(Image.open(run / "validation" / "step-00000050.png")).astype(int) for run in (tmp_path, fifty)]
+    assert np.abs(sheets[0] - sheets[1]).max() <= 2
+
+
+@pytest.mark.parametrize("stage", [1, 3])
+def test_parameters_are_partitioned_and_come_back_whole(overrides, tmp_path, stage):
+    (tmp_path / "script.py").write_text(PARTITIONED)
+    done = launch(tmp_path / "script.py", ZERO / f"zero{stage}.json", *overrides, *QUICK)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.mark.parametrize("stage", ["2", "3_offload"])
+def test_sixteen_bits_offloading_and_recomputing_lose_nearly_the_same(overrides, fifty, tmp_path, stage):
+    sixteen = ["train.bf16=true", "train.checkpointing=[diffusion,mllm,cme]", "train.steps=3"]
+    zero(stage, tmp_path, *overrides, *QUICK, *sixteen)
+    assert losses(tmp_path)[:2] == pytest.approx(losses(fifty)[:2], rel=5e-3)
+
+
+NOT_FINITE = """
+import sys
+import torch
+from pathlib import Path
+from reasonbrain.config.loading import load_config
+from reasonbrain.train import processes
+from reasonbrain.train.data import Batches
+from reasonbrain.train.export import build
+from reasonbrain.train.zero import ZeroEngine, fill
+file, overrides = sys.argv[1], sys.argv[2:]
+cfg = load_config("tiny", overrides)
+processes.join()
+model = build(cfg).train()
+engine, batches = ZeroEngine(model, cfg.train, fill(Path(file), cfg.train, 2)), Batches(cfg, model)
+name = next(n for n in engine.trained if "cme" in n)
+for step in range(3):
+    before = engine.gather("param", name).clone()
+    for part in range(batches.parts):
+        loss = engine.forward(lambda: engine.model(*batches(step, part)))["loss"]
+        bad = step == 1 and part == batches.parts - 1 and processes.rank() == 1
+        engine.backward(loss * (float("inf") if bad else 1), batches.parts)
+    norms, _ = engine.step(step)
+    finite = all(n == n and n != float("inf") for n in norms.values())
+    assert finite == (step != 1), norms
+    after = engine.gather("param", name)
+    assert torch.equal(before, after) == (step == 1) and torch.isfinite(after).all()
+processes.leave()
+"""
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("stage", [2, 3])
+def test_gradients_that_are_no_number_move_nothing(overrides, tmp_path, stage):
+    """In one process, in the last pass of the second step; the third goes on."""
+    (tmp_path / "script.py").write_text(NOT_FINITE)
+    done = launch(tmp_path / "script.py", ZERO / f"zero{stage}.json", *overrides, *QUICK)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def stopped(run, step, folder):
+    """The run as it was at ``step``."""
+    (folder / "checkpoints").mkdir(parents=True)
+    shutil.copy(run / "config.yaml", folder)
+    shutil.copytree(run / "checkpoints" / f"step-{step:08d}", folder / "checkpoints" / f"step-{step:08d}")
+    return folder
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_others_go_on_where_some_stopped(overrides, settings, tmp_path, optimizer):
+    """Two processes under ZeRO-3, then one with plain torch, then two under ZeRO-2; beside one all along."""
+    nine = [*QUICK, "train.steps=9", f"train.optimizer={optimizer}"]
+    train(settings(*nine), tmp_path / "plain")
+    zero(3, tmp_path / "zero3", *overrides, *nine)
+    one = stopped(tmp_path / "zero3", 3, tmp_path / "one")
+    train(settings(*nine), one)
+    two = stopped(one, 6, tmp_path / "two")
+    zero(2, two, *overrides, *nine)
+    expected = losses(tmp_path / "plain")
+    assert losses(tmp_path / "zero3") == pytest.approx(expected, abs=1e-4) and len(expected) == 9
+    assert losses(one) == pytest.approx(expected[3:], abs=1e-4) and losses(two) == pytest.approx(expected[6:], abs=1e-4)
+    # what ZeRO-2 exported is what plain torch would have
+    (a, _), (b, _) = load_model(two), load_model(tmp_path / "plain")
+    for name, value in b.state_dict().items():
+        atol = {"adamw": 2e-4, "muon": 1e-3}[optimizer]  # muon makes its steps orthogonal in bfloat16
+        torch.testing.assert_close(a.state_dict()[name], value, atol=atol, rtol=1e-3)
+
+
+def written(tmp_path, **changes):
+    file = tmp_path / "ds.json"
+    file.write_text(json.dumps({"zero_optimization": {"stage": 2}} | changes))
+    return file
+
+
+def test_auto_and_what_is_not_said_is_the_configurations(tmp_path):
+    cfg = TrainConfig(batch_size=16, micro_batch=2, grad_clip=0.5, bf16=True)
+    filled = fill(written(tmp_path, train_batch_size="auto", bf16={"enabled": "auto"}), cfg, 4)
+    assert filled["train_batch_size"] == 16 and filled["train_micro_batch_size_per_gpu"] == 2
+    assert filled["gradient_accumulation_steps"] == 2 and filled["gradient_clipping"] == 0.5
+    assert filled["bf16"]["enabled"] is True and filled["zero_optimization"] == {"stage": 2}
+
+
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "zero3_offload"])
+def test_the_shipped_ones_are_filled(name):
+    filled = fill(ZERO / f"{name}.json", TrainConfig(batch_size=16), 16)
+    assert "auto" not in json.dumps(filled) and filled["zero_optimization"]["stage"] == int(name[4])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_batch_size": 32}, "train_batch_size is 32, but train.batch_size is 16"),
+        ({"train_micro_batch_size_per_gpu": 4}, "train_micro_batch_size_per_gpu is 4, but train.micro_batch is 8"),
+        ({"gradient_accumulation_steps": 3}, "gradient_accumulation_steps is 3, but .* is 1"),
+        ({"gradient_clipping": 2.0}, "gradient_clipping is 2.0, but train.grad_clip is 1.0"),
+        ({"bf16": {"enabled": True}}, "bf16.enabled is True, but train.bf16 is False"),
+        ({"fp16": {"enabled": True}}, "fp16 is enabled, but train.bf16 is False"),
+        ({"optimizer": {"type": "AdamW"}}, "'optimizer' contradicts train.optimizer"),
+        ({"zero_optimization": {"stage": 0}}, "zero_optimization.stage is 0, not one of 1, 2, 3"),
+    ],
+)
+def test_a_contradiction_names_both(tmp_path, changes, message):
+    with pytest.raises(UserError, match=message):
+        fill(written(tmp_path, **changes), TrainConfig(batch_size=16), 2)
+
+
+def test_eight_bit_state_cannot_be_cut(settings, model):
+    with pytest.raises(UserError, match="train.optimizer: adamw_8bit keeps its state in blocks that ZeRO would cut"):
+        ZeroEngine(model, settings("train.optimizer=adamw_8bit").train, {})
+
+
+def test_a_file_that_is_no_json(tmp_path):
+    with pytest.raises(UserError, match="No such file"):
+        fill(tmp_path / "missing.json", TrainConfig(), 1)
+    (tmp_path / "bad.json").write_text("{")
+    with pytest.raises(UserError, match="is not JSON"):
+        fill(tmp_path / "bad.json", TrainConfig(), 1)
+
+
+def test_the_deepspeed_launcher(overrides, tmp_path):
+    """As the README says, and a mistake is one line from one of its processes."""
+    launcher = ("-m", "deepspeed.launcher.runner", "--num_gpus", "2")
+    run = tmp_path / "run"
+    args = ["train/train.py", "--config", "tiny", "--deepspeed", ZERO / "zero2.json", *overrides, *QUICK]
+    done = launch(*args, "-o", run, "train.steps=1", launcher=launcher)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(losses(run)) == 1
+    done = launch(*args, "-o", run, "train.batch_size=7", launcher=launcher)
+    assert done.returncode != 0 and "error: train.batch_size: 7 cannot be shared by 2 processes" in done.stderr
+    assert "Traceback" not in done.stderr.replace('Traceback (most recent call last):\n  File "<frozen runpy>', "")

@@ -1,0 +1,256 @@
+"""DeepSpeed's ZeRO as an engine: its JSON filled in from the configuration, and its partitions as whole tensors.
+
+deepspeed train/train.py --config tiny --deepspeed configs/deepspeed/zero3.json -o RUN
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from reasonbrain.checkpoint import Place
+from reasonbrain.config.schema import TrainConfig
+from reasonbrain.errors import UserError
+from reasonbrain.plugin import Plugin
+from reasonbrain.train.batches import micro_batch
+from reasonbrain.train.distributed import processes
+from reasonbrain.train.distributed.flat import FlatMuon, Piece
+from reasonbrain.train.engine import averaging_weight
+from reasonbrain.train.optim import is_hidden, make_optimizers, param_groups, set_rates, trained_parameters
+
+AUTO = "auto"
+
+
+def import_deepspeed() -> Any:
+    """Raises UserError where it is not installed."""
+    try:
+        import deepspeed
+    except ImportError:
+        raise UserError("--deepspeed needs DeepSpeed: pip install 'reasonbrain[train]'") from None
+    return deepspeed
+
+
+def fill(file: Path, cfg: TrainConfig, world: int) -> dict[str, Any]:
+    """The DeepSpeed configuration of a run of ``world`` processes: the JSON with its "auto" values filled in.
+
+    Raises UserError for a file that is no JSON, a stage other than 1, 2, 3, and a value that contradicts ``cfg``."""
+    try:
+        filled = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise UserError(f"DeepSpeed configuration '{file}': {e.strerror}") from None
+    except ValueError as e:
+        raise UserError(f"DeepSpeed configuration '{file}' is not JSON: {e}") from None
+    stage = filled.get("zero_optimization", {}).get("stage")
+    if stage not in (1, 2, 3):
+        raise UserError(f"{file}: zero_optimization.stage is {stage!r}, not one of 1, 2, 3")
+    micro = micro_batch(cfg, world)
+    ours = {
+        "train_batch_size": ("train.batch_size", cfg.batch_size),
+        "train_micro_batch_size_per_gpu": ("train.micro_batch", micro),
+        "gradient_accumulation_steps": (
+            "train.batch_size / train.micro_batch / processes",
+            cfg.batch_size // (micro * world),
+        ),
+        "gradient_clipping": ("train.grad_clip", cfg.grad_clip),
+        "bf16.enabled": ("train.bf16", cfg.bf16),
+    }
+    for path, (key, value) in ours.items():
+        *sections, last = path.split(".")
+        section = filled
+        for name in sections:
+            section = section.setdefault(name, {})
+        if section.setdefault(last, AUTO) == AUTO:
+            section[last] = value
+        elif section[last] != value:
+            raise UserError(
+                f'{file}: {path} is {section[last]}, but {key} is {value}; write "auto" there or change one'
+            )
+    for name in ("optimizer", "scheduler"):
+        if name in filled:
+            raise UserError(
+                f"{file}: '{name}' contradicts train.{'optimizer' if name == 'optimizer' else 'lr'}; remove it"
+            )
+    if filled.get("fp16", {}).get("enabled"):
+        raise UserError(f"{file}: fp16 is enabled, but train.bf16 is {cfg.bf16}; FLUX overflows in fp16")
+    return filled | {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
+
+
+def set_apart(module: nn.Module) -> None:
+    """Takes out of DeepSpeed's sight what prepares records (autoencoder, SAM, frozen vision towers): it runs in one
+    process and not in another, which has the record already, while a partitioned module needs all of them at once. Each
+    process holds it whole; in return no pass gathers it, and what it computes is the same under every engine."""
+    for part in [m for m in module.modules() if isinstance(m, Plugin)]:
+        for path, prepares in part.prepares().items():
+            owner, _, name = path.rpartition(".")
+            holder = part.get_submodule(owner)
+            holder.__dict__[name] = prepares
+            del holder._modules[name]
+
+
+def spread(deepspeed_config: dict[str, Any]) -> Place:
+    """What shares one parameter out among the processes (ZeRO-3), so that none ever holds a whole model: to be called
+    with each in the same order everywhere. The numbers are those of the first process."""
+    deepspeed = import_deepspeed()
+    deepspeed.init_distributed()  # or it takes this process for the only one
+    init = deepspeed.zero.Init(config_dict_or_path=deepspeed_config)
+    bf16 = deepspeed_config["bf16"]["enabled"]
+
+    def place(p: nn.Parameter) -> None:
+        if p.ndim == 0:  # CLIP's frozen temperature, which no slot uses: DeepSpeed cannot send scalars around
+            p.data = p.data.view(1)
+        if bf16 and p.is_floating_point():
+            p.data = p.data.bfloat16()
+        init._convert_to_zero_parameters([p])
+
+    return place
+
+
+class ZeroEngine:
+    """DeepSpeed's ZeRO stage 1, 2 or 3. Offers what engine.Engine does. Raises UserError for ``adamw_8bit``."""
+
+    def __init__(self, module: nn.Module, cfg: TrainConfig, deepspeed_config: dict[str, Any]) -> None:
+        if cfg.optimizer == "adamw_8bit":
+            raise UserError(
+                "train.optimizer: adamw_8bit keeps its state in blocks that ZeRO would cut; "
+                "with --deepspeed use adamw or muon"
+            )
+        self.module, self.cfg = module, cfg
+        self.trained = trained_parameters(module, cfg)
+        groups = param_groups(self.trained, cfg)
+        names = {p: name for name, p in self.trained.items()}
+        inside = [[names[p] for p in group["params"]] for group in groups]
+        muon = FlatMuon(groups) if cfg.optimizer == "muon" else None
+        optimizer = muon or make_optimizers(self.trained, cfg)[0]
+        self.stage = deepspeed_config["zero_optimization"]["stage"]
+        set_apart(module)
+        for p in module.parameters():
+            if p.ndim == 0:
+                p.data = p.data.view(1)  # as in ``spread``
+        if not dist.is_initialized():  # one process without a launcher: DeepSpeed would look for MPI
+            dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
+        self.engine, *_ = import_deepspeed().initialize(model=module, optimizer=optimizer, config=deepspeed_config)
+        self.zero = self.engine.optimizer
+        self.inner: torch.optim.Optimizer = self.zero.optimizer
+        flats = self.zero.fp32_partitioned_groups_flat if self.stage == 3 else self.zero.single_partition_of_fp32_groups
+        self.average = {flat: flat.detach().clone() for flat in flats}
+        if self.stage == 3:  # which makes more groups of large ones
+            inside = [[names[p] for p in group] for group in self.zero.fp16_groups]
+        if muon:
+            muon.device = self.device
+            parts = [[(self._shape(name), self.piece(name)) for name in group] for group in inside]
+            muon.matrices = dict(zip(flats, parts, strict=True))
+
+    @property
+    def model(self) -> nn.Module:
+        return self.engine
+
+    @property
+    def device(self) -> torch.device:
+        return self.engine.device
+
+    def forward(self, losses: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.bf16):
+            return losses()
+
+    def backward(self, loss: Tensor, parts: int) -> None:
+        """DeepSpeed divides by ``parts`` itself."""
+        last = (self.engine.micro_steps + 1) % parts == 0
+        self.engine.set_gradient_accumulation_boundary(last)
+        self.engine.backward(loss)
+        if not last:
+            self.engine.step()
+
+    def discard(self) -> None:
+        self.zero.zero_grad()
+        self.engine.micro_steps -= self.engine.micro_steps % self.engine.gradient_accumulation_steps()
+        if self.stage < 3:
+            self.zero.reset_cpu_buffers() if self.zero.cpu_offload else self.zero.averaged_gradients.clear()
+
+    def norms(self) -> dict[str, float]:
+        """The gradients' norms by slot, before clipping; after the last pass of a step."""
+        zero = self.zero
+        if self.stage == 3:
+            groups = zero._get_norm_groups()
+        elif zero.cpu_offload:
+            groups = [zero.complete_grad_norm_calculation_for_cpu_offload(p) for p in zero.params_in_partition]
+        else:
+            parts = zip(zero.averaged_gradients.values(), zero.params_in_partition, strict=True)
+            groups = [zero.get_grad_norm_direct(grads, params) for grads, params in parts]
+        squares: dict[str, float] = {}
+        for group, norm in zip(self.inner.param_groups, groups, strict=True):
+            square = float(norm) ** 2 if norm >= 0 else math.nan  # DeepSpeed's -1: there is one that is no number
+            squares[group["slot"]] = squares.get(group["slot"], 0.0) + square
+        return {slot: math.sqrt(square) for slot, square in squares.items()}
+
+    def step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
+        rates, norms = set_rates([self.inner], step), self.norms()
+        if not all(map(math.isfinite, norms.values())):
+            self.discard()
+            return norms, rates
+        self.engine.step()
+        weight = averaging_weight(self.cfg, step)
+        for flat, average in self.average.items():
+            average.lerp_(flat.detach(), weight)
+        return norms, rates
+
+    def piece(self, name: str) -> Piece | None:
+        """Where this process's part of a parameter is; None if it has none."""
+        p = self.trained[name]
+        if self.stage == 3:
+            group, at, size = self.zero.grad_position[self.zero.get_param_id(p)]
+            start = processes.rank() * size
+            size = max(0, min(size, p.ds_numel - start))  # the last part is padded
+            return Piece(self.zero.fp32_partitioned_groups_flat[group], at, start, size) if size else None
+        mapping = p._hp_mapping
+        if mapping is None:
+            return None
+        flat = self.zero.single_partition_of_fp32_groups[mapping.param_group_index]
+        ours, theirs = mapping.hp_fragment_address, mapping.lp_fragment_address
+        return Piece(flat, ours.start, theirs.start, theirs.numel)
+
+    def _shape(self, name: str) -> torch.Size:
+        return self.trained[name].ds_shape if self.stage == 3 else self.trained[name].shape
+
+    def _flat(self, what: str, flat: Tensor) -> Tensor:
+        """The flat tensor of that kind beside ``flat``; made where the optimizer has not yet stepped."""
+        if what == "param":
+            return flat.data
+        if what == "average":
+            return self.average[flat]
+        return self.inner.state[flat].setdefault(what, torch.zeros_like(flat))
+
+    def kinds(self, name: str) -> list[str]:
+        if self.cfg.optimizer == "muon" and is_hidden(name, self.trained[name]):
+            return ["param", "average", "momentum_buffer"]
+        return ["param", "average", "step", "exp_avg", "exp_avg_sq"]
+
+    def gather(self, what: str, name: str) -> Tensor:
+        if what == "step":
+            return torch.as_tensor(float(next(s["step"] for s in self.inner.state.values() if "step" in s)))
+        whole = torch.zeros(self._shape(name).numel(), dtype=torch.float32, device=self.device)
+        piece = self.piece(name)
+        if piece:
+            whole.narrow(0, piece.start, piece.size).copy_(piece.of(self._flat(what, piece.flat)))
+        dist.all_reduce(whole)
+        return whole.view(self._shape(name))
+
+    def restore(self, what: str, name: str, value: Tensor) -> None:
+        if what == "step":
+            for flat in self.average:
+                self.inner.state[flat]["step"] = value.clone()
+            return
+        piece = self.piece(name)
+        if piece:
+            part = value.flatten().narrow(0, piece.start, piece.size)
+            piece.of(self._flat(what, piece.flat)).copy_(part)
+            if what == "param" and self.stage == 3:
+                self.trained[name].ds_tensor.data.narrow(0, 0, piece.size).copy_(part)
+        if what == "param" and self.stage < 3:
+            self.trained[name].data.copy_(value)

@@ -1,0 +1,1 @@
+"""What a training run needs, found without weights or GPUs: `reasonbrain plan`."""

@@ -1,0 +1,234 @@
+"""What a training run needs, found out without its weights, data or GPUs: parameters, bytes a GPU, FLOPs a step.
+
+    reasonbrain plan reasonbrain_flux_qwen --gpus 8 --gpu-memory 80      # about a minute on one core
+
+Weights, gradients and optimizer states are counted from what engine.py and zero.py hold: exact under plain torch,
+without the padding of ZeRO's partitions. Activations are counted in a pass on fake tensors, see dry.py. The tests
+compare both, and the peak of a step, with CPU processes. **No prediction has been compared with a GPU's memory yet.**
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from typing import Any
+
+from torch import Tensor
+
+from reasonbrain.config.loading import load_config, plugin_parameters
+from reasonbrain.config.schema import Config, slot_config
+from reasonbrain.errors import UserError
+from reasonbrain.model import ReasonBrain
+from reasonbrain.registry import SLOTS, plugin
+from reasonbrain.train.batches import micro_batch
+from reasonbrain.train.optim import check_trains, is_hidden, trained_parameters
+from reasonbrain.train.planning.dry import fake_passes, is_quantised, preparing_parameters, without_weights
+
+GB = 2**30
+CONTEXT, GAPS = 2 * GB, 0.05  # the margin: CUDA's and NCCL's own memory; the share lost between tensors
+CHECKPOINTING = ("as configured", "all blocks")
+ENGINES = ("plain", "zero1", "zero2", "zero3", "zero3_offload")  # but for the first: files in configs/deepspeed
+LEGEND = """\
+plain               torch without DeepSpeed: every process holds everything
+weights .. buffers  held in every pass; optimizer: fp32 master weights, their average and the moments; buffers:
+                    DeepSpeed's buckets and what ZeRO-3 gathers
+activations         the most that a forward and backward pass needs beside these
+step                the most that the optimizer's step needs beside these
+start               plain, zero1, zero2: every process builds the whole model, in the host's memory and then on its GPU;
+                    zero3 shares it out while it is built: a slot in the host's memory, a tensor with train.start
+peak                start, or what is held and the largest of activations, step and the autoencoder ({preparing:.2f})
+fits                peak below {usable:.2f}: {context:g} are left to CUDA and NCCL, {gaps:.0%} to gaps between tensors
+GB are 2^30 bytes. All of this is predicted: no GPU's memory has been measured."""
+
+
+def stored(p: Tensor) -> float:
+    """Bytes of a parameter; nf4: half a byte a weight, one for the scale of 64, four for that of 256 scales."""
+    return p.numel() * (1 / 2 + 1 / 64 + 4 / (64 * 256) if is_quantised(p) else p.element_size())
+
+
+def moments(name: str, p: Tensor, optimizer: str) -> float:
+    """Bytes of the optimizer's state for one fp32 parameter."""
+    if optimizer == "muon" and is_hidden(name, p):
+        return 4 * p.numel()
+    if optimizer == "adamw_8bit" and p.numel() >= 4096:  # bitsandbytes: two bytes, and two scales for 256 numbers
+        return p.numel() * (2 + 8 / 256)
+    return 8 * p.numel()
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes a GPU. ``optimizer``: master weights, average and moments; ``buffers``: DeepSpeed's buckets and what
+    ZeRO-3 gathers; ``step``: what an optimizer step needs for its moment; ``start``: what there is before all this,
+    the whole model but under ZeRO-3. ``host``: bytes of a process beside its GPU."""
+
+    weights: float
+    gradients: float
+    optimizer: float
+    buffers: float
+    step: float
+    start: float
+    host: float = 0
+
+    def peak(self, pass_: float = 0) -> float:
+        """The most there is at any time; ``pass_``: what a pass needs beside what is held."""
+        return max(self.start, self.weights + self.gradients + self.optimizer + self.buffers + max(pass_, self.step))
+
+
+def zero_section(engine: str) -> dict[str, Any] | None:
+    """``zero_optimization`` of an engine's file in configs/deepspeed; None for plain torch."""
+    if engine == "plain":
+        return None
+    file = files("reasonbrain.configs") / "deepspeed" / f"{engine}.json"
+    return json.loads(file.read_text(encoding="utf-8"))["zero_optimization"]
+
+
+def held(model: ReasonBrain, cfg: Config, zero: dict[str, Any] | None, gpus: int) -> Held:
+    """What a process holds of a model (on the meta device, say). ``zero``: DeepSpeed's ``zero_optimization``."""
+    trained = trained_parameters(model, cfg.train)
+    whole = sum(map(stored, model.parameters()))
+    count = sum(p.numel() for p in trained.values())
+    state = sum(moments(n, p, cfg.train.optimizer) for n, p in trained.items())
+    muon = [p.numel() for n, p in trained.items() if cfg.train.optimizer == "muon" and is_hidden(n, p)]
+    root = 0 if cfg.train.optimizer == "adamw_8bit" else 4 * (count - sum(muon))  # AdamW on a GPU: all roots at once
+    if zero is None:
+        gradients = sum(map(stored, trained.values()))
+        averaging = 2 * gradients if gpus > 1 else 0  # processes.average_gradients: joined, then divided
+        return Held(whole, gradients, gradients + state, 0, max(averaging, root), whole)
+    stage, bf16 = zero["stage"], cfg.train.bf16
+    wide = 2 if bf16 else 4  # bytes of a number in DeepSpeed's weights, gradients and buckets
+    apart = preparing_parameters(model)
+    prepares = sum(stored(p) for p in model.parameters() if id(p) in apart)
+    shared = [p for p in model.parameters() if id(p) not in apart]
+    sizes = [wide * p.numel() if bf16 and not is_quantised(p) else stored(p) for p in shared]
+    weights = sum(sizes) / (gpus if stage == 3 else 1)
+    gradients = wide * count / (gpus if stage > 1 else 1)
+    master = 0 if stage == 3 and not bf16 else 4 * count  # ZeRO-3 in fp32 moves the weights themselves
+    optimizer = (master + 4 * count + state) / gpus
+    step = (root + 4 * sum(muon) + (4 * count if bf16 else 0)) / gpus  # muon's directions, the gradients in fp32
+    buffers = wide * zero.get("reduce_bucket_size", 5e8) * (2 if stage == 2 and zero.get("overlap_comm") else 1)
+    if stage < 3:
+        return Held(weights + prepares, gradients, optimizer, buffers, step, whole)
+    small = zero.get("stage3_param_persistence_threshold", 1e5)
+    prepares += sum(size for p, size in zip(shared, sizes, strict=True) if p.numel() <= small)  # never given back
+    live = max(zero.get(f"stage3_max_{what}", 1e9) for what in ("live_parameters", "reuse_distance"))
+    buffers += min(wide * (live + zero.get("stage3_prefetch_bucket_size", 5e7)), sum(sizes))
+    step = min(step, 8 * zero.get("sub_group_size", 1e9))  # one such group after the other
+    start = prepares if gpus > 1 else whole  # train.py: spread
+    if "offload_optimizer" not in zero:
+        return Held(weights + prepares, gradients, optimizer, buffers, step, start)
+    return Held(prepares, 0, 0, buffers, 0, start, host=weights + gradients + optimizer + 4 * count / gpus)
+
+
+def rows(cfg: Config, gpus: int, usable: float = math.inf) -> tuple[list[dict[str, Any]], float]:
+    """Every engine with both choices of checkpointing: bytes by kind and their ``peak``; and the FLOPs of a step on
+    one GPU as ``train.checkpointing`` says. An engine that holds more than ``usable`` without any pass is left out."""
+    records = micro_batch(cfg.train, gpus)
+    model = without_weights(cfg)
+    engines = ENGINES[:1] if cfg.train.optimizer == "adamw_8bit" else ENGINES  # ZeRO would cut its blocks
+    needs = {engine: held(model, cfg, zero_section(engine), gpus) for engine in engines}
+    made, passes = [], {}
+    for engine, bytes_ in needs.items():
+        if bytes_.peak() > usable:
+            continue
+        narrow = engine != "plain" and cfg.train.bf16
+        if narrow not in passes:
+            passes[narrow] = fake_passes(cfg, records, narrow)
+        for checkpointing, one in zip(CHECKPOINTING, passes[narrow], strict=True):
+            peak = bytes_.peak(max(one.peak, one.preparing))
+            kinds = asdict(bytes_) | {"activations": one.peak, "preparing": one.preparing, "peak": peak}
+            made.append({"engine": engine, "checkpointing": checkpointing} | {k: round(v) for k, v in kinds.items()})
+    flops = next((first.flops for first, _ in passes.values()), 0)
+    return made, flops * cfg.train.batch_size / (records * gpus)
+
+
+def plan(name: str, overrides: Sequence[str], gpus: int, memory: float) -> dict[str, Any]:
+    """What a run of a configuration needs on ``gpus`` GPUs of ``memory`` GB, in bytes, and what makes it fit.
+
+    Raises UserError like ``load_config`` and ``check_trains``, for an architecture that is not known here,
+    and for a batch that so many GPUs cannot share."""
+    usable = memory * GB * (1 - GAPS) - CONTEXT
+    if gpus < 1 or usable <= 0:
+        raise UserError(f"plan: {gpus} GPUs of {memory:g} GB; give at least one, of more than {CONTEXT / GB:g} GB")
+    cfg = load_config(name, overrides)
+    model = without_weights(cfg)
+    check_trains(model, cfg.train)
+    parameters = {}
+    for slot in SLOTS:
+        part = model.slot(slot)
+        counts = [(p.numel(), p.requires_grad) for p in part.parameters()] if part else []
+        parameters[slot] = {"all": sum(n for n, _ in counts), "trained": sum(n for n, moves in counts if moves)}
+    made, flops = rows(cfg, gpus)
+    return {
+        "config": name,
+        "overrides": list(overrides),
+        "gpus": gpus,
+        "gpu_memory": round(memory * GB),
+        "usable": round(usable),
+        "size": cfg.data.size,
+        "records_a_pass": micro_batch(cfg.train, gpus),
+        "records_a_step": cfg.train.batch_size,
+        "parameters": parameters,
+        "flops_a_step_and_gpu": flops,
+        "rows": [row | {"fits": row["peak"] <= usable} for row in made],
+        "advice": advice(name, overrides, gpus, usable, made),
+    }
+
+
+def advice(name: str, overrides: Sequence[str], gpus: int, usable: float, made: list[dict[str, Any]]) -> str:
+    """The first that fits of: more checkpointing, a higher stage, a smaller micro batch, LoRA, nf4; else offload."""
+    cfg = load_config(name, overrides)
+    slots = {slot: params for slot in SLOTS if (params := slot_config(cfg.model, slot))}
+    takes = {slot: plugin_parameters(plugin(slot, params["name"])) for slot, params in slots.items()}
+    full = [s for s in slots if "trained" in takes[s] and slots[s].get("trained", "full") == "full"]
+    wide = [s for s in slots if "precision" in takes[s] and slots[s].get("precision") != "nf4"]
+    smaller = ["train.micro_batch=1"] if micro_batch(cfg.train, gpus) > 1 else []
+    blocks = [name for name, part in without_weights(cfg).parts.items() if part.repeated()]
+    changes: list[str] = []
+    offloaded = ""
+    for more in ([], smaller, [f"model.{s}.trained=lora" for s in full], [f"model.{s}.precision=nf4" for s in wide]):
+        if more:
+            try:
+                made, _ = rows(load_config(name, [*overrides, *changes, *more]), gpus, usable)
+            except UserError:  # no bitsandbytes, or no layer that takes nf4
+                continue
+            changes += more
+        for row in made:
+            if row["peak"] > usable:
+                continue
+            words = [] if row["engine"] == "plain" else [f"--deepspeed configs/deepspeed/{row['engine']}.json"]
+            if row["checkpointing"] == CHECKPOINTING[1]:
+                words.append(f"train.checkpointing=[{','.join(blocks)}]")
+            answer = "fits with " + (" ".join([*words, *changes]) or "nothing changed")
+            if row["engine"] != "zero3_offload":
+                return answer
+            offloaded = offloaded or answer
+    return offloaded or "nothing on the list fits: take more or larger GPUs, a smaller data.size, or fewer slots"
+
+
+def text(plan: dict[str, Any]) -> str:
+    """The plan to be read, in GB of 2^30 bytes."""
+    passes = plan["records_a_step"] // (plan["records_a_pass"] * plan["gpus"])
+    lines = [
+        f"{plan['config']}: {plan['gpus']} x {plan['gpu_memory'] / GB:g} GB, {plan['size']} x {plan['size']} pixels",
+        f"a step on each GPU, as configured: {passes} x {plan['records_a_pass']} records, "
+        f"{plan['flops_a_step_and_gpu'] / 1e12:.4g} TFLOP forward and backward",
+        "",
+        f"{'slot':<12} {'parameters':>13} {'trained':>13}",
+    ]
+    for slot, n in plan["parameters"].items():
+        lines.append(f"{slot:<12} {n['all'] / 1e6:>12.3f}M {n['trained'] / 1e6:>12.3f}M")
+    kinds = ("weights", "gradients", "optimizer", "buffers", "activations", "step", "start", "peak")
+    lines += [
+        "",
+        f"{'GB a GPU':<13} {'checkpointing':<13} " + " ".join(f"{k:>{max(len(k), 7)}}" for k in kinds) + "  fits",
+    ]
+    for row in plan["rows"]:
+        sizes = " ".join(f"{row[k] / GB:>{max(len(k), 7)}.2f}" for k in kinds)
+        lines.append(f"{row['engine']:<13} {row['checkpointing']:<13} {sizes}  {'yes' if row['fits'] else 'no'}")
+    if host := plan["rows"][-1]["host"]:
+        lines.append(f"{'':<13} beside its GPU, a process of zero3_offload holds {host / GB:.2f} in the host's memory")
+    margin = {"usable": plan["usable"] / GB, "context": CONTEXT / GB, "gaps": GAPS}
+    return "\n".join([*lines, "", LEGEND.format(preparing=plan["rows"][0]["preparing"] / GB, **margin), plan["advice"]])

@@ -1,0 +1,119 @@
+"""Stage 2 of the embedded default: a tokenizer and a CLIP (transformers' CLIPModel) from scratch on ReasonMini.
+
+    python -m reasonbrain.train.tiny.clip -o runs/tiny/clip
+
+Contrastive pairs: the target with its outcome or its instruction, the source with the names of its objects.
+Writes a folder in the hub's layout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel, PreTrainedTokenizerFast
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+
+from reasonbrain.config.schema import TrainConfig
+from reasonbrain.modules.data.reasonmini.world import make
+from reasonbrain.train.loop import Loop
+from reasonbrain.train.tiny.batches import augment, pictures, samples
+
+SIZE, LENGTH = 64, 32
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+# END must not get the id 2: CLIPTextModel would take it for CLIP's legacy configuration and pool elsewhere
+SPECIAL = [PAD, START, "<|vision_start|>", "<|vision_end|>", END, "<|image_pad|>", "<|video_pad|>"]
+
+
+def train_tokenizer(vocab_size: int = 2048) -> Tokenizer:
+    """Byte-level BPE over lower-cased words of ReasonMini's training phrasings and outcomes; Qwen's special tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    texts = [t for i in range(8000) for s in [make("train", i)] for t in (s.instruction, s.outcome, *s.objects)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sorted(set(texts)), trainer)
+    return tokenizer
+
+
+def wrap(tokenizer: Tokenizer, **special: Any) -> PreTrainedTokenizerFast:
+    """The transformers tokenizer around it."""
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, padding_side="right", **special)
+
+
+def clip_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """CLIP's way: a start and an end token around every text."""
+    ids = [(t, tokenizer.token_to_id(t)) for t in (START, END)]
+    tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=ids)
+    return wrap(tokenizer, bos_token=START, eos_token=END, model_max_length=LENGTH)
+
+
+def architecture(tokenizer: PreTrainedTokenizerFast) -> CLIPConfig:
+    layer = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
+    ids = {f"{k}_token_id": getattr(tokenizer, f"{k}_token_id") for k in ("bos", "eos", "pad")}
+    return CLIPConfig(
+        text_config={
+            **layer,
+            **ids,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": LENGTH,
+            "projection_dim": 128,
+        },
+        vision_config={**layer, "image_size": SIZE, "patch_size": 8, "projection_dim": 128},
+        projection_dim=128,
+    )
+
+
+def losses(clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, step: int, batch_size: int) -> dict[str, Tensor]:
+    """The symmetric contrastive loss of one step."""
+    records, rng = samples(step, batch_size, seed=1)
+    images, texts = [], []
+    for i, s in enumerate(records):
+        after = i % 2 == 0
+        images.append(s.target if after else s.source)
+        told = augment(s.instruction, rng) if rng.random() < 0.5 else s.outcome
+        texts.append(told if after else ", ".join(s.objects))
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
+    out = clip(
+        input_ids=tokens.input_ids,
+        attention_mask=tokens.attention_mask,
+        pixel_values=(pictures(images) - mean) / std,
+        return_loss=True,
+    )
+    right = (out.logits_per_image.argmax(1) == torch.arange(len(texts))).float().mean()
+    return {"loss": out.loss, "right": right}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=64)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+
+    tokenizer = clip_tokenizer(train_tokenizer())
+    torch.manual_seed(0)
+    clip = CLIPModel(architecture(tokenizer))
+    loop = Loop(clip, TrainConfig(steps=args.steps, lr=1e-3, save_every=200, bf16=True), args.output)
+    loop.resume()
+    loop.fit(lambda step, _: losses(clip, tokenizer, step, args.batch_size))
+    loop.engine.use_average()
+    clip.eval().save_pretrained(args.output)
+    tokenizer.save_pretrained(args.output)
+
+
+if __name__ == "__main__":
+    main()
