@@ -20,9 +20,9 @@ MEASURE = """
 import json, sys, torch
 from pathlib import Path
 from reasonbrain.config.loading import load_config
-from reasonbrain.train import processes
+from reasonbrain.train.distributed import processes
 from reasonbrain.train.export import build
-from reasonbrain.train.zero import fill, spread
+from reasonbrain.train.distributed.zero import fill, spread
 import reasonbrain.modules.diffusion.flux, reasonbrain.modules.mllm.qwen2_5_vl, deepspeed
 file, way, overrides = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 cfg = load_config("tiny", overrides)

@@ -19,9 +19,9 @@ from reasonbrain.modules.data.reasonmini import make
 # forks a process a start, so that torch is imported once; the parent never computes
 RUN = """
 import os, sys, traceback
-import reasonbrain.pipeline
+import reasonbrain.editing.pipeline
 import reasonbrain.modules.diffusion.flux, reasonbrain.modules.mllm.qwen2_5_vl
-from reasonbrain.batch.run import Job, Path, run
+from reasonbrain.editing.batch.run import Job, Path, run
 jobs, checkpoint = sys.argv[1:]
 for line in sys.stdin:
     pid = os.fork()

@@ -26,7 +26,7 @@ import os, resource, signal, sys, threading
 import torch
 from reasonbrain import cli
 from reasonbrain.model import ReasonBrain
-from reasonbrain.train import faults
+from reasonbrain.train.distributed import faults
 rank, number, how = sys.argv[1:4]
 faults.SILENT = 5
 calls = []

@@ -9,7 +9,7 @@ from reasonbrain.train.train import train
 
 SCRIPT = """
 import sys, torch, torch.distributed as dist
-from reasonbrain.train.processes import average_gradients, rank, world
+from reasonbrain.train.distributed.processes import average_gradients, rank, world
 dist.init_process_group("gloo")
 params = [torch.nn.Parameter(torch.zeros(2, 3)), torch.nn.Parameter(torch.zeros(4)), torch.nn.Parameter(torch.zeros(1))]
 params[0].grad = torch.full((2, 3), float(rank() + 1))

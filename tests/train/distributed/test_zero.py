@@ -32,9 +32,9 @@ PARTITIONED = """
 import sys, torch
 from pathlib import Path
 from reasonbrain.config.loading import load_config
-from reasonbrain.train import processes
+from reasonbrain.train.distributed import processes
 from reasonbrain.train.export import build
-from reasonbrain.train.zero import ZeroEngine, fill
+from reasonbrain.train.distributed.zero import ZeroEngine, fill
 stage, overrides = sys.argv[1], sys.argv[2:]
 cfg = load_config("tiny", overrides)
 processes.join()
@@ -155,10 +155,10 @@ import sys
 import torch
 from pathlib import Path
 from reasonbrain.config.loading import load_config
-from reasonbrain.train import processes
-from reasonbrain.train.data import Batches
+from reasonbrain.train.distributed import processes
+from reasonbrain.train.batches import Batches
 from reasonbrain.train.export import build
-from reasonbrain.train.zero import ZeroEngine, fill
+from reasonbrain.train.distributed.zero import ZeroEngine, fill
 file, overrides = sys.argv[1], sys.argv[2:]
 cfg = load_config("tiny", overrides)
 processes.join()

@@ -30,10 +30,12 @@ from pathlib import Path
 from torch.profiler import ProfilerActivity, profile
 from reasonbrain.attention import set_attention
 from reasonbrain.config.loading import load_config
-from reasonbrain.train import plan, processes
-from reasonbrain.train.dry import INSTRUCTION, fake_passes, norm_as_on_cuda, preparing_parameters, without_weights
+from reasonbrain.train.distributed import processes
+from reasonbrain.train.planning import plan
+from reasonbrain.train.planning.dry import INSTRUCTION, fake_passes, norm_as_on_cuda
+from reasonbrain.train.planning.dry import preparing_parameters, without_weights
 from reasonbrain.train.export import build
-from reasonbrain.train.zero import ZeroEngine, fill
+from reasonbrain.train.distributed.zero import ZeroEngine, fill
 file, overrides = Path(sys.argv[1]), sys.argv[2:]
 cfg = load_config("tiny", overrides)
 processes.join()
