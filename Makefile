@@ -4,7 +4,7 @@ BIN := .venv/bin
 SAMPLE ?= docs/samples/ice.png
 INSTRUCTION ?= What would happen if this ice cube were left in the sun?
 
-.PHONY: edit test test-long lint tiny eval clean
+.PHONY: edit test test-long lint tiny eval reference clean
 
 edit: .venv/.installed
 	@mkdir -p out
@@ -32,6 +32,10 @@ tiny: .venv/.installed
 
 eval: .venv/.installed
 	$(BIN)/reasonbrain eval --benchmark mini -o runs/eval
+
+# docs/reference/*.md, made from the code; a test sees that they are up to date
+reference: .venv/.installed
+	$(BIN)/python docs/reference/generate.py
 
 # the tests use the extras [train] (deepspeed, bitsandbytes), [data] (datasets), [eval] (torchmetrics, openai)
 # and [ray]; flash-attn comes with [flash]
