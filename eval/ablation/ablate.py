@@ -31,17 +31,16 @@ import torch
 
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import Config
-from reasonbrain.data.records import MiniRecords, Records
+from reasonbrain.data.records import Records
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import RunError, UserError
 from reasonbrain.eval.ablation.plan import Budget, read_plan
 from reasonbrain.eval.ablation.report import write
-from reasonbrain.eval.evaluation.benchmarks import Benchmark, find
+from reasonbrain.eval.evaluation.benchmarks import Benchmark, find_benchmark
 from reasonbrain.eval.evaluation.edits import Edits
-from reasonbrain.eval.evaluation.evaluate import Request, measure, missing_networks
+from reasonbrain.eval.evaluation.evaluate import score_records, unavailable_metrics
 from reasonbrain.eval.evaluation.metrics import Metric
 from reasonbrain.eval.evaluation.networks import Models
-from reasonbrain.modules.data.reasonmini.benchmark import MiniSplits
 from reasonbrain.train.batches import micro_batch
 from reasonbrain.train.export import build
 from reasonbrain.train.features import Features, key
@@ -110,20 +109,19 @@ def train(run: Run, lock: IO[str]) -> None:
 
 
 def records_of(budget: Budget, cfg: Config) -> Records:
-    benchmark = find(budget.benchmark)
-    if benchmark.reader == "mini":
-        return MiniSplits(budget.data, budget.limit, tuple(dict.fromkeys(MiniRecords(cfg.data).turns)))
-    return benchmark.records(budget.data, budget.limit)
+    """The benchmark's records, those alone that a model trained on ``cfg.data`` could learn."""
+    return find_benchmark(budget.benchmark).records(budget.data, budget.limit, cfg.data)
 
 
 def networks(budget: Budget, scores: Sequence[str]) -> tuple[Benchmark, dict[str, Metric], Models]:
     """What ``scores`` need. Raises UserError for an unknown one, and where a network is missing."""
-    benchmark = find(budget.benchmark)
+    benchmark = find_benchmark(budget.benchmark)
     names = tuple(dict.fromkeys(s.removesuffix(" inside").removesuffix(" outside") for s in scores))
-    metrics = benchmark.chosen(names)
+    metrics = {name: of for name, of in benchmark.select_metrics(names).items() if isinstance(of, Metric)}
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     models = Models(benchmark.clip, benchmark.dino, benchmark.lpips, device)
-    missing_networks(metrics, models, Request(budget.benchmark, metrics=names))
+    for name, reason in unavailable_metrics(metrics, models).items():
+        raise UserError(f"metric '{name}': {reason}")
     return benchmark, metrics, models
 
 
@@ -133,7 +131,7 @@ def evaluate(run: Run) -> dict[str, float]:
     pipe = ReasonBrainPipeline.from_pretrained(str(run.folder)).to(models.device)
     pipe.set_progress_bar_config(disable=True)
     edits = Edits(run.folder / "edits", pipe)
-    rows = measure(records_of(run.budget, run.cfg), benchmark, metrics, models, edits, {})["records"]
+    rows = score_records(records_of(run.budget, run.cfg), benchmark, metrics, models, edits, {})["records"]
     found = {}
     for score in rows[0]["scores"]["edits"]:
         known = [v for row in rows if (v := row["scores"]["edits"][score]) is not None]
