@@ -4,7 +4,7 @@ BIN := .venv/bin
 SAMPLE ?= docs/samples/ice.png
 INSTRUCTION ?= What would happen if this ice cube were left in the sun?
 
-.PHONY: edit test test-long lint tiny eval reference clean
+.PHONY: edit test test-long lint tiny eval golden reference clean
 
 edit: .venv/.installed
 	@mkdir -p out
@@ -36,6 +36,10 @@ eval: .venv/.installed
 # docs/reference/*.md, made from the code; a test sees that they are up to date
 reference: .venv/.installed
 	$(BIN)/python docs/reference/generate.py
+
+# Records tests/golden anew: only where other results are meant.
+golden: .venv/.installed-dev
+	$(BIN)/python tests/golden/record.py
 
 # the tests use the extras [train] (deepspeed, bitsandbytes), [data] (datasets), [eval] (torchmetrics, openai)
 # and [ray]; flash-attn comes with [flash]
