@@ -130,7 +130,7 @@ def networks(budget: Budget, scores: Sequence[str]) -> tuple[Benchmark, dict[str
     """What ``scores`` need. Raises UserError for an unknown one, and where a network is missing."""
     benchmark = find(budget.benchmark)
     names = tuple(dict.fromkeys(s.removesuffix(" inside").removesuffix(" outside") for s in scores))
-    metrics = benchmark.chosen(names)
+    metrics = {name: metric for name, metric in benchmark.chosen(names).items() if isinstance(metric, Metric)}
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     models = Models(benchmark.clip, benchmark.dino, benchmark.lpips, device)
     missing_networks(metrics, models, Request(budget.benchmark, metrics=names))
