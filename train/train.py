@@ -14,7 +14,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from reasonbrain.config.schema import Config, slot_config
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
-from reasonbrain.train.batches import Batches, micro_batch
+from reasonbrain.train.batches import Batch, Batches, micro_batch
 from reasonbrain.train.distributed import faults, processes
 from reasonbrain.train.distributed.zero import ZeroEngine, fill, spread
 from reasonbrain.train.engine import Engine
@@ -125,14 +124,10 @@ def _train(
             loop.tracker = Tracker(cfg.train.tracker, run, loop.step, asdict(cfg))
     validation = Validation(cfg, model, engine, run) if cfg.train.validate_every else None
 
-    def losses(step: int, part: int) -> dict[str, torch.Tensor]:
-        start = time.monotonic()
-        batch = batches(step, part)
-        waited = torch.tensor((time.monotonic() - start) * batches.parts)
-        named = engine.model(*batch, draws=cfg.train.draws, lm_weight=cfg.train.lm_weight)
-        return named | {"seconds_waiting_for_data": waited}
+    def losses(batch: Batch) -> dict[str, torch.Tensor]:
+        return engine.model(*batch, draws=cfg.train.draws, lm_weight=cfg.train.lm_weight)
 
-    loop.fit(losses, batches.parts, batches.ids, validation)
+    loop.fit(batches, losses, batches.parts, batches.ids, validation)
     if first:
         export(run, run / "model")
 

@@ -60,6 +60,16 @@ def test_pictures_are_source_edit_and_target(validation, tmp_path, wake, model):
     assert sheet.height > PICTURES * SIDE and sheet.width > 3 * SIDE
 
 
+def test_records_are_prepared_outside_autocast(settings, model, tmp_path, monkeypatch):
+    """Those of the losses and those of the pictures."""
+    cfg = settings(*QUICK, "train.bf16=true")
+    validation, prepare, seen = Validation(cfg, model, Engine(model, cfg.train), tmp_path), model.prepare, []
+    monkeypatch.setattr(model, "prepare", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or prepare(*a))
+    validation.losses()
+    validation.edits(1)
+    assert seen == [False] * (len(validation.records) + PICTURES)
+
+
 def test_a_run_trains_the_same_with_it(settings, tmp_path):
     lines = []
     for name, more in (("with", ["train.validate_every=2"]), ("without", [])):
