@@ -45,9 +45,9 @@ from reasonbrain.model import ReasonBrain
 from reasonbrain.modules.data.reasonmini import make
 from reasonbrain.registry import SLOTS
 from reasonbrain.train.batches import Batch, Batches
+from reasonbrain.train.building import build
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.engine import Engine
-from reasonbrain.train.export import build
 from reasonbrain.train.loop import peak_memory
 from reasonbrain.train.optim import check_trains
 from reasonbrain.train.planning.dry import without_weights

@@ -15,7 +15,7 @@ from reasonbrain.errors import UserError
 from reasonbrain.train import features as module
 from reasonbrain.train.batches import Batches
 from reasonbrain.train.features import Ahead, Features
-from reasonbrain.train.train import train
+from reasonbrain.train.run import train
 from reasonbrain.utils.images import to_tensor
 
 QUICK = ["train.batch_size=4", "train.steps=4", "train.log_every=1", "train.save_every=4"]

@@ -12,7 +12,7 @@ from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.modules.data.reasonmini import make
 from reasonbrain.train.engine import Engine
-from reasonbrain.train.train import train
+from reasonbrain.train.run import train
 from reasonbrain.train.validation import DRAWS, PICTURES, RECORDS, SIDE, Validation
 from reasonbrain.utils.images import to_tensor
 

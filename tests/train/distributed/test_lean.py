@@ -9,8 +9,8 @@ from launching import QUICK, ZERO, launch, losses, zero
 
 from reasonbrain.checkpoint import save_model
 from reasonbrain.errors import UserError
-from reasonbrain.train.export import build, init
-from reasonbrain.train.train import train
+from reasonbrain.train.building import build, init
+from reasonbrain.train.run import train
 
 FLUX = "model.diffusion.architecture.transformer"
 LARGE = [f"{FLUX}.num_layers=4", f"{FLUX}.num_single_layers=4", f"{FLUX}.num_attention_heads=8"]
@@ -21,7 +21,7 @@ import json, sys, torch
 from pathlib import Path
 from reasonbrain.config.loading import load_config
 from reasonbrain.train.distributed import processes
-from reasonbrain.train.export import build
+from reasonbrain.train.building import build
 from reasonbrain.train.distributed.zero import fill, spread
 import reasonbrain.modules.diffusion.flux, reasonbrain.modules.mllm.qwen2_5_vl, deepspeed
 file, way, overrides = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
