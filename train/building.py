@@ -12,25 +12,25 @@ from pathlib import Path
 
 import torch
 
-from reasonbrain.checkpoint import Place, check_same_model, load_model, place_all, save_untrained
+from reasonbrain.checkpoint import Partition, check_same_model, load_model, partition_all, save_untrained
 from reasonbrain.config.schema import Config
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 
 
-def build(cfg: Config, place: Place | None = None) -> ReasonBrain:
+def build(cfg: Config, partition: Partition | None = None) -> ReasonBrain:
     """The model as a run starts from it: the checkpoint ``train.start``, or published parts, and what has none drawn
     from ``train.seed``.
 
-    ``place`` is called with every parameter of a slot, but those that only prepare records, once it has its numbers:
-    of a checkpoint with one after the other, else with all of a slot at once. Raises UserError for weights that cannot
-    be had, and for a checkpoint of another model."""
+    ``partition`` is called with every parameter of a slot, except those that only prepare records, as soon as it is
+    loaded: one after the other from a checkpoint, otherwise all of a slot at once. Raises UserError for weights that
+    cannot be loaded, and for a checkpoint of another model."""
     if cfg.train.start:
-        model, made = load_model(cfg.train.start, place=place)
+        model, made = load_model(cfg.train.start, partition=partition)
         check_same_model(cfg, made, Path(cfg.train.start))
         return model
     torch.manual_seed(cfg.train.seed)
-    return ReasonBrain.from_config(cfg.model, made=lambda _, part: place_all(part, place))
+    return ReasonBrain.from_config(cfg.model, made=lambda _, part: partition_all(part, partition))
 
 
 def init(cfg: Config, out: Path) -> None:

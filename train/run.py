@@ -29,7 +29,7 @@ from reasonbrain.registry import SLOTS
 from reasonbrain.train.batches import Batch, Batches, micro_batch
 from reasonbrain.train.building import build
 from reasonbrain.train.distributed import faults, processes
-from reasonbrain.train.distributed.zero import ZeroEngine, fill, spread
+from reasonbrain.train.distributed.zero import ZeroEngine, fill, partitioner
 from reasonbrain.train.engine import Engine
 from reasonbrain.train.export import export
 from reasonbrain.train.loop import Loop
@@ -89,11 +89,11 @@ def train(cfg: Config, run: Path, deepspeed: Path | None = None) -> None:
         micro_batch(cfg.train, processes.world())
         zero = fill(deepspeed, cfg.train, processes.world()) if deepspeed else None
         check_run(cfg, run)
-        place = None
+        partition = None
         if zero and zero["zero_optimization"]["stage"] == 3 and processes.world() > 1:
             check_shares(cfg)
-            place = spread(zero)
-        model = build(cfg, place).to(device).train()
+            partition = partitioner(zero)
+        model = build(cfg, partition).to(device).train()
         check_trains(model, cfg.train)
         batches = Batches(cfg, model)
         with processes.claimed(run, device):
