@@ -45,7 +45,7 @@ from reasonbrain.eval.evaluation.metrics import Metric
 from reasonbrain.eval.evaluation.networks import Models
 from reasonbrain.modules.data.reasonmini.benchmark import MiniSplits
 from reasonbrain.train.batches import micro_batch
-from reasonbrain.train.export import build
+from reasonbrain.train.building import build
 from reasonbrain.train.features import Features, key
 from reasonbrain.train.optim import numel, trained_parameters
 from reasonbrain.train.planning.dry import fake_passes, without_weights
