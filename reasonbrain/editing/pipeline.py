@@ -211,7 +211,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
     ) -> None:
         """Edits pictures of one size and puts the results into their ``rows`` of ``out``."""
         sources = self.sources(pictures, edit)
-        inputs = self.model.prepare(sources.small, texts, objects, sources.regions, sources.ready)
+        inputs = self.model.make_inputs(sources.small, texts, objects, sources.regions, sources.ready)
         condition, _ = self.model.condition(inputs)
         shape = sources.latents.shape
         if isinstance(generator, torch.Generator):
@@ -235,12 +235,11 @@ class ReasonBrainPipeline(DiffusionPipeline):
         scale = min(1.0, edit.size / max(height, width)) if edit.size else 1.0
         size = (max(1, round(height * scale)), max(1, round(width * scale)))
         small = original if scale == 1.0 else F.interpolate(original, size, mode="bicubic", antialias=True).clamp(0, 1)
-        blank: list[list[str]] = [[]] * len(small)
-        regions = self.model.prepare(small, [""] * len(small), blank).regions
+        regions = self.model.segment(small)
         ready = self.model.image_features(small)
         if self.diffusion is None:
             return Sources(original, small, regions, small, small, ready)
-        latents = self.diffusion.encode(pad_to_multiple(small, self.diffusion.multiple)[0])
+        latents = self.diffusion.encode(pad_to_multiple(small, self.diffusion.multiple))
         plain = self.diffusion.decode(latents)[..., : size[0], : size[1]] if edit.preserve else small
         return Sources(original, small, regions, latents, plain, ready)
 

@@ -160,7 +160,7 @@ class _Window:
             self.known |= {key: _one(sources, i) for i, key in enumerate(new)}
         whole = self._filled(rows)
         sources = _joined([self.known[self._picture(row)] for row in whole])
-        inputs = pipe.model.prepare(
+        inputs = pipe.model.make_inputs(
             sources.small, [row.instruction for row in whole], None, sources.regions, sources.ready
         )
         condition, _ = self._guarded(partial(pipe.model.condition, inputs))
