@@ -14,6 +14,7 @@ from reasonbrain.interfaces import Features, no_mask, no_tokens
 from reasonbrain.modules.common.layers import SelfBlock
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
+from reasonbrain.utils.images import to_uint8
 
 
 class RegionEncoder(Plugin):
@@ -75,8 +76,7 @@ class SuperpixelRegions(RegionEncoder):
 
     def segment(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in 0..1 -> labels [B, H, W], the largest region first."""
-        pictures = (images.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().astype(np.uint8)
-        return torch.from_numpy(np.stack([self._segment_one(p) for p in pictures])).to(images.device)
+        return torch.from_numpy(np.stack([self._segment_one(p) for p in to_uint8(images)])).to(images.device)
 
     def _segment_one(self, picture: np.ndarray) -> np.ndarray:
         smallest = max(1, round(self.config.min_share * picture.shape[0] * picture.shape[1]))
