@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_kills import state
+from launching import state
 
 from reasonbrain.errors import UserError
 from reasonbrain.train import checkpoints

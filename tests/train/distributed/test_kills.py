@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from launching import state
 
 from reasonbrain.train import checkpoints
 
@@ -74,10 +75,6 @@ def curve(run):
             continue
         assert found.setdefault(line["step"], line["loss"]) == line["loss"]
     return found
-
-
-def state(run):
-    return {f"{what}/{name}": value for what, name, value in checkpoints.read(checkpoints.last(run))}
 
 
 def writing(run):

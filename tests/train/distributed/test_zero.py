@@ -2,15 +2,12 @@
 other number of processes and any other engine continues."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from launching import QUICK, ZERO, launch, logged, losses, zero
 from PIL import Image
 
 from reasonbrain.checkpoint import load_model
@@ -22,10 +19,6 @@ from reasonbrain.train.train import train
 
 pytest.importorskip("deepspeed")
 
-ROOT = Path(__file__).parents[3]
-ZERO = ROOT / "configs" / "deepspeed"
-QUICK = ["data.count=8", "train.batch_size=8", "train.micro_batch=2", "train.warmup=3", "train.log_every=1"]
-QUICK += ["train.save_every=3", "train.keep=100", "train.optimizer=adamw"]
 FIFTY = [*QUICK, "train.steps=50", "train.save_every=50", "train.validate_every=25"]
 
 PARTITIONED = """
@@ -62,31 +55,6 @@ for name in list(engine.trained)[:5]:
         assert torch.equal(engine.gather(what, name), value), (what, name)
 processes.leave()
 """
-
-
-def launch(*args, launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *launcher, *map(str, args)], env=env, capture_output=True, text=True, timeout=600, cwd=ROOT
-    )
-
-
-def zero(stage, run, *overrides):
-    """Two processes."""
-    done = launch(
-        "train/train.py", "--config", "tiny", "--deepspeed", ZERO / f"zero{stage}.json", "-o", run, *overrides
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count(str(run / "model")) == 1
-
-
-def logged(run, name):
-    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [line[name] for line in lines if name in line]
-
-
-def losses(run):
-    return logged(run, "loss")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 from click.testing import CliRunner
-from test_zero import QUICK, ZERO, launch
+from launching import QUICK, ZERO, launch
 from torch.profiler import ProfilerActivity, profile
 
 from reasonbrain.attention import set_attention

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_zero import QUICK, ZERO, launch, losses, zero
+from launching import QUICK, ZERO, launch, losses, zero
 
 from reasonbrain.checkpoint import save_model
 from reasonbrain.errors import UserError
