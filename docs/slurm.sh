@@ -8,8 +8,8 @@
 #SBATCH --time=24:00:00
 #SBATCH --signal=TERM@300
 #SBATCH --requeue
-# Five minutes before the time limit, and on preemption, every process gets SIGTERM: the run writes a checkpoint and ends.
-# The requeued job resumes from it.
+# Five minutes before the time limit, and on preemption, every process gets SIGTERM: the run writes a checkpoint and
+# ends. The requeued job resumes from it.
 set -euo pipefail
 config=$1 run=$2
 shift 2
