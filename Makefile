@@ -4,7 +4,7 @@ BIN := .venv/bin
 SAMPLE ?= docs/samples/ice.png
 INSTRUCTION ?= What would happen if this ice cube were left in the sun?
 
-.PHONY: edit test test-long lint tiny eval docs reference clean
+.PHONY: edit test test-long lint tiny eval docs golden reference clean
 
 edit: .venv/.installed
 	@mkdir -p out
@@ -40,6 +40,10 @@ docs: .venv/.installed-dev
 # docs/reference/*.md from the code; a test compares them.
 reference: .venv/.installed
 	$(BIN)/python docs/reference/generate.py
+
+# Records tests/golden anew: only where other results are meant.
+golden: .venv/.installed-dev
+	$(BIN)/python tests/golden/record.py
 
 # the tests use the extras [train] (deepspeed, bitsandbytes), [data] (datasets), [eval] (torchmetrics, openai), [docs]
 # and [ray]; flash-attn comes with [flash]

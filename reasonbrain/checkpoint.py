@@ -10,6 +10,7 @@ is pickled, and a checkpoint can only name registered plug-ins.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib.resources import files
@@ -113,6 +114,10 @@ def _write(
     # a slot without tensors has a file, too
     for file, keys in (split.filename_to_tensors or {f"{stem}.safetensors": []}).items():
         tensors = {k: kept[k].to(dtype if kept[k].is_floating_point() else None).contiguous() for k in keys}
+        storages = Counter(t.untyped_storage().data_ptr() for t in tensors.values())
+        for key, value in tensors.items():  # views of one storage that differ in shape: safetensors refuses them
+            if storages[value.untyped_storage().data_ptr()] > 1:
+                tensors[key] = value.clone()
         save_file(tensors, folder / file, metadata={"format": "pt", "shared": json.dumps(shared)})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
