@@ -99,6 +99,7 @@ setup(
         "demo": ["gradio>=5"],
         "ray": ["ray[data]>=2.50"],
         "flash": ["flash-attn>=2.7"],
+        "docs": [f'{package}; python_version >= "3.11"' for package in ("zensical>=0.0.70", "mkdocstrings-python>=2")],
         "dev": [
             *("pytest>=8", "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "pre-commit>=4", "webdataset>=1.0"),
             *("fastapi>=0.115", "uvicorn>=0.32"),  # for `transformers serve`, a judge's endpoint in the tests

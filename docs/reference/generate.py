@@ -46,8 +46,8 @@ def table(rows: Iterable[Setting]) -> str:
     lines = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for row in rows:
         default = f"`{row.default}`" if row.default else "required"
-        cells = (f"`{row.key}`", f"`{row.type}`", default, row.meaning.replace("``", "`"))
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+        kind = row.type.replace(" | None", " or null")
+        lines.append(f"| `{row.key}` | `{kind}` | {default} | {row.meaning.replace('``', '`')} |")
     return "\n".join(lines)
 
 

@@ -42,7 +42,7 @@ from reasonbrain.eval.evaluation.evaluate import score_records, unavailable_metr
 from reasonbrain.eval.evaluation.metrics import Metric
 from reasonbrain.eval.evaluation.networks import Models
 from reasonbrain.train.batches import micro_batch
-from reasonbrain.train.export import build
+from reasonbrain.train.building import build
 from reasonbrain.train.features import Features, key
 from reasonbrain.train.optim import numel, trained_parameters
 from reasonbrain.train.planning.dry import fake_passes, without_weights

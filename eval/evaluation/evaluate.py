@@ -144,7 +144,7 @@ def score_records(
 
     def score(record: Record, system: System) -> dict[str, float | None] | None:
         picture = system(record)
-        return picture and scores(look_at(record, picture, benchmark.compared), metrics, models)
+        return scores(look_at(record, picture, benchmark.compared), metrics, models) if picture else None
 
     for index, record in tqdm(together(records, unreadable, [edits, *baselines.values()]), **BAR, total=len(records)):
         try:

@@ -81,7 +81,7 @@ def cache(overrides: tuple[str, ...], config: str, output: str) -> None:
     with processes.one_voice():
         device = processes.join()
         cfg = load_config(config, overrides)
-        from reasonbrain.train.export import build
+        from reasonbrain.train.building import build
         from reasonbrain.train.features import Features
 
         Features(cfg, build(cfg).to(device).eval()).write(Path(output))

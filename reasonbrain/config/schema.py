@@ -22,7 +22,7 @@ class FrceConfig:
     """Patch branch: local visual cues from the image patches."""
 
     region: Slot = None
-    """Region branch: segments the picture and gives object-level visual cues."""
+    """Region branch: segments the image and gives object-level visual cues."""
 
     text: Slot = None
     """Textual branch: R_T, the cues that keep the identity of the key objects."""
@@ -59,7 +59,7 @@ class ModelConfig:
 
 @dataclass
 class EditConfig:
-    """How a picture is edited."""
+    """How an image is edited."""
 
     steps: int = 28
     """Sampling steps."""
@@ -68,7 +68,7 @@ class EditConfig:
     """Value of FLUX's distilled guidance. It costs no second pass, unlike classifier-free guidance."""
 
     size: int | None = 1024
-    """Longest side in pixels at which an edit is computed. A larger picture is scaled down for the edit and the change
+    """Longest side in pixels at which an edit is computed. A larger image is scaled down for the edit and the change
     is scaled back up. null: no limit."""
 
     preserve: bool = True
@@ -109,7 +109,7 @@ class DataConfig:
     """Relative frequency of each kind of ``mini``. A kind that is not named has 1."""
 
     size: int = 64
-    """Pixel budget: a picture is scaled to about ``size`` x ``size`` pixels and keeps its aspect ratio."""
+    """Pixel budget: an image is scaled to about ``size`` x ``size`` pixels and keeps its aspect ratio."""
 
     seed: int = 0
     """Seed of the records of ``mini``."""
