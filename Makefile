@@ -4,7 +4,7 @@ BIN := .venv/bin
 SAMPLE ?= docs/samples/ice.png
 INSTRUCTION ?= What would happen if this ice cube were left in the sun?
 
-.PHONY: edit test test-long lint tiny eval clean
+.PHONY: edit test test-long lint tiny eval docs golden reference clean
 
 edit: .venv/.installed
 	@mkdir -p out
@@ -33,7 +33,19 @@ tiny: .venv/.installed
 eval: .venv/.installed
 	$(BIN)/reasonbrain eval --benchmark mini -o runs/eval
 
-# the tests use the extras [train] (deepspeed, bitsandbytes), [data] (datasets), [eval] (torchmetrics, openai)
+# The documentation site, in site/ (needs Python 3.11 or newer).
+docs: .venv/.installed-dev
+	$(BIN)/zensical build --strict --clean
+
+# docs/reference/*.md from the code; a test compares them.
+reference: .venv/.installed
+	$(BIN)/python docs/reference/generate.py
+
+# Records tests/golden anew: only where other results are meant.
+golden: .venv/.installed-dev
+	$(BIN)/python tests/golden/record.py
+
+# the tests use the extras [train] (deepspeed, bitsandbytes), [data] (datasets), [eval] (torchmetrics, openai), [docs]
 # and [ray]; flash-attn comes with [flash]
 .venv/.installed: setup.py constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
@@ -42,8 +54,8 @@ eval: .venv/.installed
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,train,data,eval,ray]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,docs,train,data,eval,ray]"
 	@touch $@
 
 clean:
-	rm -rf .venv out build *.egg-info
+	rm -rf .venv .cache out site build *.egg-info

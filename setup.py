@@ -27,6 +27,20 @@ PLUGINS = {  # "<slot>:<name>" -> module below reasonbrain.modules; third-party 
     "diffusion:flux": "diffusion.flux",
 }
 
+BENCHMARKS = {  # name -> class below reasonbrain
+    "mini": "modules.data.reasonmini.benchmark:MiniBenchmark",
+    "magicbrush": "eval.evaluation.published:MagicBrush",
+    "emu_edit": "eval.evaluation.published:EmuEdit",
+    "reasonedit": "eval.evaluation.published:ReasonEdit",
+    "editworld": "eval.evaluation.published:EditWorld",
+    "reason50k": "eval.evaluation.published:Reason50K",
+    "instructpix2pix": "eval.evaluation.published:InstructPix2Pix",
+    "risebench": "eval.evaluation.published:RiseBench",
+    "kris": "eval.evaluation.published:KrisBench",
+    "mgie": "eval.evaluation.published:Mgie",
+    "manifest": "eval.evaluation.published:AnyManifest",
+}
+
 TRAIN = ["deepspeed>=0.19", "bitsandbytes>=0.49"]
 EVAL = [
     "torchmetrics>=1.8",  # for LPIPS, which also needs a torchvision that fits torch
@@ -84,6 +98,7 @@ setup(
         "demo": ["gradio>=5"],
         "ray": ["ray[data]>=2.50"],
         "flash": ["flash-attn>=2.7"],
+        "docs": [f'{package}; python_version >= "3.11"' for package in ("zensical>=0.0.70", "mkdocstrings-python>=2")],
         "dev": [
             *("pytest>=8", "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "pre-commit>=4", "webdataset>=1.0"),
             *("fastapi>=0.115", "uvicorn>=0.32"),  # for `transformers serve`, a judge's endpoint in the tests
@@ -92,5 +107,6 @@ setup(
     entry_points={
         "console_scripts": ["reasonbrain=reasonbrain.cli:main"],
         "reasonbrain.modules": [f"{slot_name} = reasonbrain.modules.{module}" for slot_name, module in PLUGINS.items()],
+        "reasonbrain.benchmarks": [f"{name} = reasonbrain.{cls}" for name, cls in BENCHMARKS.items()],
     },
 )

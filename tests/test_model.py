@@ -147,3 +147,33 @@ def test_without_weights_published_models_come_from_their_architecture(settings)
     with torch.device("meta"):
         model = ReasonBrain.from_config(cfg, weights=False)
     assert model.device.type == "meta"
+
+
+def test_visual_cues_and_their_masks_are_patches_then_regions(model, inputs):
+    """A mask in another order would let absent regions count and present patches not."""
+    with torch.no_grad():
+        features = model.encode(inputs)
+        cues = model.cues(features, inputs)
+        patches = model.slot("frce.patch")(features)
+        regions, present = model.slot("frce.region")(features, inputs.regions)
+    assert 0 < present.sum() < present.numel()  # both kinds are there, or the test says nothing
+    count = patches.shape[1]
+    assert torch.equal(cues.visual[:, :count], patches) and torch.equal(cues.visual[:, count:], regions)
+    assert cues.visual_mask[:, :count].all()
+    assert torch.equal(cues.visual_mask[:, count:], present)
+
+
+def test_the_loss_by_noise_level_is_the_mean_of_its_draws(model, inputs, latents):
+    seeds = [11, 12, 13]
+    with torch.no_grad():
+        out = model(inputs, *latents, seeds, draws=8)
+        condition, _ = model.condition(inputs)
+        errors, sigma = model.slot("diffusion").errors(condition, *latents, seeds, 8)
+    torch.testing.assert_close(out["dm"], errors.mean())
+    seen = 0
+    for low in (0.0, 0.25, 0.5, 0.75):
+        inside = (low < sigma) & (sigma <= low + 0.25)
+        seen += int(inside.sum())
+        if inside.any():
+            torch.testing.assert_close(out[f"dm/{low:.2f}-{low + 0.25:.2f}"], errors[inside].mean())
+    assert seen == len(sigma) == 24

@@ -19,6 +19,9 @@ from reasonbrain.train.tiny.batches import augment
 GIVEN = 0.25
 
 
+Batch = tuple[Inputs, Tensor, Tensor, list[int]]  # inputs, latents of source and target, the rows' seeds
+
+
 def micro_batch(cfg: TrainConfig, world: int) -> int:
     """Records of one process in one pass. Raises UserError where the batch cannot be shared out."""
     share, rest = divmod(cfg.batch_size, world)
@@ -53,8 +56,8 @@ class Batches:
         numbers, _ = self.rows(step, part)
         return "records " + ", ".join(self.features[n].id for n in numbers)
 
-    def __call__(self, step: int, part: int = 0) -> tuple[Inputs, Tensor, Tensor, list[int]]:
-        """Inputs, the latents of source and target, and the rows' seeds: this process's share of one pass."""
+    def __call__(self, step: int, part: int = 0) -> Batch:
+        """This process's share of one pass, on the model's device."""
         numbers, seeds = self.rows(step, part)
         found = [self.features[n] for n in numbers]
         after = (step, part + 1) if part + 1 < self.parts else (step + 1, 0)

@@ -116,7 +116,10 @@ class Clip(_Eye):
     def _text(self, text: str) -> Tensor:
         """[D] of length 1; what is beyond CLIP's 77 tokens is cut off."""
         length = self.model.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(text, truncation=True, max_length=length, return_tensors="pt").to(self.device)
+        # split: "<|endoftext|>" in a caption is text and ends nothing
+        tokens = self.tokenizer(
+            text, truncation=True, max_length=length, split_special_tokens=True, return_tensors="pt"
+        ).to(self.device)
         pooled = self.model.text_model(tokens.input_ids, attention_mask=tokens.attention_mask).pooler_output
         return F.normalize(self.model.text_projection(pooled)[0].cpu(), dim=0)
 

@@ -93,7 +93,14 @@ class ClipEncoders(Plugin):
     def encode_text(self, texts: list[str], length: int) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens [B, length, hidden], mask [B, length], pooled [B, hidden]. Always ``length`` tokens: a row's
         features do not depend on its neighbours. An empty text has an all-false mask."""
-        tokens = self.tokenizer(texts, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+        tokens = self.tokenizer(
+            texts,
+            padding="max_length",
+            truncation=True,
+            max_length=length,
+            split_special_tokens=True,  # "<|im_end|>" in an instruction is text and ends nothing
+            return_tensors="pt",
+        )
         ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
         out = self.clip.text_model(ids, attention_mask=mask)
         filled = torch.tensor([bool(t.strip()) for t in texts], device=self.device)

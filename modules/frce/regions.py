@@ -39,13 +39,13 @@ class RegionEncoder(Plugin):
         mask = area > 0
         share = F.adaptive_avg_pool2d(member, features.grid).flatten(2)  # [B, R, N]
         pooled = share @ x / share.sum(-1, keepdim=True).clamp(min=1e-6)
-        x = self.norm(pooled + self.place(_place(member, area)))
+        x = self.norm(pooled + self.place(region_geometry(member, area)))
         for block in self.blocks:
             x = block(x, mask)
         return x * mask[..., None], mask
 
 
-def _place(member: Tensor, area: Tensor) -> Tensor:
+def region_geometry(member: Tensor, area: Tensor) -> Tensor:
     """Centre, spread and area of each region [B, R, 5], in 0..1."""
     h, w = member.shape[-2:]
     y = torch.linspace(0, 1, h, device=member.device, dtype=member.dtype).view(1, 1, h, 1)

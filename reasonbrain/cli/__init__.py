@@ -7,7 +7,8 @@
     reasonbrain bench train --config tiny
     reasonbrain eval --benchmark mini -o report
     reasonbrain ablate components -o ablations
-    reasonbrain modules
+    reasonbrain modules cme:hybrid
+    reasonbrain config tiny model.cme=null
     reasonbrain data check data/reason50k
     reasonbrain data show data/reason50k -o gallery.html
     reasonbrain data mini --split test --count 50 --seed 7 -o mini-test
@@ -30,7 +31,7 @@ from typing import Any
 import click
 
 from reasonbrain import __version__
-from reasonbrain.cli import data, edit, evaluate, train
+from reasonbrain.cli import data, edit, evaluate, show, train
 from reasonbrain.errors import RunError, UserError
 
 
@@ -79,6 +80,6 @@ def main() -> None:
 
 for command in (
     *(edit.edit, edit.batch, train.train, train.export, train.init, train.plan),
-    *(evaluate.bench, evaluate.evaluate, evaluate.ablate, edit.modules, data.data),
+    *(evaluate.bench, evaluate.evaluate, evaluate.ablate, show.modules, show.config, data.data),
 ):
     main.add_command(command)

@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from reasonbrain.errors import UserError
-from reasonbrain.registry import plugins
 
 
 def trained(config: str | None, checkpoint: str | None, overrides: tuple[str, ...]) -> str:
@@ -113,14 +112,3 @@ def batch(ctx: click.Context, checkpoint: str | None, workers: int | None, execu
         for file in ("results.jsonl", "gallery.html"):
             click.echo(job["output"] / file)
         ctx.exit(3 if failed else 0)
-
-
-@click.command()
-def modules() -> None:
-    """Lists the plug-ins of every slot: slot, name, module, package."""
-    rows = [("SLOT", "NAME", "MODULE", "PACKAGE")]
-    rows += [(p.slot, p.name, p.module, p.package) for p in plugins()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
-    click.echo("Any slot can also be null: model.<slot>=null.")

@@ -104,7 +104,7 @@ def check_slot(model: ModelConfig, slot: str) -> None:
     params = {k: v for k, v in given.items() if k != "name"}
     allowed = plugin_parameters(cls)
     _unknown(params, allowed, f"model.{slot}")
-    schema = make_dataclass("Schema", [(n, allowed[n], field(default=MISSING)) for n in params])
+    schema = make_dataclass("Schema", [(n, allowed[n].annotation, field(default=MISSING)) for n in params])
     try:
         params = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), params))  # type: ignore
     except OmegaConfBaseException as e:
@@ -113,12 +113,12 @@ def check_slot(model: ModelConfig, slot: str) -> None:
     cls.check_config(params, model)
 
 
-def plugin_parameters(cls: type) -> dict[str, Any]:
-    """Name -> type of a plug-in's parameters; ``width`` is given by the model."""
+def plugin_parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The ``__init__`` arguments of a plug-in by name, types resolved; without ``width``, which the model gives."""
     init = inspect.unwrap(cls.__init__)  # type: ignore[misc]
     hints = get_type_hints(init)
-    parameters = list(inspect.signature(init).parameters.values())[1:]
-    return {p.name: hints.get(p.name, Any) for p in parameters if p.name != "width"}
+    arguments = list(inspect.signature(init).parameters.values())[1:]
+    return {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in arguments if p.name != "width"}
 
 
 def _unknown(given: Iterable[str], allowed: Iterable[str], where: str) -> None:

@@ -12,13 +12,15 @@ import secrets
 import tempfile
 import warnings
 from collections.abc import Mapping
+from functools import cache, lru_cache
+from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageCms
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
@@ -35,17 +37,48 @@ OUTPUT_FORMATS = {
     ".bmp": "BMP",
 }
 
+# The decoders that may see a file: others start programs (EPS) or are hardly ever tried. JPEG includes MPO; HEIF is
+# available where the package pillow-heif is installed.
+INPUT_FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "TIFF",
+    "BMP",
+    "GIF",
+    "PPM",
+    "AVIF",
+    "JPEG2000",
+    "TGA",
+    "ICO",
+    "QOI",
+    "PCX",
+    "HEIF",
+)
+HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # bytes 8 to 12 of a HEIC file
+TEXT_CHUNKS, PROFILE_CHUNKS = (b"tEXt", b"zTXt", b"iTXt"), (b"iCCP",)  # of a PNG
+TRANSPOSED = {  # EXIF orientation -> what makes the picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
 
 def load_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
     """A picture as RGB, upright, 8 bits a channel, as an eye would see it.
 
-    EXIF orientation is applied, transparency is laid on white, an animation gives its first frame. 16-bit pictures
-    are scaled from 0..65535, floating point ones from 0..1, 0..255 or 0..65535, whichever holds their values; 32-bit
-    integers and floats beyond that from 0 to their largest value. An array is [H, W], or [H, W, C] with C of 1, 3 or
-    4 (RGBA): bool, uint8, uint16, or float in 0..1. Bytes are an encoded picture.
+    EXIF orientation and colour profile are applied, so the result is upright and in sRGB; damaged metadata is ignored.
+    Transparency is laid on white, an animation gives its first frame. 16-bit pictures are scaled from 0..65535,
+    floating point ones from 0..1, 0..255 or 0..65535, whichever holds their values; 32-bit integers and floats beyond
+    that from 0 to their largest value. An array is [H, W], or [H, W, C] with C of 1, 3 or 4 (RGBA): bool, uint8,
+    uint16, or float in 0..1. Bytes are an encoded picture.
 
-    Raises UserError when the picture is missing, a folder, empty, truncated, not a picture, larger than ``MAX_PIXELS``
-    (told from the header, before anything is decoded) or without pixels."""
+    Raises UserError when the picture is missing, a folder, empty, truncated, in none of ``INPUT_FORMATS``, larger than
+    ``MAX_PIXELS`` (told from the header, before anything is decoded) or without pixels."""
     if isinstance(source, np.ndarray):
         return _to_rgb(_from_array(source), "the array")
     if isinstance(source, Image.Image):
@@ -58,16 +91,69 @@ def load_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.I
             _check_file(Path(source), name)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides
-            with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
+            with _open(source) as image:
                 return _to_rgb(image, name)
     except Image.DecompressionBombError:
         raise _too_large(name) from None
     except Image.UnidentifiedImageError:
+        if _first_bytes(source, 12)[8:] in HEIF_BRANDS:
+            raise UserError(f"{name} is HEIC, which needs the package pillow-heif: pip install pillow-heif") from None
         raise UserError(f"{name} is not a picture in any format known here (PNG, JPEG, WebP, TIFF, ...)") from None
     except OSError as e:
         raise UserError(f"{name} cannot be read: {e.strerror or e}") from None
     except ValueError as e:  # some of Pillow's formats, on a broken header
         raise UserError(f"{name} is damaged or truncated: {e}") from None
+
+
+def _first_bytes(source: str | Path | bytes, count: int | None = None) -> bytes:
+    if isinstance(source, bytes):
+        return source[:count]
+    with Path(source).open("rb") as file:
+        return file.read(-1 if count is None else count)
+
+
+def _open(source: str | Path | bytes) -> Image.Image:
+    """The picture, not decoded yet. Of a PNG, text and a profile that Pillow refuses to read are left out."""
+    try:
+        return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_decoders())
+    except (ValueError, SyntaxError):
+        if _first_bytes(source, 8) != b"\x89PNG\r\n\x1a\n":
+            raise
+        data = _first_bytes(source)
+        try:
+            return Image.open(BytesIO(_without_chunks(data, TEXT_CHUNKS)), formats=("PNG",))
+        except (ValueError, SyntaxError):
+            return Image.open(BytesIO(_without_chunks(data, TEXT_CHUNKS + PROFILE_CHUNKS)), formats=("PNG",))
+
+
+@cache
+def _decoders() -> list[str]:
+    """Those of ``INPUT_FORMATS`` that are installed."""
+    try:
+        import_module("pillow_heif").register_heif_opener()
+    except ImportError:
+        pass
+    Image.init()
+    return [name for name in INPUT_FORMATS if name in Image.OPEN]
+
+
+def _without_chunks(png: bytes, kinds: tuple[bytes, ...]) -> bytes:
+    """The file without chunks of these kinds (PNG specification, section 5: length, type, data, checksum)."""
+    kept, at = [png[:8]], 8
+    while at + 8 <= len(png):
+        end = at + 12 + int.from_bytes(png[at : at + 4], "big")
+        if png[at + 4 : at + 8] not in kinds:
+            kept.append(png[at:end])
+        at = end
+    return b"".join(kept)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 (upright) where EXIF is missing or cannot be read."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # whatever Pillow raises for EXIF that is damaged
+        return 1
 
 
 def _check_file(path: Path, name: str) -> None:
@@ -87,9 +173,14 @@ def upright_size(source: Path | bytes) -> tuple[int, int] | None:
 
     EXIF that stands behind the pixels of a PNG is not seen."""
     try:
-        with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as image:
-            exif = Image.Image.getexif(image)  # a PNG's own method decodes the whole picture
-            turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+        if not isinstance(source, bytes):
+            _check_file(source, "")  # opening a FIFO would wait for a writer
+        with _open(source) as image:
+            try:
+                exif = Image.Image.getexif(image)  # a PNG's own method decodes the whole picture
+                turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+            except Exception:  # damaged EXIF, as in ``_orientation``
+                turned = False
             return image.size[::-1] if turned else image.size
     except Exception:  # load_image says what is wrong
         return None
@@ -106,19 +197,50 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise _too_large(name)
     try:
         image.load()
-        image = ImageOps.exif_transpose(image)
+        profile = image.info.get("icc_profile")
+        if (turn := TRANSPOSED.get(_orientation(image))) is not None:
+            image = image.transpose(turn)
         if image.mode in ("I", "F") or image.mode.startswith("I;"):
             image = _scaled(image)
         if image.mode == "La":  # Pillow knows no direct way
             image = image.convert("LA")
-        if image.has_transparency_data:
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-        return image.convert("RGB")
+        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+        image = _to_srgb(image, profile)
+        if alpha is not None:
+            image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
+        image.info = {}  # applied, so that nobody applies it again
+        return image
     except Image.DecompressionBombError:  # a picture inside the picture (ICO)
         raise _too_large(name) from None
     except Exception as e:
         raise UserError(f"{name} is damaged or truncated: {' '.join(str(e).split()) or type(e).__name__}") from None
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """The colours as RGB, converted from the colour profile to sRGB; a profile that cannot be read or does not fit the
+    picture is ignored, one that is sRGB already changes nothing. Transparency is left out."""
+    plain = image if image.mode in ("L", "CMYK", "RGB") else image.convert("L" if image.mode == "LA" else "RGB")
+    if profile:
+        transform = _srgb_transform(bytes(profile), plain.mode)
+        if transform is not None:
+            return ImageCms.applyTransform(plain, transform)  # type: ignore[return-value]  # None only in place
+    return plain.convert("RGB")
+
+
+@lru_cache(maxsize=16)
+def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """From a profile to sRGB; None where it moves no colour by more than a rounding step, or cannot be made."""
+    try:
+        source = ImageCms.ImageCmsProfile(BytesIO(profile))
+        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
+        if mode != "RGB":
+            return transform
+        steps = np.linspace(0, 255, 9).round().astype(np.uint8)
+        lattice = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(27, 27, 3)
+        moved = np.asarray(ImageCms.applyTransform(Image.fromarray(lattice), transform)).astype(int) - lattice
+        return transform if np.abs(moved).max() > 1 else None
+    except (OSError, ImageCms.PyCMSError, ValueError, TypeError):
+        return None
 
 
 def _scaled(image: Image.Image) -> Image.Image:

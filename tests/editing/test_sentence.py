@@ -13,7 +13,7 @@ from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.modules.data.reasonmini import make
-from reasonbrain.train.train import train
+from reasonbrain.train.run import train
 
 READS = "model.encoders.reads=sentence"
 ALONE = [

@@ -78,3 +78,14 @@ def test_pooled_reads_the_whole_instruction(clip):
     words = sorted(("candle", "lit", "out", "sun", "ice", "what"), key=lambda w: clip.tokenizer(w).input_ids[1])
     pooled = clip(inputs([f"{words[-1]} {w}" for w in words[:-1]])).pooled
     assert torch.pdist(pooled).min() > 1e-3
+
+
+@pytest.mark.parametrize("special", ["<|im_end|>", "<|endoftext|>", "<|im_start|>"])
+def test_special_tokens_in_an_instruction_are_text(clip, special):
+    """An end token that a user writes must not end the instruction."""
+    assert special in clip.tokenizer.all_special_tokens
+    words = [f"{special} leave the ice in the sun", f"{special} let snow fall on the roof"]
+    pooled = clip(inputs(words)).pooled
+    assert (pooled[0] - pooled[1]).abs().max() > 1e-3
+    ids = clip.tokenizer(words, split_special_tokens=True).input_ids
+    assert all(row.count(clip.tokenizer.convert_tokens_to_ids(special)) <= 1 for row in ids)

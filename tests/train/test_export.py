@@ -14,7 +14,8 @@ from reasonbrain.config.loading import dump_config, load_config
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.train import checkpoints
-from reasonbrain.train.export import build, export, merge_adapters
+from reasonbrain.train.building import build
+from reasonbrain.train.export import export, merge_adapters
 from reasonbrain.train.optim import trained_parameters
 
 LORA = ["model.diffusion.trained=lora", "model.diffusion.lora_rank=4"]

@@ -10,10 +10,20 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
+from PIL.PngImagePlugin import PngInfo
 
 from reasonbrain.errors import UserError
-from reasonbrain.utils.images import check_output, load_image, pad_to_multiple, save_image, to_pil, to_tensor, to_uint8
+from reasonbrain.utils.images import (
+    check_output,
+    load_image,
+    pad_to_multiple,
+    save_image,
+    to_pil,
+    to_tensor,
+    to_uint8,
+    upright_size,
+)
 
 
 def pixels(image):
@@ -133,6 +143,97 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     exif[0x0112] = orientation
     image.save(tmp_path / "a.png", exif=exif)
     assert np.asarray(load_image(tmp_path / "a.png"))[..., 0].tolist() == UPRIGHT
+
+
+def wide_gamut():
+    """A profile whose primaries lie outside those of sRGB: sRGB's own, its red and green colorants exchanged."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    tags = {bytes(data[at : at + 4]): at for at in range(132, 132 + 12 * int.from_bytes(data[128:132], "big"), 12)}
+    red, green = tags[b"rXYZ"], tags[b"gXYZ"]
+    data[red + 4 : red + 12], data[green + 4 : green + 12] = data[green + 4 : green + 12], data[red + 4 : red + 12]
+    return bytes(data)
+
+
+@pytest.mark.parametrize("name", ["p.png", "p.jpg", "p.tif", "p.webp", "turned.png", "clear.png"])
+def test_colour_profiles_are_applied_and_dropped(tmp_path, name):
+    image = Image.new("RGB", (16, 16), (230, 40, 40))
+    if name == "clear.png":
+        image.putalpha(255)
+    exif = Image.Exif()
+    exif[0x0112] = 6 if name == "turned.png" else 1
+    options = {"quality": 100} if name.endswith(("jpg", "webp")) else {}
+    image.save(tmp_path / name, icc_profile=wide_gamut(), exif=exif, **options)
+    seen = load_image(tmp_path / name)
+    # red and green exchanged: what the file calls red is seen as green
+    assert np.allclose(pixels(seen), (40, 230, 40), atol=4)
+    assert not seen.info
+    assert pixels(load_image(seen)) == pixels(seen)
+
+
+def test_a_profile_of_srgb_changes_nothing(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Image.fromarray(noise).save(tmp_path / "a.png", icc_profile=srgb)
+    assert np.array_equal(np.asarray(load_image(tmp_path / "a.png")), noise)
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def with_chunk(path, made):
+    """A PNG with a chunk put in behind its header."""
+    data = path.read_bytes()
+    path.write_bytes(data[:33] + made + data[33:])
+
+
+@pytest.mark.parametrize("what", ["exif", "profile", "profile of another space", "compressed text", "png profile"])
+def test_damaged_metadata_is_ignored(tmp_path, what):
+    path, image = tmp_path / "a.png", Image.new("RGB", (3, 2), (10, 20, 30))
+    if what == "exif":
+        path = tmp_path / "a.jpg"
+        image.save(path, quality=100, exif=b"Exif\0\0XX*\0\x08\0\0\0\xff\xff")
+    elif what == "profile":
+        image.save(path, icc_profile=b"no profile at all")
+    elif what == "profile of another space":
+        image.save(path, icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes())
+    else:
+        image.save(path)
+        bomb = zlib.compress(bytes(70 << 20))
+        with_chunk(
+            path, chunk(b"zTXt", b"a\0\0" + bomb) if what == "compressed text" else chunk(b"iCCP", b"a\0\0" + bomb)
+        )
+    assert np.allclose(pixels(load_image(path)), (10, 20, 30), atol=2)
+    assert upright_size(path) == (3, 2)
+
+
+def test_text_that_is_fine_stays_no_obstacle(tmp_path):
+    info = PngInfo()
+    info.add_text("instruction", "What if it snowed?", zip=True)
+    Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "a.png", pnginfo=info)
+    assert pixels(load_image(tmp_path / "a.png")) == [(1, 2, 3)]
+
+
+def test_a_file_is_decoded_by_listed_formats_only(tmp_path, monkeypatch):
+    """An EPS would start Ghostscript."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.eps")
+    os.rename(tmp_path / "a.eps", tmp_path / "a.png")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    (tmp_path / "gs").chmod(0o755)
+    with pytest.raises(UserError, match="not a picture in any format known here"):
+        load_image(tmp_path / "a.png")
+    assert not (tmp_path / "started").exists()
+
+
+def test_heic_names_the_package_that_reads_it():
+    with pytest.raises(UserError, match="pip install pillow-heif"):
+        load_image(b"\0\0\0\x18ftypheic" + bytes(100))
+
+
+def test_a_pipe_has_no_size_and_nothing_waits_for_it(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    assert upright_size(tmp_path / "a.png") is None
 
 
 def test_an_animation_gives_its_first_frame(tmp_path):

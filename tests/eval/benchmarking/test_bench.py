@@ -20,7 +20,7 @@ from reasonbrain.eval.benchmarking.bench import random_model
 from reasonbrain.eval.benchmarking.measure import Flops, Row, peak_flops
 from reasonbrain.plugin import Plugin
 from reasonbrain.train.batches import Batches
-from reasonbrain.train.loop import fastest_attention
+from reasonbrain.train.step import fastest_attention
 
 QUICK = ["--warmup", "0", "--repeats", "2"]
 TRAIN = ["train.batch_size=4", "train.micro_batch=2", "train.draws=3", "data.count=70"]
