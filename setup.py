@@ -27,6 +27,20 @@ PLUGINS = {  # "<slot>:<name>" -> module below reasonbrain.modules; third-party 
     "diffusion:flux": "diffusion.flux",
 }
 
+BENCHMARKS = {  # name -> class below reasonbrain
+    "mini": "modules.data.reasonmini.benchmark:MiniBenchmark",
+    "magicbrush": "eval.evaluation.published:MagicBrush",
+    "emu_edit": "eval.evaluation.published:EmuEdit",
+    "reasonedit": "eval.evaluation.published:ReasonEdit",
+    "editworld": "eval.evaluation.published:EditWorld",
+    "reason50k": "eval.evaluation.published:Reason50K",
+    "instructpix2pix": "eval.evaluation.published:InstructPix2Pix",
+    "risebench": "eval.evaluation.published:RiseBench",
+    "kris": "eval.evaluation.published:KrisBench",
+    "mgie": "eval.evaluation.published:Mgie",
+    "manifest": "eval.evaluation.published:AnyManifest",
+}
+
 TRAIN = ["deepspeed>=0.19", "bitsandbytes>=0.49"]
 EVAL = [
     "torchmetrics>=1.8",  # for LPIPS, which also needs a torchvision that fits torch
@@ -93,5 +107,6 @@ setup(
     entry_points={
         "console_scripts": ["reasonbrain=reasonbrain.cli:main"],
         "reasonbrain.modules": [f"{slot_name} = reasonbrain.modules.{module}" for slot_name, module in PLUGINS.items()],
+        "reasonbrain.benchmarks": [f"{name} = reasonbrain.{cls}" for name, cls in BENCHMARKS.items()],
     },
 )

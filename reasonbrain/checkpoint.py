@@ -32,7 +32,7 @@ from reasonbrain.model import WEIGHT_SOURCES, ReasonBrain, build_plugin
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import SLOTS, plugin
 
-Place = Callable[[nn.Parameter], None]
+Partition = Callable[[nn.Parameter], None]
 WHOLE, TRAINED = "model", "trained"  # the weights' files begin with this
 
 
@@ -200,14 +200,14 @@ def load_model(
     overrides: Sequence[str] = (),
     config: str | None = None,
     dtype: torch.dtype = torch.float32,
-    place: Place | None = None,
+    partition: Partition | None = None,
 ) -> tuple[ReasonBrain, Config]:
     """The model of a checkpoint with its configuration, in eval mode.
 
     ``overrides`` may change what does not touch trained weights (``edit.*``, a slot set to null, where a checkpoint
     without the published weights finds them: ``model.mllm.pretrained``). ``config``: the preset or file that the
-    checkpoint is expected to be made by. ``place`` is called with every parameter, but those that only prepare records,
-    once it has its numbers, and before the next one is read. Raises UserError for a checkpoint that is missing,
+    checkpoint is expected to be made by. ``partition`` is called with every parameter, except those that only prepare
+    records, as soon as it is loaded and before the next one is read. Raises UserError for a checkpoint that is missing,
     truncated, incomplete or made by another configuration, and for published weights that cannot be had."""
     folder = find_checkpoint(name)
     saved = load_config(str(folder / "config.yaml"))
@@ -225,21 +225,21 @@ def load_model(
         target = slot_folder(folder, slot)
         if any(target.glob(f"{TRAINED}.safetensors*")):
             slots[slot] = _load_trained(target, slot, cfg.model.width, params, dtype)
-            place_all(slots[slot], place)
+            partition_all(slots[slot], partition)
         else:
-            slots[slot] = _load_slot(target, slot, params["name"], dtype, place)
+            slots[slot] = _load_slot(target, slot, params["name"], dtype, partition)
     return ReasonBrain(slots, cfg.model.width).eval(), cfg
 
 
-def place_all(part: Plugin, place: Place | None) -> None:
-    """Calls ``place`` with every parameter of a plug-in but those that only prepare records."""
+def partition_all(part: Plugin, partition: Partition | None) -> None:
+    """Calls ``partition`` with every parameter of a plug-in but those that only prepare records."""
     apart = {id(p) for m in part.prepares().values() for p in m.parameters()}
     for p in part.parameters():
-        if place and id(p) not in apart:
-            place(p)
+        if partition and id(p) not in apart:
+            partition(p)
 
 
-def _load_slot(folder: Path, slot: str, name: str, dtype: torch.dtype, place: Place | None) -> Plugin:
+def _load_slot(folder: Path, slot: str, name: str, dtype: torch.dtype, partition: Partition | None) -> Plugin:
     cls = plugin(slot, name)
     try:
         params = json.loads((folder / cls.config_name).read_text(encoding="utf-8"))
@@ -249,17 +249,17 @@ def _load_slot(folder: Path, slot: str, name: str, dtype: torch.dtype, place: Pl
         part = cls.from_config({k: v for k, v in params.items() if k != "pretrained"})
     held = {name: p.dtype for name, p in part.named_parameters() if p.dtype != torch.float32}
     state: dict[str, Tensor] = {}
-    wanted = set(part.state_dict()) if place else set()
+    wanted = set(part.state_dict()) if partition else set()
     try:
         for names, value in _read(folder, WHOLE):
             to = held.get(names[0], dtype) if value.is_floating_point() else value.dtype
             # copied out of the mapped file: there they lie unaligned, which changes the last bit of matrix products
             state |= dict.fromkeys(names, value.to(to, copy=True))
-            if place:
-                _place(part, state, place)
+            if partition:
+                _load_tensor(part, state, partition)
                 wanted -= state.keys()
                 state = {}
-        if wanted or not place:
+        if wanted or not partition:
             part.load_state_dict(state, strict=True, assign=True)
     except (RuntimeError, AttributeError) as e:
         detail = " ".join(str(e).split())[:200]
@@ -274,7 +274,7 @@ def _load_slot(folder: Path, slot: str, name: str, dtype: torch.dtype, place: Pl
     return part
 
 
-def _place(part: Plugin, names: dict[str, Tensor], place: Place) -> None:
+def _load_tensor(part: Plugin, names: dict[str, Tensor], partition: Partition) -> None:
     """Puts one tensor, under all its names, where it belongs."""
     first: Any = None
     for name, value in names.items():
@@ -286,7 +286,7 @@ def _place(part: Plugin, names: dict[str, Tensor], place: Place) -> None:
         module.load_state_dict({leaf: value}, strict=False, assign=True)
         first = getattr(module, leaf)
         if isinstance(first, nn.Parameter) and not name.startswith(tuple(f"{path}." for path in part.prepares())):
-            place(first)
+            partition(first)
 
 
 def _load_trained(folder: Path, slot: str, width: int, params: dict[str, Any], dtype: torch.dtype) -> Plugin:

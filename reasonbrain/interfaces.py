@@ -25,6 +25,7 @@ class Inputs:
 
     images [B, 3, H, W] in 0..1; regions [B, H, W] long, a label map of the segmentation (-1: no region).
     ready: by slot, what ``Plugin.image_features`` gave for the images before; training computes it once a record.
+    sentences: what the MLLM says about each row (``Mllm.reason``), once it was asked.
     """
 
     images: Tensor
@@ -32,6 +33,7 @@ class Inputs:
     objects: list[list[str]]
     regions: Tensor
     ready: dict[str, Tensor] = field(default_factory=dict)
+    sentences: list[str] | None = None
 
 
 class Features(NamedTuple):
@@ -85,8 +87,11 @@ def no_mask(like: Tensor) -> Tensor:
 
 
 class Encoders(Protocol):
-    """Slot ``encoders``: E_I and E_T. One with a parameter ``reads`` that is ``sentence`` gets, in place of the
-    instructions, what the MLLM says about them."""
+    """Slot ``encoders``: E_I and E_T. ``reads_sentence``: its text is ``Inputs.sentences`` instead of the instructions;
+    they are there when it is called."""
+
+    @property
+    def reads_sentence(self) -> bool: ...
 
     def __call__(self, inputs: Inputs) -> Features: ...
 

@@ -68,7 +68,14 @@ class ReasonBrain(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device if len(self.parts) else torch.device("cpu")
 
-    def prepare(
+    def segment(self, images: Tensor) -> Tensor:
+        """Label maps [B, H, W] long of images [B, 3, H, W] in 0..1; -1 everywhere without a region branch."""
+        region = self.slot("frce.region")
+        if region is None:
+            return torch.full((len(images), *images.shape[-2:]), -1, device=images.device)
+        return region.segment(images)
+
+    def make_inputs(
         self,
         images: Tensor,
         instructions: Sequence[str],
@@ -76,17 +83,12 @@ class ReasonBrain(nn.Module):
         regions: Tensor | None = None,
         ready: dict[str, Tensor] | None = None,
     ) -> Inputs:
-        """Inputs for images [B, 3, H, W] in 0..1; objects (a row's None: found in its instruction) and regions
-        [B, H, W] are found where they are not given. ``ready``: as ``image_features`` gave it."""
+        """A batch on the images' device. images: [B, 3, H, W] in 0..1. objects: None, or None for one row: they are
+        found in the instruction. regions: [B, H, W]; None: the images are segmented. ready: features that
+        ``image_features`` returned for the images."""
         given = objects if objects is not None else [None] * len(instructions)
         found = [find_objects(i) if o is None else list(o) for i, o in zip(instructions, given, strict=True)]
-        region = self.slot("frce.region")
-        if regions is not None:
-            regions = regions.to(images.device).long()
-        elif region is not None:
-            regions = region.segment(images)
-        else:
-            regions = torch.full((len(images), *images.shape[-2:]), -1, device=images.device)
+        regions = self.segment(images) if regions is None else regions.to(images.device).long()
         ready = {slot: features.to(images.device) for slot, features in (ready or {}).items()}
         return Inputs(images, list(instructions), found, regions, ready)
 
@@ -100,14 +102,25 @@ class ReasonBrain(nn.Module):
         found = {slot: part for slot in SLOTS if (part := self.slot(slot))}
         return {slot: part for slot, part in found.items() if len(part.prepares()) == len(part.preparing)}
 
+    @property
+    def reads_sentence(self) -> bool:
+        """Whether E_T reads what the MLLM says about an instruction instead of the instruction (MGIE's expressive
+        instruction, arXiv:2309.17102)."""
+        encoders = self.slot("encoders")
+        return encoders is not None and encoders.reads_sentence
+
+    def reason(self, inputs: Inputs) -> Inputs:
+        """The inputs with the MLLM's sentences, which are generated unless they are there; without an MLLM none."""
+        mllm = self.slot("mllm")
+        if mllm is None or inputs.sentences is not None:
+            return inputs
+        return replace(inputs, sentences=mllm.reason(inputs))
+
     def encode(self, inputs: Inputs) -> Features:
-        """E_I(I) and E_T(H); of encoders with ``reads: sentence`` E_T(E), E being what the MLLM says about H (MGIE's
-        expressive instruction, arXiv:2309.17102)."""
+        """E_I(I) and E_T(H), or E_T of the MLLM's sentence."""
         encoders = self.slot("encoders")
         if encoders is not None:
-            if encoders.config.get("reads") == "sentence":
-                inputs = replace(inputs, instructions=self.parts["mllm"].reason(inputs))
-            return encoders(inputs)
+            return encoders(self.reason(inputs) if self.reads_sentence else inputs)
         empty = inputs.images.new_zeros(len(inputs.images), 0, self.width)
         mask = no_mask(empty)
         return Features(empty, (0, 0), empty, mask, empty.new_zeros(len(empty), 0), empty, mask)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +13,7 @@ from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from reasonbrain.config.schema import ModelConfig
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Inputs
 
@@ -32,6 +33,16 @@ class Plugin(ModelMixin, ConfigMixin):
     preparing: tuple[str, ...] = ()  # paths of the submodules that prepare records, for which training computes once
     without_adapters: dict[str, Any] = {}  # parameters that build it once peft's adapters are merged into its weights
     _frozen: tuple[nn.Module, ...] = ()
+
+    @classmethod
+    def check_config(cls, parameters: Mapping[str, Any], model: ModelConfig) -> None:
+        """Raises UserError if the plug-in's ``parameters`` do not fit the other slots of ``model``. Called when a
+        configuration is read, before anything is built."""
+
+    @property
+    def reads_sentence(self) -> bool:
+        """Slot ``encoders``: whether it reads ``Inputs.sentences``, which the MLLM then generates."""
+        return False
 
     def freeze(self, *modules: nn.Module) -> None:
         """Takes modules out of training, for good: no gradients, and always in eval mode."""

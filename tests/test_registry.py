@@ -46,7 +46,7 @@ folder, *overrides = sys.argv[1:]
 found = {i.name: i.package for i in plugins("cme")}
 cfg = load_config("tiny", [*overrides, "model.cme.name=scaled", "model.cme.gain=3"])
 model = ReasonBrain.from_config(cfg.model).eval()
-inputs = model.prepare(torch.rand(1, 3, 64, 64), ["melt the ice"])
+inputs = model.make_inputs(torch.rand(1, 3, 64, 64), ["melt the ice"])
 before = model.condition(inputs)[0].visual
 ReasonBrainPipeline.from_model(model, cfg).save_pretrained(folder)
 again = ReasonBrainPipeline.from_pretrained(folder)

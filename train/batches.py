@@ -19,6 +19,9 @@ from reasonbrain.train.tiny.batches import augment
 GIVEN = 0.25
 
 
+Batch = tuple[Inputs, Tensor, Tensor, list[int]]  # inputs, latents of source and target, the rows' seeds
+
+
 def micro_batch(cfg: TrainConfig, world: int) -> int:
     """Records of one process in one pass. Raises UserError where the batch cannot be shared out."""
     share, rest = divmod(cfg.batch_size, world)
@@ -53,8 +56,8 @@ class Batches:
         numbers, _ = self.rows(step, part)
         return "records " + ", ".join(self.features[n].id for n in numbers)
 
-    def __call__(self, step: int, part: int = 0) -> tuple[Inputs, Tensor, Tensor, list[int]]:
-        """Inputs, the latents of source and target, and the rows' seeds: this process's share of one pass."""
+    def __call__(self, step: int, part: int = 0) -> Batch:
+        """This process's share of one pass, on the model's device."""
         numbers, seeds = self.rows(step, part)
         found = [self.features[n] for n in numbers]
         after = (step, part + 1) if part + 1 < self.parts else (step + 1, 0)
@@ -67,5 +70,5 @@ class Batches:
         device = self.model.device
         image, regions, source, target = (torch.stack([getattr(r, name) for r in found]) for name in TENSORS)
         ready = {slot: torch.stack([r.ready[slot] for r in found]) for slot in found[0].ready}
-        inputs = self.model.prepare(image.to(device).float() / 255, words, objects, regions, ready)
+        inputs = self.model.make_inputs(image.to(device).float() / 255, words, objects, regions, ready)
         return inputs, source.to(device), target.to(device), seeds

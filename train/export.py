@@ -12,45 +12,16 @@ import os
 import shutil
 from pathlib import Path
 
-import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from reasonbrain.checkpoint import Place, check_same_model, load_model, place_all, save_model, save_untrained
+from reasonbrain.checkpoint import save_model
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import Config, slot_config
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
 from reasonbrain.train import checkpoints
-
-
-def build(cfg: Config, place: Place | None = None) -> ReasonBrain:
-    """The model as a run starts from it: the checkpoint ``train.start``, or published parts, and what has none drawn
-    from ``train.seed``.
-
-    ``place`` is called with every parameter of a slot, but those that only prepare records, once it has its numbers:
-    of a checkpoint with one after the other, else with all of a slot at once. Raises UserError for weights that cannot
-    be had, and for a checkpoint of another model."""
-    if cfg.train.start:
-        model, made = load_model(cfg.train.start, place=place)
-        check_same_model(cfg, made, Path(cfg.train.start))
-        return model
-    torch.manual_seed(cfg.train.seed)
-    return ReasonBrain.from_config(cfg.model, made=lambda _, part: place_all(part, place))
-
-
-def init(cfg: Config, out: Path) -> None:
-    """Writes the model that a training of ``cfg`` starts from to ``out``, for ``train.start``: published parts and what
-    is new in one layout, which many processes read a tensor at a time.
-
-    Raises UserError for published weights that cannot be had, and for a folder that is not empty."""
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"output '{out}' is not empty: name a new or an empty folder")
-    torch.manual_seed(cfg.train.seed)
-    new = out.with_name(out.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    save_untrained(cfg, new)
-    os.replace(new, out)
+from reasonbrain.train.building import build
 
 
 def merge_adapters(model: ReasonBrain, cfg: Config) -> None:
@@ -63,9 +34,10 @@ def merge_adapters(model: ReasonBrain, cfg: Config) -> None:
         if part is None or params is None:
             continue
         layers = {name: m for name, m in part.named_modules() if isinstance(m, BaseTunerLayer)}
-        if layers and slot == "mllm" and (cfg.model.encoders or {}).get("reads") == "sentence":
+        if layers and slot == "mllm" and model.reads_sentence:
             raise UserError(
-                "model.encoders.reads: 'sentence' is what the MLLM says without its adapters; export without --merged"
+                "model.encoders: its text is the sentence that the MLLM generates without its adapters; "
+                "export without --merged"
             )
         for name, layer in layers.items():
             base = layer.get_base_layer()

@@ -26,7 +26,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from reasonbrain.config.schema import Config, slot_config
@@ -40,7 +39,6 @@ from reasonbrain.train.distributed import processes
 SHARD = 64  # records in a file
 MEMORY = 4 << 30  # bytes of features that stay in memory without a folder
 TENSORS = ("image", "regions", "source", "target")
-KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH]
 
 log = logging.getLogger(__name__)
 
@@ -196,19 +194,19 @@ class Features:
 
 @torch.no_grad()
 def compute(model: ReasonBrain, record: Record) -> Prepared:
-    """One record at a time: in the company of others its latents differ in the last bit, and a resumed run keeps
-    other company. Raises UserError for a record without a target."""
+    """Prepares one record: beside others in a batch its latents would differ in the last bit, and a resumed run meets
+    it beside others. To be called outside autocast and attention contexts: what is computed must not depend on them.
+
+    Raises UserError for a record without a target."""
     if record.target is None:
         raise UserError(f"record '{record.id}' has no target, so it cannot be trained on")
     both = torch.from_numpy(as_array([record.source, record.target]))
     device = model.device
     diffusion = model.slot("diffusion")
-    # torch chooses the kernel, also within a training step that has chosen its own: features on disk know no step
-    with torch.autocast(device.type, enabled=False), sdpa_kernel(KERNELS):
-        images = both.to(device).float() / 255
-        regions = model.prepare(images[:1], [""], [[]]).regions
-        latents = diffusion.encode(images) if diffusion else images
-        ready = {slot: features[0].cpu() for slot, features in model.image_features(images[:1]).items()}
+    images = both.to(device).float() / 255
+    regions = model.segment(images[:1])
+    latents = diffusion.encode(images) if diffusion else images
+    ready = {slot: features[0].cpu() for slot, features in model.image_features(images[:1]).items()}
     tensors = both[0], regions[0].to("cpu", torch.int16), latents[0].cpu(), latents[1].cpu()
     return Prepared(record.id, record.instructions, record.objects, *tensors, ready)
 

@@ -1,4 +1,4 @@
-"""The one training loop: every stage of every run takes its steps here.
+"""The one training loop: every stage of every run takes its steps here (step.py), logs, validates and saves them.
 
 A batch is a function of (seed, step) and torch's random state is set from the same numbers before each pass, so a
 resumed run needs no saved random state: it continues bit for bit where it was stopped.
@@ -14,14 +14,14 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch import nn
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -30,22 +30,15 @@ from reasonbrain.errors import UserError
 from reasonbrain.train import checkpoints
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.engine import Engine
+from reasonbrain.train.step import Batches, Losses, Step, take_step
 from reasonbrain.train.tracking import Tracker
 from reasonbrain.train.validation import Validation
 
 log = logging.getLogger(__name__)
 
-Losses = Callable[[int, int], dict[str, Tensor]]
-
 
 class Preempted(Exception):
     """The run was asked to end (SIGTERM), has saved a checkpoint and ended."""
-
-
-def fastest_attention(device: str) -> AbstractContextManager[None]:
-    """On a CPU, attention in plain matrix products: the backward of torch's fused kernel for CPUs takes a third of a
-    step's time (docs/log.md). Elsewhere torch chooses."""
-    return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
 
 
 def peak_memory(device: torch.device) -> float:
@@ -112,25 +105,29 @@ class Loop:
 
     def fit(
         self,
+        batches: Batches,
         losses: Losses,
         parts: int = 1,
-        bad: Callable[[int, int], str] | None = None,
+        describe: Callable[[int, int], str] | None = None,
         validation: Validation | None = None,
     ) -> None:
-        """Trains up to ``cfg.steps``. ``losses(step, part)`` returns the named scalars of one of the ``parts`` passes
-        of a step; ``loss`` is minimised, and one that is no number in some passes is averaged over the others.
-        ``bad(step, part)`` says what a pass held, for the message about a loss that is no number.
+        """Trains up to ``cfg.steps``, each step in ``parts`` passes: ``batches(step, part)`` gives the batch of a pass,
+        ``losses(batch)`` its named scalars, of which ``loss`` is minimised. Their means over the passes are logged; one
+        that is NaN in some passes is averaged over the others. ``describe``: as in ``take_step``.
 
-        A JSON line every ``log_every`` steps goes to ``RUN/log.jsonl`` and to the tracker. A step whose loss or
-        gradient is no number is skipped. Raises FloatingPointError after ``bad_steps`` of them in a row, Preempted
-        after SIGTERM."""
+        A JSON line every ``log_every`` steps goes to ``RUN/log.jsonl`` and to the tracker. Raises FloatingPointError
+        after ``bad_steps`` skipped steps in a row, Preempted after SIGTERM."""
         self.run.mkdir(parents=True, exist_ok=True)
         before = signal.signal(signal.SIGTERM, self._end)
         hidden = None if processes.rank() == 0 else True  # None: shown on a terminal only
         try:
             with tqdm(total=self.cfg.steps, initial=self.step, disable=hidden) as bar:
                 with nullcontext() if bar.disable else logging_redirect_tqdm():
-                    self._fit(losses, parts, bad, validation, bar)
+                    self._fit(
+                        partial(take_step, self.engine, batches, losses, parts=parts, describe=describe),
+                        validation,
+                        bar,
+                    )
         finally:
             signal.signal(signal.SIGTERM, before)
             if self.tracker:
@@ -139,56 +136,24 @@ class Loop:
     def _end(self, number: int, frame: FrameType | None) -> None:
         self.asked_to_end = True
 
-    def _fit(
-        self,
-        losses: Losses,
-        parts: int,
-        bad: Callable[[int, int], str] | None,
-        validation: Validation | None,
-        bar: tqdm,
-    ) -> None:
+    def _fit(self, take: Callable[[int], Step], validation: Validation | None, bar: tqdm) -> None:
         cfg, engine = self.cfg, self.engine
         sums: dict[str, tuple[float, int]] = {}
         count, in_a_row, start = 0, 0, time.monotonic()
         while self.step < cfg.steps:
-            out: list[tuple[str, float]] = []
-            fault = None
-            for part in range(parts):
-                seed = (cfg.seed * 1_000_003 + self.step) * parts + part
-                torch.manual_seed(seed + processes.rank() * 1_000_000_007)
-                with fastest_attention(engine.device.type):
-                    named = engine.forward(lambda part=part: losses(self.step, part))  # type: ignore[misc]
-                    finite = bool(torch.isfinite(named["loss"]))
-                    wrong, end = processes.anywhere([not finite, self.asked_to_end], engine.device)
-                    self.asked_to_end = end
-                    if wrong:
-                        held = f" ({bad(self.step, part)})" if bad and not finite else ""
-                        value = named["loss"].item() if not finite else "no number elsewhere"
-                        fault = f"step {self.step}: the loss of process {processes.rank()} is {value}{held}"
-                        break
-                    engine.backward(named["loss"], parts)
-                out += [(key, float(value.detach())) for key, value in named.items()]
-            if fault:
-                engine.discard()
-            else:
-                norms, rates = engine.step(self.step)
-                norm = math.hypot(*norms.values())
-                if not math.isfinite(norm):
-                    fault = f"step {self.step}: the gradients' norm is {norm}"
+            taken = take(self.step)
+            self.asked_to_end = processes.anywhere([self.asked_to_end], engine.device)[0]
             self.step += 1
             bar.update()
-            if fault:
+            if taken.fault:
                 self.skipped += 1
                 in_a_row += 1
-                log.warning(f"{fault}; step skipped ({self.skipped} so far)")
+                log.warning(f"{taken.fault}; step skipped ({self.skipped} so far)")
                 if in_a_row >= cfg.bad_steps:
-                    raise FloatingPointError(f"{fault}; {in_a_row} steps in a row were skipped")
+                    raise FloatingPointError(f"{taken.fault}; {in_a_row} steps in a row were skipped")
             else:
                 in_a_row = 0
-                out += [("norm", norm), ("lr", max(rates.values()))]
-                out += [(f"norm/{slot}", n) for slot, n in norms.items() if slot]
-                out += [(f"lr/{slot}", rate) for slot, rate in rates.items() if slot]
-                for key, number in out:
+                for key, number in taken.values:
                     total, n = sums.get(key, (0.0, 0))
                     known = not math.isnan(number)
                     sums[key] = (total + number, n + 1) if known else (total, n)

@@ -6,6 +6,7 @@ its number. The weights are the run's last ones, not the averaged ones.
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Validation:
         """A batch of one, in the first of the record's wordings; its objects are found there, as in use."""
         images = record.image[None].to(self.model.device).float() / 255
         ready = {slot: features[None] for slot, features in record.ready.items()}
-        return self.model.prepare(images, record.instructions[:1], None, record.regions[None], ready)
+        return self.model.make_inputs(images, record.instructions[:1], None, record.regions[None], ready)
 
     @torch.no_grad()
     def losses(self) -> dict[str, float]:
@@ -49,7 +50,7 @@ class Validation:
             record = self.records[min(number, len(self.records) - 1)]  # all pass through the model equally often
             latents = [t[None].to(self.model.device) for t in (record.source, record.target)]
             batch = self.inputs(record), *latents, [number]
-            named = self.engine.forward(lambda b=batch: self.engine.model(*b, DRAWS, self.cfg.train.lm_weight))
+            named = self.engine.forward(partial(self.engine.model, *batch, DRAWS, self.cfg.train.lm_weight))
             for name in ("loss", "lm", "dm"):
                 total, count = sums.get(f"validation/{name}", (0.0, 0))
                 counts = int(number < len(self.records))
@@ -57,13 +58,11 @@ class Validation:
         self.model.train()
         return processes.means(sums, self.engine.device)
 
-    def _edit(self, number: int, diffusion: Any) -> Tensor:
+    def _edit(self, diffusion: Any, inputs: Inputs, source: Tensor, seed: int) -> Tensor:
         """Edited latents [1, C, h, w]."""
-        record, edit = self.records[number], self.cfg.edit
-        condition, _ = self.model.condition(self.inputs(record))
-        source = record.source[None].to(self.model.device)
-        noise = torch.randn(source.shape, generator=torch.Generator().manual_seed(number)).to(source)
-        return diffusion.sample(condition, source, noise, edit.steps, edit.guidance).float()
+        condition, _ = self.model.condition(inputs)
+        noise = torch.randn(source.shape, generator=torch.Generator().manual_seed(seed)).to(source)
+        return diffusion.sample(condition, source, noise, self.cfg.edit.steps, self.cfg.edit.guidance).float()
 
     @torch.no_grad()
     def edits(self, step: int) -> Image.Image | None:
@@ -75,8 +74,9 @@ class Validation:
         self.model.eval()
         rows = []
         for number, record in enumerate(self.records[:PICTURES]):
-            latents = self.engine.forward(lambda n=number: self._edit(n, diffusion))
-            three = (record.source[None].to(latents), latents, record.target[None].to(latents))
+            inputs, source = self.inputs(record), record.source[None].to(self.model.device)
+            latents = self.engine.forward(partial(self._edit, diffusion, inputs, source, number))
+            three = (source.to(latents), latents, record.target[None].to(latents))
             rows.append((record.instructions[0], [to_pil(diffusion.decode(x).cpu())[0] for x in three]))
         self.model.train()
         sheet = draw(rows)

@@ -15,42 +15,40 @@ same noise in the same order. Differences are therefore taken seed by seed.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import numpy as np
 import torch
 
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import Config
-from reasonbrain.data.records import MiniRecords, Records
+from reasonbrain.data.records import Records
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import RunError, UserError
 from reasonbrain.eval.ablation.plan import Budget, read_plan
 from reasonbrain.eval.ablation.report import write
-from reasonbrain.eval.evaluation.benchmarks import Benchmark, find
+from reasonbrain.eval.evaluation.benchmarks import Benchmark, find_benchmark
 from reasonbrain.eval.evaluation.edits import Edits
-from reasonbrain.eval.evaluation.evaluate import Request, measure, missing_networks
+from reasonbrain.eval.evaluation.evaluate import score_records, unavailable_metrics
 from reasonbrain.eval.evaluation.metrics import Metric
 from reasonbrain.eval.evaluation.networks import Models
-from reasonbrain.modules.data.reasonmini.benchmark import MiniSplits
 from reasonbrain.train.batches import micro_batch
-from reasonbrain.train.export import build
+from reasonbrain.train.building import build
 from reasonbrain.train.features import Features, key
 from reasonbrain.train.optim import numel, trained_parameters
 from reasonbrain.train.planning.dry import fake_passes, without_weights
 from reasonbrain.utils.cluster import connect
 from reasonbrain.utils.files import whole_file
+from reasonbrain.utils.locks import alone
 
 log = logging.getLogger(__name__)
 
@@ -85,26 +83,17 @@ def _hash(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[TextIO]:
-    """Waits for other commands that hold ``path``, also for trainings whose command was killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-
-
 def cached(cfg: Config, out: Path) -> Path:
     """The folder with features of ``cfg``'s records, one for all configurations that allow for it."""
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     model = build(cfg).to(device).eval()
     folder = out / "features" / _hash(key(cfg, model))
-    with _alone(folder.with_suffix(".lock")):
+    with alone(folder.with_suffix(".lock")):
         Features(cfg, model).write(folder)
     return folder
 
 
-def train(run: Run, lock: TextIO) -> None:
+def train(run: Run, lock: IO[str]) -> None:
     """Trains up to the end. Raises RunError with the last words of `reasonbrain train`."""
     if (run.folder / "model").is_dir():
         return
@@ -120,20 +109,19 @@ def train(run: Run, lock: TextIO) -> None:
 
 
 def records_of(budget: Budget, cfg: Config) -> Records:
-    benchmark = find(budget.benchmark)
-    if benchmark.reader == "mini":
-        return MiniSplits(budget.data, budget.limit, tuple(dict.fromkeys(MiniRecords(cfg.data).turns)))
-    return benchmark.records(budget.data, budget.limit)
+    """The benchmark's records, those alone that a model trained on ``cfg.data`` could learn."""
+    return find_benchmark(budget.benchmark).records(budget.data, budget.limit, cfg.data)
 
 
 def networks(budget: Budget, scores: Sequence[str]) -> tuple[Benchmark, dict[str, Metric], Models]:
     """What ``scores`` need. Raises UserError for an unknown one, and where a network is missing."""
-    benchmark = find(budget.benchmark)
+    benchmark = find_benchmark(budget.benchmark)
     names = tuple(dict.fromkeys(s.removesuffix(" inside").removesuffix(" outside") for s in scores))
-    metrics = benchmark.chosen(names)
+    metrics = {name: of for name, of in benchmark.select_metrics(names).items() if isinstance(of, Metric)}
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     models = Models(benchmark.clip, benchmark.dino, benchmark.lpips, device)
-    missing_networks(metrics, models, Request(budget.benchmark, metrics=names))
+    for name, reason in unavailable_metrics(metrics, models).items():
+        raise UserError(f"metric '{name}': {reason}")
     return benchmark, metrics, models
 
 
@@ -143,7 +131,7 @@ def evaluate(run: Run) -> dict[str, float]:
     pipe = ReasonBrainPipeline.from_pretrained(str(run.folder)).to(models.device)
     pipe.set_progress_bar_config(disable=True)
     edits = Edits(run.folder / "edits", pipe)
-    rows = measure(records_of(run.budget, run.cfg), benchmark, metrics, models, edits, {})["records"]
+    rows = score_records(records_of(run.budget, run.cfg), benchmark, metrics, models, edits, {})["records"]
     found = {}
     for score in rows[0]["scores"]["edits"]:
         known = [v for row in rows if (v := row["scores"]["edits"][score]) is not None]
@@ -173,7 +161,7 @@ def watched(folder: Path) -> dict[str, float]:
 def perform(run: Run) -> dict[str, Any]:
     """Trains and evaluates what is not there yet: all numbers of the run, or why it ``failed``."""
     try:
-        with _alone(run.folder.with_suffix(".lock")) as lock:
+        with alone(run.folder.with_suffix(".lock")) as lock:
             if not run.result.is_file():
                 train(run, lock)
                 found = evaluate(run) | watched(run.folder) | cost(run.cfg)
@@ -194,10 +182,10 @@ def local(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return found
 
 
-def over_ray(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def runs_on_ray(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """A Ray task a run, in the cluster that RAY_ADDRESS names, else in one started here. A run has a GPU, and its part
     of that machine's CPUs; where there is none, a CPU for each of torch's threads here (OMP_NUM_THREADS): the local
-    engine then rounds alike. All machines share the output folder and the folder that the command is called in.
+    executor then rounds alike. All machines share the output folder and the folder that the command is called in.
 
     Raises UserError where ``ray`` is not installed."""
     ray = connect()
@@ -224,13 +212,13 @@ def _perform_in(folder: str, run: Run) -> dict[str, Any]:
     return perform(run)
 
 
-ENGINES: dict[str, Callable[[Sequence[Run]], list[dict[str, Any]]]] = {"local": local, "ray": over_ray}
+EXECUTORS: dict[str, Callable[[Sequence[Run]], list[dict[str, Any]]]] = {"local": local, "ray": runs_on_ray}
 
 
-def ablate(name: str, out: Path, engine: str) -> Path:
+def ablate(name: str, out: Path, executor: str) -> Path:
     """Carries out a plan; writes DIR/<plan>.json, .md and .png, and returns the path of the table (.md).
 
-    Raises UserError like ``read_plan`` and the engine, for overrides that fit no configuration and unknown metrics,
+    Raises UserError like ``read_plan`` and the executor, for overrides that fit no configuration and unknown metrics,
     before anything is trained; RunError after the table is written if runs failed."""
     title, budget, studies = read_plan(name)
     metrics = tuple(dict.fromkeys(m for study in studies for m in study.metrics))
@@ -249,7 +237,7 @@ def ablate(name: str, out: Path, engine: str) -> Path:
     folders = [run.folder for run in runs.values()]  # reads every configuration
     records_of(budget, next(iter(runs.values())).cfg)
     log.info(f"{len(runs)} runs, {len(set(folders))} different ones")
-    results = dict(zip(runs, ENGINES[engine](list(runs.values())), strict=True))
+    results = dict(zip(runs, EXECUTORS[executor](list(runs.values())), strict=True))
 
     first = variants["full model"][1][0]
     edits = {

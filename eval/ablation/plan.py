@@ -38,7 +38,7 @@ class Study:
 @dataclass
 class Budget:
     """What all runs have in common: the full model, ``config`` with ``overrides``, among them steps, batch and records;
-    and the benchmark, as `reasonbrain eval` takes it. Of ReasonMini only the kinds that are trained are measured."""
+    and the benchmark, as `reasonbrain eval` takes it, of which only what a run could learn is measured."""
 
     config: str = MISSING
     overrides: list[str] = field(default_factory=list)

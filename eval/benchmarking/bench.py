@@ -44,13 +44,14 @@ from reasonbrain.eval.benchmarking.measure import (
 from reasonbrain.model import ReasonBrain
 from reasonbrain.modules.data.reasonmini import make
 from reasonbrain.registry import SLOTS
-from reasonbrain.train.batches import Batches
+from reasonbrain.train.batches import Batch, Batches
+from reasonbrain.train.building import build
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.engine import Engine
-from reasonbrain.train.export import build
-from reasonbrain.train.loop import fastest_attention, peak_memory
+from reasonbrain.train.loop import peak_memory
 from reasonbrain.train.optim import check_trains
 from reasonbrain.train.planning.dry import without_weights
+from reasonbrain.train.step import take_step
 from reasonbrain.utils.images import to_tensor
 
 
@@ -103,6 +104,20 @@ def image_processor(vision: Any) -> Any:
 Found = tuple[list[Row], torch.dtype, dict[str, Any]]  # what was timed, the precision, what else there is to say
 
 
+class _CountedEngine(Engine):
+    """Counts the FLOPs of passes in ``count``, unless that is None."""
+
+    count: Flops | None = None
+
+    def forward(self, losses: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        with self.count or nullcontext():
+            return super().forward(losses)
+
+    def backward(self, loss: Tensor, parts: int) -> None:
+        with self.count or nullcontext(), self.count.backward() if self.count else nullcontext():
+            super().backward(loss, parts)
+
+
 def train(source: Source, warmup: int, repeats: int, device: torch.device) -> Found:
     """Steps as train/train.py takes them, in one process without DeepSpeed; with random weights, of ReasonMini.
 
@@ -116,26 +131,24 @@ def train(source: Source, warmup: int, repeats: int, device: torch.device) -> Fo
     model.train()
     for name in cfg.train.checkpointing:
         model.parts[name].checkpoint_activations()
-    engine, batches = Engine(model, cfg.train), Batches(cfg, model)
+    engine, batches = _CountedEngine(model, cfg.train), Batches(cfg, model)
     autocast = torch.bfloat16 if cfg.train.bf16 else None
     reading: list[float] = []
 
-    def step(number: int, count: Flops | None = None) -> None:
-        reading.append(0.0)
-        for part in range(batches.parts):
-            start = time.perf_counter()
-            batch = batches(number, part)
-            reading[-1] += time.perf_counter() - start
-            with fastest_attention(device.type), count or nullcontext():
-                losses = engine.forward(lambda batch=batch: model(*batch, cfg.train.draws, cfg.train.lm_weight))  # type: ignore[misc]
-                with count.backward() if count else nullcontext():
-                    engine.backward(losses["loss"], batches.parts)
-        engine.step(number)
+    def losses(batch: Batch) -> dict[str, Tensor]:
+        return model(*batch, cfg.train.draws, cfg.train.lm_weight)
 
-    count = Flops()
+    def step(number: int) -> None:
+        taken = take_step(engine, batches, losses, number, batches.parts)
+        if taken.fault:
+            raise FloatingPointError(taken.fault)
+        reading.append(dict(taken.values)["seconds_waiting_for_data"])
+
+    count = engine.count = Flops()
     set_attention(model, "sdpa", training=True, autocast=autocast)  # there are no formulas for the flash packages
     with tokens_through(model.slot("diffusion")) as tokens:
-        step(0, count)
+        step(0)
+    engine.count = None
     for name in cfg.train.compile:  # of compiled blocks the operations cannot be seen
         model.parts[name].compile_blocks()
     set_attention(model, cfg.model.attention, training=True, autocast=autocast)
@@ -175,7 +188,7 @@ def edit(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
 
     @torch.no_grad()
     def conditioning() -> None:
-        model.condition(model.prepare(images, [sample.instruction]))
+        model.condition(model.make_inputs(images, [sample.instruction]))
 
     kernel, cfg.model.attention = cfg.model.attention, "sdpa"  # there are no formulas for the flash packages
     with tokens_through(model.slot("diffusion")) as tokens, count:

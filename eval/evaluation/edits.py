@@ -26,13 +26,13 @@ System = Callable[[Record], Image.Image | None]  # an edit of the record, or Non
 MADE_BY = "made-by.json"
 
 
-def file_name(record_id: str) -> str:
+def file_stem(record_id: str) -> str:
     """A record's id as one file name without suffix: what no file system takes is written as in a URL (a/b: a%2Fb)."""
     return re.sub(r'[/\\:*?"<>|%\x00-\x1f]|^\.', lambda found: f"%{ord(found[0]):02X}", record_id)
 
 
 class Edits:
-    """``edits(record)``: the picture ``<folder>/<file_name(id)>`` with any suffix of ``OUTPUT_FORMATS``.
+    """``edits(record)``: the picture ``<folder>/<file_stem(id)>`` with any suffix of ``OUTPUT_FORMATS``.
 
     Without a pipeline one that is missing is None. With one it is made, always from the noise of ``seed`` and with the
     objects found in the words, as `reasonbrain edit` does, and written whole or not at all.
@@ -65,7 +65,7 @@ class Edits:
 
     def find(self, record_id: str) -> Path | None:
         """Where a record's edit is."""
-        paths = (self.folder / f"{file_name(record_id)}{suffix}" for suffix in OUTPUT_FORMATS)
+        paths = (self.folder / f"{file_stem(record_id)}{suffix}" for suffix in OUTPUT_FORMATS)
         return next((path for path in paths if path.is_file()), None)
 
     def __call__(self, record: Record) -> Image.Image | None:
@@ -85,7 +85,7 @@ class Edits:
             generator=torch.Generator().manual_seed(self.seed),
         ).images
         for record, image in zip(missing, made, strict=True):
-            save_image(image, self.folder / f"{file_name(record.id)}.png")
+            save_image(image, self.folder / f"{file_stem(record.id)}.png")
 
 
 def fingerprint(pipe: ReasonBrainPipeline) -> str:

@@ -26,12 +26,11 @@ from reasonbrain.data.records import Record, Records
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation import report
-from reasonbrain.eval.evaluation.benchmarks import Benchmark, find
+from reasonbrain.eval.evaluation.benchmarks import Benchmark, find_benchmark
 from reasonbrain.eval.evaluation.edits import Edits, System
 from reasonbrain.eval.evaluation.judged import Judged, judge_rows
 from reasonbrain.eval.evaluation.metrics import Metric, look_at, scores
 from reasonbrain.eval.evaluation.networks import Models
-from reasonbrain.modules.data.reasonmini import benchmark as mini
 from reasonbrain.utils.endpoint import Endpoint
 
 TOGETHER = 2**16  # pixels in a batch: 16 pictures of 64 x 64, one of 512 x 512
@@ -65,17 +64,23 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
     OUTPUT/answers, where they are found again.
     Returns the report. Raises UserError for what cannot be read, written or compared, and for a metric asked for by
     name whose network is missing; one that only belongs to the benchmark is reported as not available."""
-    benchmark = find(request.benchmark)
+    benchmark = find_benchmark(request.benchmark)
     if bool(request.judge) != bool(request.judge_model):
         only = request.judge or request.judge_model
         raise UserError(f"--judge and --judge-model go together; given is '{only}' alone")
-    chosen = benchmark.chosen(request.metrics, bool(request.judge))
+    chosen = benchmark.select_metrics(request.metrics, bool(request.judge))
     metrics = {name: metric for name, metric in chosen.items() if isinstance(metric, Metric)}
     judged = {name: metric for name, metric in chosen.items() if isinstance(metric, Judged)}
     records = benchmark.records(request.data, request.limit)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     models = Models(request.clip or benchmark.clip, request.dino or benchmark.dino, benchmark.lpips, device)
-    unavailable = missing_networks(metrics, models, request)
+    unavailable = unavailable_metrics(metrics, models)
+    for name in unavailable if request.metrics else ():
+        raise UserError(f"metric '{name}': {unavailable[name]}")
+    for name, reason in unavailable.items():
+        for need in {"clip", "dino"}.intersection(metrics[name].needs):
+            if getattr(request, need):
+                raise UserError(f"--{need}: {reason}")
     metrics = {name: metric for name, metric in metrics.items() if name not in unavailable}
     used = {need: models.ids[need] for m in metrics.values() for need in m.needs if need in Models.NAMES}
     if judged:
@@ -104,10 +109,8 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
         raise UserError(f"output '{output}': {e.strerror}") from None
     edits = Edits(request.edits or output / "edits", pipe, request.seed)
     judge = Endpoint(str(request.judge), used["judge"], output / "answers") if judged else None
-    baselines: dict[str, System] = {"do nothing": lambda record: record.source}
-    if benchmark.reader == "mini":
-        baselines |= mini.baselines(pipe, output, request.seed)
-    found |= measure(records, benchmark, metrics, models, edits, baselines)
+    baselines = benchmark.baselines(pipe, output, request.seed)
+    found |= score_records(records, benchmark, metrics, models, edits, baselines)
     if judge:
         found["judged"] = judge_rows(found["records"], records, edits, judged, judge)
     found["edits"] = str(request.edits.resolve()) if request.edits else "edits"
@@ -116,23 +119,14 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
     return found
 
 
-def missing_networks(metrics: dict[str, Metric], models: Models, request: Request) -> dict[str, str]:
-    """Why which metrics cannot be had. Raises UserError where one, or its network, was asked for by name."""
-    reasons = {
-        need: models.missing(need) for m in metrics.values() for need in dict.fromkeys(m.needs) if need in Models.NAMES
-    }
-    unavailable = {
-        name: reason for name, m in metrics.items() for need in m.needs if (reason := reasons.get(need)) is not None
-    }
-    for name in unavailable if request.metrics else ():
-        raise UserError(f"metric '{name}': {unavailable[name]}")
-    for need in ("clip", "dino"):
-        if getattr(request, need) and reasons.get(need):
-            raise UserError(f"--{need}: {reasons[need]}")
-    return unavailable
+def unavailable_metrics(metrics: dict[str, Metric], models: Models) -> dict[str, str]:
+    """The metrics whose networks cannot be loaded, with the reason."""
+    needed = dict.fromkeys(need for metric in metrics.values() for need in metric.needs if need in Models.NAMES)
+    reasons = {need: reason for need in needed if (reason := models.missing(need))}
+    return {name: reasons[need] for name, metric in metrics.items() for need in metric.needs if need in reasons}
 
 
-def measure(
+def score_records(
     records: Records,
     benchmark: Benchmark,
     metrics: dict[str, Metric],
@@ -149,7 +143,7 @@ def measure(
 
     def score(record: Record, system: System) -> dict[str, float | None] | None:
         picture = system(record)
-        return picture and scores(look_at(record, picture, benchmark.compared), metrics, models)
+        return scores(look_at(record, picture, benchmark.compared), metrics, models) if picture else None
 
     for index, record in tqdm(together(records, unreadable, [edits, *baselines.values()]), **BAR, total=len(records)):
         try:

@@ -71,10 +71,10 @@ Scores = dict[str, float | None]
 @dataclass(frozen=True)
 class Judged:
     """``ask``: the question about a record, None where it does not apply. ``combine``: makes the score of a record's
-    ``parts``, which are asked for; then nothing is asked besides."""
+    ``parts``, judged metrics by name, which are asked instead."""
 
     ask: Callable[[Record], Question | None] = lambda record: None
-    parts: tuple[str, ...] = ()
+    parts: Mapping[str, Judged] = field(default_factory=dict)
     combine: Callable[[Record, Scores], float | None] | None = None
     higher_is_better = True  # of all of them
 
@@ -86,8 +86,8 @@ def judge_rows(
     metric that was asked for how many are ``judged``, and the ids of the ``unparsable`` answers and ``failed`` calls.
 
     Raises UserError where no call is answered at all, and like ``Endpoint.ask``."""
-    names = list(dict.fromkeys(part for name, metric in metrics.items() for part in metric.parts or (name,)))
-    tally: dict[str, dict[str, Any]] = {name: {"judged": 0, "unparsable": [], "failed": []} for name in names}
+    asked = {part: of for name, metric in metrics.items() for part, of in (metric.parts or {name: metric}).items()}
+    tally: dict[str, dict[str, Any]] = {name: {"judged": 0, "unparsable": [], "failed": []} for name in asked}
     failures: list[str] = []
     reading = Lock()  # readers are not made for threads
 
@@ -96,10 +96,10 @@ def judge_rows(
             record = records[row["index"]]
             edit = edits(record)
         assert edit
-        scores: Scores = dict.fromkeys(names)
+        scores: Scores = dict.fromkeys(asked)
         outcomes = {}
-        for name in names:
-            if question := JUDGED[name].ask(record):
+        for name, metric in asked.items():
+            if question := metric.ask(record):
                 try:
                     scores[name] = _judge(question, record, edit, judge)
                     outcomes[name] = "unparsable" if scores[name] is None else "judged"
@@ -280,12 +280,15 @@ def mllm_score(record: Record) -> Question:
     return Question(asks, levels, TENTHS, ("source", "edit"), _facts(record, (record.captions or ("", ""))[1]))
 
 
-JUDGED: dict[str, Judged] = {
-    "RISE score": Judged(parts=tuple(RISE), combine=rise_score),
-    "RISE accuracy": Judged(parts=tuple(RISE), combine=rise_accuracy),
+RISE_PARTS = {
     "RISE reasoning": Judged(rise_reasoning),
     "RISE consistency": Judged(rise_consistency),
     "RISE plausibility": Judged(rise_plausibility),
+}
+JUDGED: dict[str, Judged] = {
+    "RISE score": Judged(parts=RISE_PARTS, combine=rise_score),
+    "RISE accuracy": Judged(parts=RISE_PARTS, combine=rise_accuracy),
+    **RISE_PARTS,
     "KRIS instruction": Judged(kris_instruction),
     "KRIS knowledge": Judged(kris_knowledge),
     "KRIS consistency": Judged(lambda record: Question(KEPT, UNTOUCHED, FIVE, ("source", "edit"), _facts(record))),

@@ -1,7 +1,7 @@
 """What is measured of an edit: a metric is a function of a record and an edit, here with the models it looks through.
 
     case = look_at(record, edit)
-    measured = scores(case, chosen(["L1", "CLIP-I"]), Models())
+    measured = scores(case, {"L1": METRICS["L1"]}, Models())
 
 **Inside and outside the change mask** every metric of a whole picture is taken again. Where it is a mean over pixels
 (L1, L2, PSNR), over those of the region alone. SSIM: the mean of its local map over the region; the windows at its edge
@@ -14,7 +14,7 @@ filter, as MagicBrush does (OSU-NLP-Group/MagicBrush, evaluation/image_eval.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -221,8 +221,3 @@ METRICS: dict[str, Metric] = {
     },
     "CLIP Score of object": Metric(object_score, ("mask", "object", "clip"), regions=False),
 }
-
-
-def chosen(names: Sequence[str]) -> dict[str, Metric]:
-    """Metrics by name, in the order given. Raises KeyError."""
-    return {name: METRICS[name] for name in names}

@@ -53,7 +53,7 @@ def position_ids(height: int, width: int, index: int, device: torch.device) -> T
     return torch.stack([torch.full_like(rows, index), rows, columns], dim=-1).flatten(0, 1).float()
 
 
-def place(ids: Tensor, width: int) -> Tensor:
+def position_sinusoids(ids: Tensor, width: int) -> Tensor:
     """Sinusoids [L, width] of the ids' rows and columns."""
     frequencies = torch.exp(torch.arange(width // 4, device=ids.device) * (-math.log(100.0) / (width // 4)))
     angles = (ids[:, 1:, None] * frequencies).flatten(1)
@@ -74,7 +74,7 @@ class ImageTerm(nn.Module):
         fits = visual.shape == textual.shape
         context = visual + textual if fits else torch.cat([visual, textual], dim=1)
         x = self.source_in(source)
-        return self.norm(self.block(x + place(ids, x.shape[-1]).to(x.dtype), context))
+        return self.norm(self.block(x + position_sinusoids(ids, x.shape[-1]).to(x.dtype), context))
 
 
 def grow_inputs(linear: nn.Linear, extra: int) -> nn.Linear:

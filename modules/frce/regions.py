@@ -14,6 +14,7 @@ from reasonbrain.interfaces import Features, no_mask, no_tokens
 from reasonbrain.modules.common.layers import SelfBlock
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
+from reasonbrain.utils.images import to_uint8
 
 
 class RegionEncoder(Plugin):
@@ -38,13 +39,13 @@ class RegionEncoder(Plugin):
         mask = area > 0
         share = F.adaptive_avg_pool2d(member, features.grid).flatten(2)  # [B, R, N]
         pooled = share @ x / share.sum(-1, keepdim=True).clamp(min=1e-6)
-        x = self.norm(pooled + self.place(_place(member, area)))
+        x = self.norm(pooled + self.place(region_geometry(member, area)))
         for block in self.blocks:
             x = block(x, mask)
         return x * mask[..., None], mask
 
 
-def _place(member: Tensor, area: Tensor) -> Tensor:
+def region_geometry(member: Tensor, area: Tensor) -> Tensor:
     """Centre, spread and area of each region [B, R, 5], in 0..1."""
     h, w = member.shape[-2:]
     y = torch.linspace(0, 1, h, device=member.device, dtype=member.dtype).view(1, 1, h, 1)
@@ -75,8 +76,7 @@ class SuperpixelRegions(RegionEncoder):
 
     def segment(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in 0..1 -> labels [B, H, W], the largest region first."""
-        pictures = (images.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().astype(np.uint8)
-        return torch.from_numpy(np.stack([self._segment_one(p) for p in pictures])).to(images.device)
+        return torch.from_numpy(np.stack([self._segment_one(p) for p in to_uint8(images)])).to(images.device)
 
     def _segment_one(self, picture: np.ndarray) -> np.ndarray:
         smallest = max(1, round(self.config.min_share * picture.shape[0] * picture.shape[1]))

@@ -19,6 +19,7 @@ from transformers import AutoImageProcessor, SamConfig, SamModel
 
 from reasonbrain.modules.frce.regions import RegionEncoder, by_area
 from reasonbrain.registry import register
+from reasonbrain.utils.images import to_uint8
 
 
 def select(logits: Tensor, scores: Tensor, iou: float, stability: float, overlap: float = 0.7) -> Tensor:
@@ -96,8 +97,7 @@ class SamRegions(RegionEncoder):
     @torch.no_grad()
     def segment(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in 0..1 -> labels [B, H, W], the largest region first, -1 where no mask is."""
-        pictures = (images.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().astype(np.uint8)
-        return torch.from_numpy(np.stack([paint(self._masks(p)) for p in pictures])).to(images.device)
+        return torch.from_numpy(np.stack([paint(self._masks(p)) for p in to_uint8(images)])).to(images.device)
 
     def _masks(self, picture: np.ndarray) -> np.ndarray:
         """The masks found in a picture [H, W, 3] uint8: [K, H, W] bool."""

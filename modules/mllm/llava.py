@@ -47,22 +47,17 @@ class Llava(MllmPlugin):
         if architecture is None and pretrained is not None:
             self.load_assets(pretrained)
 
-    def image_lengths(self, pixels: dict[str, Tensor]) -> list[int]:
-        vision = self.model.config.vision_config
-        cls = int(self.model.config.vision_feature_select_strategy == "full")  # LLaVA-1.5: "default", no CLS token
-        return [(vision.image_size // vision.patch_size) ** 2 + cls] * len(pixels["pixel_values"])
-
-    def tokenize(self, texts: Sequence[str], lengths: list[int], cues: int) -> tuple[list[list[int]], int]:
+    def tokenize(self, texts: Sequence[str], picture: int, cues: int) -> tuple[list[list[int]], int]:
         """``<s>USER: <image>\\n... ASSISTANT:``, split as one text: a sentencepiece token depends on what stands
         before it, and this is how LLaVA-1.5 was trained. The cues stand right after the picture."""
         image = self.tokenizer.convert_tokens_to_ids(self.image_token)
         before, _, after = self.prompt
         rows = []
-        for text, n in zip(texts, lengths, strict=True):
+        for text in texts:
             words = text.replace(self.image_token, "")  # there is one picture, whatever the user writes
             ids = self.tokenizer(f"{before}{self.image_token}\n{words}{after}").input_ids
             at = ids.index(image)
-            rows.append(ids[:at] + [image] * n + [self.tokenizer.pad_token_id] * cues + ids[at + 1 :])
+            rows.append(ids[:at] + [image] * picture + [self.tokenizer.pad_token_id] * cues + ids[at + 1 :])
         return rows, image
 
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:

@@ -94,9 +94,9 @@ def edit(
 @click.option("--checkpoint", help="A trained model: a folder, or a run of `reasonbrain train`.  [default: tiny]")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Rows in a pass.")
 @click.option("--workers", type=click.IntRange(1), help="Replicas of the model.  [default: one a device]")
-@click.option("--engine", type=click.Choice(("processes", "ray")), default="processes", show_default=True)
+@click.option("--executor", type=click.Choice(("processes", "ray")), default="processes", show_default=True)
 @click.pass_context
-def batch(ctx: click.Context, checkpoint: str | None, workers: int | None, engine: str, **job: Any) -> None:
+def batch(ctx: click.Context, checkpoint: str | None, workers: int | None, executor: str, **job: Any) -> None:
     """Edits every row of JOBS (.jsonl, .csv, .parquet, or a folder of pictures), and prints where the results are.
 
     The same command goes on where it was stopped. Exit code 3 if some rows could not be edited; why is in the results.
@@ -105,7 +105,7 @@ def batch(ctx: click.Context, checkpoint: str | None, workers: int | None, engin
     from reasonbrain.editing.batch.run import run
 
     name = trained(job["config"], checkpoint, job["overrides"])
-    failed = run(Job(checkpoint=name, **job), workers, engine)
+    failed = run(Job(checkpoint=name, **job), workers, executor)
     if failed:
         click.echo(f"{failed} results failed; why is in results.jsonl", err=True)
     if "WORLD_SIZE" not in os.environ:  # torchrun would stop the other processes

@@ -70,17 +70,17 @@ def evaluate(output: str, against: Path | None, checkpoint: str | None, **reques
 @click.argument("plan")
 @click.option("-o", "--output", required=True, help="The folder of runs and tables; runs that are there are taken.")
 @click.option(
-    "--engine",
+    "--executor",
     type=click.Choice(("local", "ray")),
     default="local",
     show_default=True,
     help="Runs one after the other, or as many at a time as Ray has room for; then all machines share the folder.",
 )
-def ablate(plan: str, output: str, engine: str) -> None:
+def ablate(plan: str, output: str, executor: str) -> None:
     """Trains and evaluates the variants of PLAN, a shipped one or a YAML file, and prints where the table is."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("reasonbrain.eval.ablation.ablate").setLevel(logging.INFO)
 
     from reasonbrain.eval.ablation.ablate import ablate as run
 
-    click.echo(run(plan, Path(output), engine))
+    click.echo(run(plan, Path(output), executor))

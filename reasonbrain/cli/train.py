@@ -30,7 +30,7 @@ def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | No
         processes.join()  # or each of them would say what is wrong with the configuration
         cfg = load_config(config, overrides)
         from reasonbrain.train.loop import Preempted
-        from reasonbrain.train.train import train as run_training
+        from reasonbrain.train.run import train as run_training
 
         try:
             run_training(cfg, Path(run), Path(deepspeed) if deepspeed else None)
@@ -66,7 +66,7 @@ def init(overrides: tuple[str, ...], config: str, output: str) -> None:
     from reasonbrain.config.loading import load_config
 
     cfg = load_config(config, overrides)
-    from reasonbrain.train.export import init as write
+    from reasonbrain.train.building import init as write
 
     write(cfg, Path(output))
     click.echo(output)

@@ -101,6 +101,7 @@ def check_slot(model: ModelConfig, slot: str) -> None:
     except OmegaConfBaseException as e:
         raise UserError(f"model.{slot}.{getattr(e, 'full_key', '')}: {str(e).splitlines()[0]}") from None
     given.update(params)
+    cls.check_config(params, model)
 
 
 def plugin_parameters(cls: type) -> dict[str, inspect.Parameter]:
@@ -157,8 +158,6 @@ def _check_ranges(cfg: Config) -> None:
         raise UserError(f"model.attention: '{cfg.model.attention}' is not one of {', '.join(ATTENTION)}")
     if cfg.train.tracker not in (*TRACKERS, None):
         raise UserError(f"train.tracker: '{cfg.train.tracker}' is not one of {', '.join(TRACKERS)}, null")
-    if (cfg.model.encoders or {}).get("reads") == "sentence" and cfg.model.mllm is None:
-        raise UserError("model.encoders.reads: 'sentence' is what the MLLM says, but model.mllm is null; name one")
     check_data(cfg.data, cfg.train.validate_every is not None)
 
 

@@ -13,31 +13,29 @@ it was stopped.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import logging
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from reasonbrain.dataprep.engines import ENGINES
-from reasonbrain.dataprep.journal import Journal, Row
+from reasonbrain.dataprep.executors import EXECUTORS
 from reasonbrain.dataprep.split import write_splits
 from reasonbrain.dataprep.stages import STAGES, Stage, Tools
 from reasonbrain.errors import UserError
 from reasonbrain.modules.data.manifest import Manifest
 from reasonbrain.objects import finder_name
 from reasonbrain.utils.files import whole_file
+from reasonbrain.utils.journal import Journal, JsonRow, read_by_id
+from reasonbrain.utils.locks import alone
 
 log = logging.getLogger(__name__)
 
 
-def build(seeds: Path, tools: Tools, engine: str, review: bool, shares: Sequence[float]) -> str:
+def build(seeds: Path, tools: Tools, executor: str, review: bool, shares: Sequence[float]) -> str:
     """Takes every seed through every stage, writes the splits of what is accepted, and returns a summary to be read.
     ``review``: accepted is what a person accepted; else everything that the filters let pass and nobody rejected.
     ``shares``: of train, val and test.
@@ -46,16 +44,16 @@ def build(seeds: Path, tools: Tools, engine: str, review: bool, shares: Sequence
     tool cannot be had."""
     rows = read_seeds(seeds)
     folder = tools.folder
-    with _alone(folder):
+    with alone(folder / "lock", busy=f"output '{folder}' is being built by another process"):
         _same_settings(folder / "settings.json", dataclasses.asdict(tools.settings))
         log.info("objects are found by %s", finder_name())
         lines, ended = [], []
         for stage in STAGES:
-            done = run_stage(stage, rows, tools, engine)
+            done = run_stage(stage, rows, tools, executor)
             rows = [row for row in done if "dropped" not in row]
             ended += [row for row in done if "dropped" in row]
             lines.append(f"{stage.name:12}{len(done):8d} rows, {len(rows)} go on")
-        verdicts = Journal(folder / "review.jsonl").rows
+        verdicts = read_by_id(folder / "review.jsonl")
         said = {row["id"]: verdicts.get(row["id"], {}).get("verdict", "" if review else "accept") for row in rows}
         ended += [row | {"dropped": "rejected in review"} if said[row["id"]] == "reject" else row for row in rows]
         dropped = [line for row in ended for line in left_out(row)]
@@ -70,25 +68,30 @@ def build(seeds: Path, tools: Tools, engine: str, review: bool, shares: Sequence
     return "\n".join(lines)
 
 
-def run_stage(stage: Stage, rows: Sequence[Row], tools: Tools, engine: str) -> list[Row]:
+def run_stage(stage: Stage, rows: Sequence[JsonRow], tools: Tools, executor: str) -> list[JsonRow]:
     """The rows as the stage leaves them, in their order; what its journal holds is not worked on again."""
-    journal = Journal(tools.folder / f"{stage.name}.jsonl")
-    todo = [row for row in rows if row["id"] not in journal.rows]
-    with tqdm(total=len(rows), initial=len(rows) - len(todo), desc=stage.name, disable=None) as bar:
-        for row in ENGINES[engine](stage, todo, tools) if todo else ():
+    path = tools.folder / f"{stage.name}.jsonl"
+    done = read_by_id(path)
+    todo = [row for row in rows if row["id"] not in done]
+    with (
+        Journal(path) as journal,
+        tqdm(total=len(rows), initial=len(rows) - len(todo), desc=stage.name, disable=None) as bar,
+    ):
+        for row in EXECUTORS[executor](stage, todo, tools) if todo else ():
             journal.add(row)
+            done[row["id"]] = row
             bar.update()
-    return [journal.rows[row["id"]] for row in rows]
+    return [done[row["id"]] for row in rows]
 
 
-def left_out(row: Row) -> list[Row]:
+def left_out(row: JsonRow) -> list[JsonRow]:
     """Why the row, and each candidate of it, went no further: {"id", "reason", "image"?}."""
     parts = [part for part in (row, *row.get("candidates", ())) if "dropped" in part]
     images = [{"image": part["image"]} if part is not row else {} for part in parts]
     return [{"id": row["id"], "reason": part["dropped"]} | image for part, image in zip(parts, images, strict=True)]
 
 
-def read_seeds(path: Path) -> list[Row]:
+def read_seeds(path: Path) -> list[JsonRow]:
     """Lines of {"id", "image", "prompt", "category"?, "mask"?}; pictures are relative to the file.
 
     Raises UserError, naming the line, where one is malformed, and where ids are no file names or come twice."""
@@ -96,7 +99,7 @@ def read_seeds(path: Path) -> list[Row]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as e:
         raise UserError(f"seeds '{path}' cannot be read: {e}") from None
-    rows: dict[str, Row] = {}
+    rows: dict[str, JsonRow] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -122,20 +125,7 @@ def read_seeds(path: Path) -> list[Row]:
     return list(rows.values())
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """A lock on the folder, which ends with the process, however that ends."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UserError(f"output '{folder}' is being built by another process") from None
-    finally:
-        os.close(handle)
-
-
-def _same_settings(path: Path, wanted: Row) -> None:
+def _same_settings(path: Path, wanted: JsonRow) -> None:
     there = json.loads(path.read_text()) if path.exists() else wanted
     for name, value in there.items():
         if wanted[name] != value:

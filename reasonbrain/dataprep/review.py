@@ -15,8 +15,8 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from reasonbrain.dataprep.journal import Journal
 from reasonbrain.errors import UserError
+from reasonbrain.utils.journal import Journal, read_by_id
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Review</title>
@@ -88,8 +88,9 @@ def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
     Raises UserError where ``folder`` holds nothing that was judged, and where the address is taken."""
     if not (folder / "judged.jsonl").exists():
         raise UserError(f"'{folder}' holds no judged.jsonl: reasonbrain data build writes it")
-    rows = {k: row for k, row in Journal(folder / "judged.jsonl").rows.items() if "dropped" not in row}
+    rows = {k: row for k, row in read_by_id(folder / "judged.jsonl").items() if "dropped" not in row}
     review = Journal(folder / "review.jsonl")
+    verdicts = {k: line["verdict"] for k, line in read_by_id(folder / "review.jsonl").items()}
     lock = threading.Lock()
     files = {f"/pictures/{k}/target.png" for k in rows} | {f"/{row['source']}" for row in rows.values()}
 
@@ -101,7 +102,7 @@ def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
                 shown = ("id", "instruction", "category", "prompt", "objects", "source")
                 found = [
                     {name: row[name] for name in shown}
-                    | {"target": f"pictures/{k}/target.png", "verdict": review.rows.get(k, {}).get("verdict")}
+                    | {"target": f"pictures/{k}/target.png", "verdict": verdicts.get(k)}
                     for k, row in rows.items()
                 ]
                 self.reply(200, "application/json", json.dumps(found).encode())
@@ -124,6 +125,7 @@ def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
                 return self.reply(400, "text/plain", b"no verdict")
             with lock:
                 review.add(line)
+                verdicts[line["id"]] = line["verdict"]
             self.reply(204, "text/plain", b"")
 
         def reply(self, status: int, kind: str, body: bytes) -> None:

@@ -7,20 +7,20 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from reasonbrain.dataprep.journal import Row
 from reasonbrain.modules.data.manifest import Manifest
 from reasonbrain.utils.files import whole_file
+from reasonbrain.utils.journal import JsonRow
 
 SPLITS = ("train", "val", "test")
 
 
-def write_splits(folder: Path, rows: Sequence[Row], shares: Sequence[float]) -> dict[str, int]:
+def write_splits(folder: Path, rows: Sequence[JsonRow], shares: Sequence[float]) -> dict[str, int]:
     """Writes ``folder``/train.jsonl, val.jsonl and test.jsonl; returns how many records each has. ``shares`` are of
     train, val and test; their sum is taken for the whole.
 
     Each category is put in the order of its ids' hashes and cut at its shares: which split a record is in depends on
     nothing but the ids of its category."""
-    found: dict[str, list[Row]] = {name: [] for name in SPLITS}
+    found: dict[str, list[JsonRow]] = {name: [] for name in SPLITS}
     for category in Manifest.categories:
         some = sorted(
             (row for row in rows if row["category"] == category),
@@ -35,7 +35,7 @@ def write_splits(folder: Path, rows: Sequence[Row], shares: Sequence[float]) -> 
     return {name: len(members) for name, members in found.items()}
 
 
-def record(row: Row) -> Row:
+def record(row: JsonRow) -> JsonRow:
     """A line of the manifest."""
     pictures = f"pictures/{row['id']}"
     line = {"id": row["id"], "category": row["category"], "src_image": row["source"]}

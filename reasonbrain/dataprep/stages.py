@@ -22,12 +22,12 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from reasonbrain.dataprep.journal import Row
 from reasonbrain.errors import UserError
 from reasonbrain.modules.data.manifest import Manifest
 from reasonbrain.objects import find_objects, finder_name
 from reasonbrain.utils.endpoint import Endpoint, Refused
 from reasonbrain.utils.images import load_image, save_image
+from reasonbrain.utils.journal import JsonRow
 
 MULTIPLE = 16  # of which sides are: what every latent diffusion model here can encode
 LONGEST = 400  # characters of an instruction; what is longer is no instruction
@@ -102,11 +102,11 @@ class Tools:
         pipe.set_progress_bar_config(disable=True)
         return pipe.to("cuda" if gpu else "cpu")
 
-    def picture(self, row: Row, name: str) -> Path:
+    def picture(self, row: JsonRow, name: str) -> Path:
         return self.folder / "pictures" / row["id"] / f"{name}.png"
 
 
-def target(row: Row, tools: Tools) -> Row:
+def target(row: JsonRow, tools: Tools) -> JsonRow:
     """Adds nothing: writes target.png, and mask.png (white may change) where the seed has one."""
     try:
         image = load_image(tools.seeds / row["image"])
@@ -122,7 +122,7 @@ def target(row: Row, tools: Tools) -> Row:
     return row
 
 
-def instruction(row: Row, tools: Tools) -> Row:
+def instruction(row: JsonRow, tools: Tools) -> JsonRow:
     """Adds ``instruction`` and, where the seed names none, ``category``."""
     kind = f", which came {KINDS[row['category']]}" if row.get("category") else ""
     said = _answer(tools.llm.ask(REWRITE.format(prompt=row["prompt"], kind=kind)))
@@ -137,14 +137,14 @@ def instruction(row: Row, tools: Tools) -> Row:
     return row | ({"category": named[0]} if len(named) == 1 else {"dropped": f"no category in '{said}'"})
 
 
-def objects(row: Row, tools: Tools) -> Row:
+def objects(row: JsonRow, tools: Tools) -> JsonRow:
     """Adds ``objects``, and ``finder``: what found them."""
     found = find_objects(row["instruction"])
     row = row | {"objects": found, "finder": finder_name()}
     return row if found else row | {"dropped": "the instruction names no object"}
 
 
-def sources(row: Row, tools: Tools) -> Row:
+def sources(row: JsonRow, tools: Tools) -> JsonRow:
     """Adds ``candidates``, {"image", "seed"}. A candidate is drawn from the objects in words and from the target under
     noise; where the seed has a mask, inside it only. A picture that is there is not drawn again."""
     import torch
@@ -175,7 +175,7 @@ def sources(row: Row, tools: Tools) -> Row:
     return row | {"candidates": made}
 
 
-def measured(row: Row, tools: Tools) -> Row:
+def measured(row: JsonRow, tools: Tools) -> JsonRow:
     """Adds ``clip`` and ``lpips`` to every candidate."""
     settings, models = tools.settings, tools.models
     for name in ("clip", *(["lpips"] if settings.lpips != "none" else [])):
@@ -203,7 +203,7 @@ def too_far(clip: float, lpips: float | None, settings: Settings) -> str | None:
     return None
 
 
-def judged(row: Row, tools: Tools) -> Row:
+def judged(row: JsonRow, tools: Tools) -> JsonRow:
     """Adds ``score`` to every candidate that is left, and ``source``: the picture with the highest."""
     after = load_image(tools.picture(row, "target"))
     made = []
@@ -229,7 +229,7 @@ def judged(row: Row, tools: Tools) -> Row:
     return _left(row | ({"source": best["image"]} if best else {}), made)
 
 
-def caption(row: Row) -> str:
+def caption(row: JsonRow) -> str:
     """What the source shows, in words: the objects, as the paper draws it."""
     return ", ".join(row["objects"])
 
@@ -239,7 +239,7 @@ def _answer(said: str) -> str:
     return re.sub(r"<think>.*?</think>", "", said, flags=re.DOTALL).strip()
 
 
-def _left(row: Row, candidates: list[Row]) -> Row:
+def _left(row: JsonRow, candidates: list[JsonRow]) -> JsonRow:
     row = row | {"candidates": candidates}
     return row if any("dropped" not in c for c in candidates) else row | {"dropped": "no candidate is left"}
 
@@ -249,11 +249,11 @@ class Stage:
     """``threads``: rows at a time on one machine; those that wait for the endpoint are several. ``models``: it runs
     networks of its own, on a GPU where there is one."""
 
-    work: Callable[[Row, Tools], Row]
+    work: Callable[[JsonRow, Tools], JsonRow]
     threads: int = 1
     models: bool = False
 
-    def __call__(self, row: Row, tools: Tools) -> Row:
+    def __call__(self, row: JsonRow, tools: Tools) -> JsonRow:
         try:
             return self.work(row, tools)
         except Refused as e:

@@ -1,4 +1,4 @@
-"""The Ray cluster that ``--engine ray`` works on, for batches, data that is built, and ablations.
+"""The Ray cluster that ``--executor ray`` works on, for batches, data that is built, and ablations.
 
 ray = connect()
 """
@@ -19,7 +19,7 @@ def connect() -> Any:
         import ray
         import ray.data
     except ImportError:
-        raise UserError("--engine ray needs Ray: pip install 'reasonbrain[ray]'") from None
+        raise UserError("--executor ray needs Ray: pip install 'reasonbrain[ray]'") from None
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     return ray

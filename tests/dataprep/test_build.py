@@ -13,7 +13,6 @@ from building import lines, run, url, write_seeds
 from PIL import Image
 
 from reasonbrain.data.opening import open_reader
-from reasonbrain.dataprep.journal import Journal
 from reasonbrain.dataprep.review import serve
 from reasonbrain.dataprep.split import write_splits
 from reasonbrain.dataprep.stages import Settings, too_far
@@ -169,17 +168,6 @@ def test_thresholds():
     assert too_far(0.2, 0.05, settings) is too_far(0.9, 0.7, settings) is too_far(0.3, None, settings) is None
     said = [too_far(*measures, settings) for measures in ((0.1, 0.3), (0.3, 0.01), (0.3, 0.9), (0.1, None))]
     assert ["objects" in said[0], "itself" in said[1], "another" in said[2], "objects" in said[3]] == [True] * 4
-
-
-def test_half_a_line_is_not_a_row(tmp_path):
-    journal = Journal(tmp_path / "a.jsonl")
-    journal.add({"id": "1"})
-    with (tmp_path / "a.jsonl").open("ab") as file:
-        file.write(b'{"id": "2", "text": "cut o')
-    again = Journal(tmp_path / "a.jsonl")
-    assert list(again.rows) == ["1"]
-    again.add({"id": "3"})
-    assert [row["id"] for row in lines(tmp_path / "a.jsonl")] == ["1", "3"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition
-from reasonbrain.modules.diffusion.flux import pack, place, position_ids, unpack
+from reasonbrain.modules.diffusion.flux import pack, position_ids, position_sinusoids, unpack
 
 H, W = 8, 12  # of the latents
 
@@ -59,7 +59,7 @@ def test_ids_are_fluxs():
 
 
 def test_places_differ():
-    assert torch.pdist(place(position_ids(H, W, 0, torch.device("cpu")), 32)).min() > 1e-2
+    assert torch.pdist(position_sinusoids(position_ids(H, W, 0, torch.device("cpu")), 32)).min() > 1e-2
 
 
 @pytest.mark.parametrize("source", ["channel", "sequence"])

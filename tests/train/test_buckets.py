@@ -14,7 +14,7 @@ from reasonbrain.errors import UserError
 from reasonbrain.train.batches import Batches
 from reasonbrain.train.buckets import Buckets
 from reasonbrain.train.features import Features
-from reasonbrain.train.train import train
+from reasonbrain.train.run import train
 
 SHAPES = [(96, 64), (64, 96), (64, 64), (130, 70), (64, 96), (120, 80), (50, 50), (64, 80)]
 CUT = [(80, 48), (48, 80), (64, 64), (80, 40), (48, 80), (80, 48), (64, 64), (56, 72)]  # at 64 pixels and multiple 8

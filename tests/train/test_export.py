@@ -14,7 +14,8 @@ from reasonbrain.config.loading import dump_config, load_config
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.train import checkpoints
-from reasonbrain.train.export import build, export, merge_adapters
+from reasonbrain.train.building import build
+from reasonbrain.train.export import export, merge_adapters
 from reasonbrain.train.optim import trained_parameters
 
 LORA = ["model.diffusion.trained=lora", "model.diffusion.lora_rank=4"]
@@ -142,7 +143,7 @@ def test_a_sentence_that_is_read_is_said_without_adapters(settings, tmp_path):
         make_run(settings(*LORA, *words), run)
         done = command(run, "-o", run / "merged", "--merged")
         if refused:
-            assert done.exit_code == 2 and "model.encoders.reads: 'sentence'" in done.stderr
+            assert done.exit_code == 2 and "model.encoders: its text is the sentence" in done.stderr
             assert command(run, "-o", run / "small", "--adapters").exit_code == 0
         else:
             assert done.exit_code == 0 and load_model(run / "merged")[1].model.encoders["reads"] == "sentence"

@@ -15,7 +15,7 @@ from reasonbrain.errors import UserError
 from reasonbrain.train import features as module
 from reasonbrain.train.batches import Batches
 from reasonbrain.train.features import Ahead, Features
-from reasonbrain.train.train import train
+from reasonbrain.train.run import train
 from reasonbrain.utils.images import to_tensor
 
 QUICK = ["train.batch_size=4", "train.steps=4", "train.log_every=1", "train.save_every=4"]
@@ -33,12 +33,13 @@ def losses(run):
 
 
 def test_a_run_that_reads_them_is_the_same_to_the_bit(settings, overrides, model, tmp_path, monkeypatch):
-    """As the command writes them, 70 records in two files."""
+    """As the command writes them, 70 records in two files; a run computes them itself between steps under autocast."""
+    quick = [*QUICK, "data.count=70", "train.bf16=true"]
     written = CliRunner().invoke(cli.main, ["data", "cache", "-o", str(tmp_path / "f"), *overrides, "data.count=70"])
     assert written.exit_code == 0 and written.stdout == f"{tmp_path / 'f'}\n"
-    train(settings(*QUICK, "data.count=70"), tmp_path / "without")
+    train(settings(*quick), tmp_path / "without")
     monkeypatch.setattr(module, "compute", lambda *_: pytest.fail("computed again"))
-    train(settings(*QUICK, "data.count=70", f"data.features={tmp_path / 'f'}"), tmp_path / "with")
+    train(settings(*quick, f"data.features={tmp_path / 'f'}"), tmp_path / "with")
     assert losses(tmp_path / "with") == losses(tmp_path / "without") and len(losses(tmp_path / "with")) == 4
     one, other = (next((tmp_path / run / "checkpoints").rglob("*.safetensors")) for run in ("with", "without"))
     one, other = load_file(one), load_file(other)

@@ -25,9 +25,11 @@ class Toy(nn.Module):
         torch.manual_seed(0)
         self.linear, self.frozen = nn.Linear(4, 2), nn.Linear(2, 2).requires_grad_(False)
 
-    def losses(self, step, part=0):
+    def batches(self, step, part=0):
+        return torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+
+    def losses(self, x):
         """Draws from torch's random state, as flow matching does."""
-        x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
         loss = (self.frozen(self.linear(x)) + torch.randn(16, 2)).square().mean()
         return {"loss": loss, "half": loss / 2}
 
@@ -39,10 +41,10 @@ class Deep(Toy):
         super().__init__()
         self.blocks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4, bias=False)])
 
-    def losses(self, step, part=0):
+    def losses(self, x):
         """Weights beyond the blocks get gradients too."""
         both = self.blocks[1](self.blocks[0](torch.randn(16, 4))).square().mean()
-        return {k: v + both for k, v in super().losses(step, part).items()}
+        return {k: v + both for k, v in super().losses(x).items()}
 
 
 def fit(run, steps=8, module=None, **kwargs):
@@ -50,7 +52,7 @@ def fit(run, steps=8, module=None, **kwargs):
     cfg = TrainConfig(**{**vars(CFG), "steps": steps, **kwargs})
     loop = Loop(module, cfg, run)
     loop.resume()
-    loop.fit(module.losses)
+    loop.fit(module.batches, module.losses)
     return module, loop
 
 
@@ -69,9 +71,9 @@ def test_resumed_is_bit_identical_to_uninterrupted(tmp_path, make, optimizer, te
         def stopped(step, part):
             if step == 5:  # the last state is that of step 3
                 raise KeyboardInterrupt
-            return module.losses(step)
+            return module.batches(step)
 
-        Loop(module, cfg, tmp_path / "parts").fit(stopped)
+        Loop(module, cfg, tmp_path / "parts").fit(stopped, module.losses)
     again, loop = fit(tmp_path / "parts", module=make(), optimizer=optimizer)
     assert loop.step == 8
     assert all(torch.equal(p, q) for p, q in zip(whole.parameters(), again.parameters(), strict=True))
@@ -98,11 +100,11 @@ def test_average_is_the_exponential_one(tmp_path):
     loop = Loop(module, CFG, tmp_path)
     expected, seen = module.linear.weight.detach().clone(), []
 
-    def losses(step, part):
+    def losses(x):
         seen.append(module.linear.weight.detach().clone())
-        return module.losses(step)
+        return module.losses(x)
 
-    loop.fit(losses)
+    loop.fit(module.batches, losses)
     seen.append(module.linear.weight.detach().clone())
     for step, weight in enumerate(seen[1:], 1):
         decay = min(0.5, (1 + step) / (10 + step))  # faster at the beginning
@@ -112,20 +114,43 @@ def test_average_is_the_exponential_one(tmp_path):
     torch.testing.assert_close(module.linear.weight, expected)
 
 
+def test_a_batch_is_fetched_outside_the_contexts_of_its_forward_pass(tmp_path):
+    """Autocast, and on a CPU the choice of plain attention."""
+    module, seen = Toy(), []
+
+    def contexts(where):
+        seen.append((where, torch.is_autocast_enabled("cpu"), torch.backends.cuda.flash_sdp_enabled()))
+
+    def batches(step, part):
+        contexts("fetched")
+        return module.batches(step)
+
+    def losses(x):
+        contexts("passed")
+        return module.losses(x)
+
+    Loop(module, TrainConfig(**{**vars(CFG), "steps": 2, "bf16": True}), tmp_path).fit(batches, losses)
+    assert seen == 2 * [("fetched", False, True), ("passed", True, False)]
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_steps_without_a_number_are_skipped_and_a_row_of_them_ends_the_run(tmp_path, bad, caplog):
     """Steps 1, 4, 5 and 6 are bad: one is passed over, three in a row are too many."""
     module = Toy()
 
-    def losses(step, part):
-        return {"loss": module.losses(step)["loss"] * (bad if step in (1, 4, 5, 6) else 1)}
+    def batches(step, part):
+        return module.batches(step), bad if step in (1, 4, 5, 6) else 1
+
+    def losses(batch):
+        return {"loss": module.losses(batch[0])["loss"] * batch[1]}
 
     cfg = TrainConfig(**{**vars(CFG), "bad_steps": 3})
     seen = []
     with pytest.raises(
         FloatingPointError, match=f"step 6: the loss of process 0 is {bad} .record 6.; 3 steps in a row"
     ):
-        Loop(module, cfg, tmp_path).fit(losses, bad=lambda step, part: seen.append(step) or f"record {step}")
+        loop = Loop(module, cfg, tmp_path)
+        loop.fit(batches, losses, describe=lambda step, part: seen.append(step) or f"record {step}")
     assert seen == [1, 4, 5, 6] and "step 1: the loss" in caplog.text
     assert all(torch.isfinite(v).all() for v in state(tmp_path).values())
     assert all(torch.isfinite(p).all() for p in module.parameters())
@@ -135,11 +160,11 @@ def test_a_gradient_that_is_no_number_moves_nothing(tmp_path):
     module = Toy()
     before = module.linear.weight.detach().clone()
 
-    def losses(step, part):
+    def losses(x):
         return {"loss": (module.linear.weight * 0).sqrt().sum()}  # 0, and its gradient is 0 / 0
 
     with pytest.raises(FloatingPointError, match="step 1: the gradients' norm is nan; 2 steps in a row"):
-        Loop(module, TrainConfig(**{**vars(CFG), "bad_steps": 2}), tmp_path).fit(losses)
+        Loop(module, TrainConfig(**{**vars(CFG), "bad_steps": 2}), tmp_path).fit(module.batches, losses)
     assert torch.equal(module.linear.weight, before)
 
 
@@ -150,10 +175,10 @@ def test_accumulated_parts_are_one_batch(tmp_path):
     def run(parts, folder):
         module = Toy()
 
-        def losses(step, part):
-            return {"loss": module.linear(data.chunk(parts)[part]).square().mean()}
+        def losses(x):
+            return {"loss": module.linear(x).square().mean()}
 
-        Loop(module, CFG, folder).fit(losses, parts)
+        Loop(module, CFG, folder).fit(lambda step, part: data.chunk(parts)[part], losses, parts)
         return module.linear.weight, [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
     (whole, lines), (parted, other) = run(1, tmp_path / "1"), run(4, tmp_path / "4")
@@ -175,6 +200,7 @@ def test_log_lines_are_means_and_saves_are_on_time(tmp_path):
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
     assert [f.name[-1] for f in checkpoints.complete(tmp_path)] == ["3", "6", "8"]
     for line in lines:
+        assert 0 <= line["seconds_waiting_for_data"] <= line["seconds_per_step"]
         assert line["half"] == pytest.approx(line["loss"] / 2, abs=2e-5) and line["seconds_per_step"] >= 0
 
 
@@ -190,14 +216,14 @@ def test_what_trains_must_be_what_trained(tmp_path):
 def test_sigterm_saves_and_ends(tmp_path):
     module = Toy()
 
-    def losses(step, part):
+    def batches(step, part):
         if step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
-        return module.losses(step)
+        return module.batches(step)
 
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(Preempted, match="saved at step 5"):
-        Loop(module, CFG, tmp_path).fit(losses)
+        Loop(module, CFG, tmp_path).fit(batches, module.losses)
     assert checkpoints.step_of(checkpoints.last(tmp_path)) == 5 and signal.getsignal(signal.SIGTERM) == before
     whole, _ = fit(tmp_path / "whole")
     again, _ = fit(tmp_path)

@@ -10,8 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from reasonbrain.config.loading import load_config
 from reasonbrain.errors import UserError
+from reasonbrain.train.run import train
 from reasonbrain.train.tracking import Tracker
-from reasonbrain.train.train import train
 
 QUICK = ["data.count=8", "train.batch_size=4", "train.warmup=2", "train.log_every=1", "train.tracker=tensorboard"]
 

@@ -19,11 +19,11 @@ from reasonbrain.objects import find_objects
 from reasonbrain.registry import SLOTS
 from reasonbrain.train import checkpoints
 from reasonbrain.train.batches import GIVEN, Batches, micro_batch
-from reasonbrain.train.export import build as start
+from reasonbrain.train.building import build as start
 from reasonbrain.train.export import export
 from reasonbrain.train.features import Features
+from reasonbrain.train.run import table, train
 from reasonbrain.train.tiny.batches import augment
-from reasonbrain.train.train import table, train
 
 QUICK = ["data.count=8", "train.batch_size=4", "train.warmup=2", "train.log_every=1"]
 

@@ -12,7 +12,7 @@ from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.modules.data.reasonmini import make
 from reasonbrain.train.engine import Engine
-from reasonbrain.train.train import train
+from reasonbrain.train.run import train
 from reasonbrain.train.validation import DRAWS, PICTURES, RECORDS, SIDE, Validation
 from reasonbrain.utils.images import to_tensor
 
@@ -58,6 +58,16 @@ def test_pictures_are_source_edit_and_target(validation, tmp_path, wake, model):
         tile = pixels[top : top + SIDE, left : left + SIDE].reshape(64, 3, 64, 3, 3)[:, 1, :, 1]
         assert np.abs(tile - expected.permute(1, 2, 0).numpy() * 255).max() <= 1, column
     assert sheet.height > PICTURES * SIDE and sheet.width > 3 * SIDE
+
+
+def test_records_are_prepared_outside_autocast(settings, model, tmp_path, monkeypatch):
+    """Those of the losses and those of the pictures."""
+    cfg = settings(*QUICK, "train.bf16=true")
+    validation, prepare, seen = Validation(cfg, model, Engine(model, cfg.train), tmp_path), model.prepare, []
+    monkeypatch.setattr(model, "prepare", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or prepare(*a))
+    validation.losses()
+    validation.edits(1)
+    assert seen == [False] * (len(validation.records) + PICTURES)
 
 
 def test_a_run_trains_the_same_with_it(settings, tmp_path):

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from reasonbrain.checkpoint import Place
+from reasonbrain.checkpoint import Partition
 from reasonbrain.config.schema import TrainConfig
 from reasonbrain.errors import UserError
 from reasonbrain.plugin import Plugin
@@ -94,7 +94,7 @@ def set_apart(module: nn.Module) -> None:
             del holder._modules[name]
 
 
-def spread(deepspeed_config: dict[str, Any]) -> Place:
+def partitioner(deepspeed_config: dict[str, Any]) -> Partition:
     """What shares one parameter out among the processes (ZeRO-3), so that none ever holds a whole model: to be called
     with each in the same order everywhere. The numbers are those of the first process."""
     deepspeed = import_deepspeed()
@@ -102,14 +102,14 @@ def spread(deepspeed_config: dict[str, Any]) -> Place:
     init = deepspeed.zero.Init(config_dict_or_path=deepspeed_config)
     bf16 = deepspeed_config["bf16"]["enabled"]
 
-    def place(p: nn.Parameter) -> None:
+    def partition(p: nn.Parameter) -> None:
         if p.ndim == 0:  # CLIP's frozen temperature, which no slot uses: DeepSpeed cannot send scalars around
             p.data = p.data.view(1)
         if bf16 and p.is_floating_point():
             p.data = p.data.bfloat16()
         init._convert_to_zero_parameters([p])
 
-    return place
+    return partition
 
 
 class ZeroEngine:
@@ -132,7 +132,7 @@ class ZeroEngine:
         set_apart(module)
         for p in module.parameters():
             if p.ndim == 0:
-                p.data = p.data.view(1)  # as in ``spread``
+                p.data = p.data.view(1)  # as in ``partitioner``
         if not dist.is_initialized():  # one process without a launcher: DeepSpeed would look for MPI
             dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
         self.engine, *_ = import_deepspeed().initialize(model=module, optimizer=optimizer, config=deepspeed_config)

@@ -90,12 +90,12 @@ def stand_in(model: ReasonBrain, size: int) -> None:
         return
     vision = mllm.model.config.vision_config
     side = getattr(vision, "image_size", size)
-    vars(mllm)["reason"] = lambda inputs: inputs.instructions
-    vars(mllm)["pixels"] = lambda images: {"pixel_values": images.new_zeros(len(images), 3, side, side)}
+    mllm.__dict__["reason"] = lambda inputs: inputs.instructions
+    mllm.__dict__["pixels"] = lambda images: {"pixel_values": images.new_zeros(len(images), 3, side, side)}
     if isinstance(mllm, Qwen25VL):  # its vision tower and its positions read numbers, which there are none of
         rows = max(1, round(size / (vision.patch_size * vision.spatial_merge_size)))
         hidden = mllm.model.config.text_config.hidden_size
-        vars(mllm).update(
+        mllm.__dict__.update(
             image_features=lambda images: torch.zeros(len(images), rows, rows, hidden, dtype=mllm.dtype),
             positions=lambda ids, mask, rows, columns: torch.zeros(3, *ids.shape, dtype=torch.long),
         )

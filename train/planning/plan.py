@@ -30,7 +30,8 @@ from reasonbrain.train.planning.dry import fake_passes, is_quantised, preparing_
 GB = 2**30
 CONTEXT, GAPS = 2 * GB, 0.05  # the margin: CUDA's and NCCL's own memory; the share lost between tensors
 CHECKPOINTING = ("as configured", "all blocks")
-ENGINES = ("plain", "zero1", "zero2", "zero3", "zero3_offload")  # but for the first: files in configs/deepspeed
+# how training state is laid out over the processes; all but the first are files in configs/deepspeed
+LAYOUTS = ("plain", "zero1", "zero2", "zero3", "zero3_offload")
 LEGEND = """\
 plain               torch without DeepSpeed: every process holds everything
 weights .. buffers  held in every pass; optimizer: fp32 master weights, their average and the moments; buffers:
@@ -77,11 +78,11 @@ class Held:
         return max(self.start, self.weights + self.gradients + self.optimizer + self.buffers + max(pass_, self.step))
 
 
-def zero_section(engine: str) -> dict[str, Any] | None:
-    """``zero_optimization`` of an engine's file in configs/deepspeed; None for plain torch."""
-    if engine == "plain":
+def zero_section(layout: str) -> dict[str, Any] | None:
+    """``zero_optimization`` of a layout's file in configs/deepspeed; None for plain torch."""
+    if layout == "plain":
         return None
-    file = files("reasonbrain.configs") / "deepspeed" / f"{engine}.json"
+    file = files("reasonbrain.configs") / "deepspeed" / f"{layout}.json"
     return json.loads(file.read_text(encoding="utf-8"))["zero_optimization"]
 
 
@@ -116,30 +117,30 @@ def held(model: ReasonBrain, cfg: Config, zero: dict[str, Any] | None, gpus: int
     live = max(zero.get(f"stage3_max_{what}", 1e9) for what in ("live_parameters", "reuse_distance"))
     buffers += min(wide * (live + zero.get("stage3_prefetch_bucket_size", 5e7)), sum(sizes))
     step = min(step, 8 * zero.get("sub_group_size", 1e9))  # one such group after the other
-    start = prepares if gpus > 1 else whole  # train.py: spread
+    start = prepares if gpus > 1 else whole  # zero.partitioner
     if "offload_optimizer" not in zero:
         return Held(weights + prepares, gradients, optimizer, buffers, step, start)
     return Held(prepares, 0, 0, buffers, 0, start, host=weights + gradients + optimizer + 4 * count / gpus)
 
 
 def rows(cfg: Config, gpus: int, usable: float = math.inf) -> tuple[list[dict[str, Any]], float]:
-    """Every engine with both choices of checkpointing: bytes by kind and their ``peak``; and the FLOPs of a step on
-    one GPU as ``train.checkpointing`` says. An engine that holds more than ``usable`` without any pass is left out."""
+    """Every layout with both choices of checkpointing: bytes by kind and their ``peak``; and the FLOPs of a step on
+    one GPU as ``train.checkpointing`` says. A layout that holds more than ``usable`` without any pass is left out."""
     records = micro_batch(cfg.train, gpus)
     model = without_weights(cfg)
-    engines = ENGINES[:1] if cfg.train.optimizer == "adamw_8bit" else ENGINES  # ZeRO would cut its blocks
-    needs = {engine: held(model, cfg, zero_section(engine), gpus) for engine in engines}
+    layouts = LAYOUTS[:1] if cfg.train.optimizer == "adamw_8bit" else LAYOUTS  # ZeRO would cut its blocks
+    needs = {layout: held(model, cfg, zero_section(layout), gpus) for layout in layouts}
     made, passes = [], {}
-    for engine, bytes_ in needs.items():
+    for layout, bytes_ in needs.items():
         if bytes_.peak() > usable:
             continue
-        narrow = engine != "plain" and cfg.train.bf16
+        narrow = layout != "plain" and cfg.train.bf16
         if narrow not in passes:
             passes[narrow] = fake_passes(cfg, records, narrow)
         for checkpointing, one in zip(CHECKPOINTING, passes[narrow], strict=True):
             peak = bytes_.peak(max(one.peak, one.preparing))
             kinds = asdict(bytes_) | {"activations": one.peak, "preparing": one.preparing, "peak": peak}
-            made.append({"engine": engine, "checkpointing": checkpointing} | {k: round(v) for k, v in kinds.items()})
+            made.append({"layout": layout, "checkpointing": checkpointing} | {k: round(v) for k, v in kinds.items()})
     flops = next((first.flops for first, _ in passes.values()), 0)
     return made, flops * cfg.train.batch_size / (records * gpus)
 
@@ -198,11 +199,11 @@ def advice(name: str, overrides: Sequence[str], gpus: int, usable: float, made: 
         for row in made:
             if row["peak"] > usable:
                 continue
-            words = [] if row["engine"] == "plain" else [f"--deepspeed configs/deepspeed/{row['engine']}.json"]
+            words = [] if row["layout"] == "plain" else [f"--deepspeed configs/deepspeed/{row['layout']}.json"]
             if row["checkpointing"] == CHECKPOINTING[1]:
                 words.append(f"train.checkpointing=[{','.join(blocks)}]")
             answer = "fits with " + (" ".join([*words, *changes]) or "nothing changed")
-            if row["engine"] != "zero3_offload":
+            if row["layout"] != "zero3_offload":
                 return answer
             offloaded = offloaded or answer
     return offloaded or "nothing on the list fits: take more or larger GPUs, a smaller data.size, or fewer slots"
@@ -227,7 +228,7 @@ def text(plan: dict[str, Any]) -> str:
     ]
     for row in plan["rows"]:
         sizes = " ".join(f"{row[k] / GB:>{max(len(k), 7)}.2f}" for k in kinds)
-        lines.append(f"{row['engine']:<13} {row['checkpointing']:<13} {sizes}  {'yes' if row['fits'] else 'no'}")
+        lines.append(f"{row['layout']:<13} {row['checkpointing']:<13} {sizes}  {'yes' if row['fits'] else 'no'}")
     if host := plan["rows"][-1]["host"]:
         lines.append(f"{'':<13} beside its GPU, a process of zero3_offload holds {host / GB:.2f} in the host's memory")
     margin = {"usable": plan["usable"] / GB, "context": CONTEXT / GB, "gaps": GAPS}

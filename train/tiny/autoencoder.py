@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -108,11 +109,10 @@ def main() -> None:
     loop = Loop(vae, TrainConfig(steps=args.steps, lr=args.lr, save_every=200), args.output)
     loop.resume()
 
-    def step_losses(step: int) -> dict[str, Tensor]:
-        pictures = batch(step, args.batch_size, scribbles=args.scribbles).contiguous(memory_format=torch.channels_last)
-        return losses(vae, pictures)
+    def batches(step: int, part: int) -> Tensor:
+        return batch(step, args.batch_size, scribbles=args.scribbles).contiguous(memory_format=torch.channels_last)
 
-    loop.fit(lambda step, _: step_losses(step))
+    loop.fit(batches, partial(losses, vae))
     loop.engine.use_average()
     normalise(vae.eval())
     vae.save_pretrained(args.output)

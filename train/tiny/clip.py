@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,9 @@ def architecture(tokenizer: PreTrainedTokenizerFast) -> CLIPConfig:
     )
 
 
-def losses(clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, step: int, batch_size: int) -> dict[str, Tensor]:
-    """The symmetric contrastive loss of one step."""
-    records, rng = samples(step, batch_size, seed=1)
+def batch(tokenizer: PreTrainedTokenizerFast, step: int, size: int) -> dict[str, Tensor]:
+    """Pairs of a picture and a text as CLIP takes them."""
+    records, rng = samples(step, size, seed=1)
     images, texts = [], []
     for i, s in enumerate(records):
         after = i % 2 == 0
@@ -86,13 +87,17 @@ def losses(clip: CLIPModel, tokenizer: PreTrainedTokenizerFast, step: int, batch
         texts.append(told if after else ", ".join(s.objects))
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
     tokens = tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
-    out = clip(
-        input_ids=tokens.input_ids,
-        attention_mask=tokens.attention_mask,
-        pixel_values=(pictures(images) - mean) / std,
-        return_loss=True,
-    )
-    right = (out.logits_per_image.argmax(1) == torch.arange(len(texts))).float().mean()
+    return {
+        "input_ids": tokens.input_ids,
+        "attention_mask": tokens.attention_mask,
+        "pixel_values": (pictures(images) - mean) / std,
+    }
+
+
+def losses(clip: CLIPModel, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The symmetric contrastive loss; ``right``: the share of pictures whose own text is the nearest."""
+    out = clip(**pairs, return_loss=True)
+    right = (out.logits_per_image.argmax(1) == torch.arange(len(out.logits_per_image))).float().mean()
     return {"loss": out.loss, "right": right}
 
 
@@ -109,7 +114,7 @@ def main() -> None:
     clip = CLIPModel(architecture(tokenizer))
     loop = Loop(clip, TrainConfig(steps=args.steps, lr=1e-3, save_every=200, bf16=True), args.output)
     loop.resume()
-    loop.fit(lambda step, _: losses(clip, tokenizer, step, args.batch_size))
+    loop.fit(lambda step, _: batch(tokenizer, step, args.batch_size), partial(losses, clip))
     loop.engine.use_average()
     clip.eval().save_pretrained(args.output)
     tokenizer.save_pretrained(args.output)

@@ -67,16 +67,12 @@ def architecture(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
     )
 
 
-def losses(
-    model: Qwen2_5_VLForConditionalGeneration,
-    tokenizer: PreTrainedTokenizerFast,
-    processor: Qwen2VLImageProcessorPil,
-    step: int,
-    batch_size: int,
-    full: bool,
+def batch(
+    tokenizer: PreTrainedTokenizerFast, processor: Qwen2VLImageProcessorPil, step: int, size: int, full: bool
 ) -> dict[str, Tensor]:
-    """Cross-entropy of the tokens of the outcome, or of the ``full`` narration."""
-    records, rng = samples(step, batch_size, seed=2)
+    """Prompts with their answers as Qwen takes them; the labels are the tokens of the outcome, or of the ``full``
+    narration."""
+    records, rng = samples(step, size, seed=2)
     pixels = processor(images=[np.asarray(s.source) for s in records], return_tensors="pt")
     before, between, after = (tokenizer(p, add_special_tokens=False).input_ids for p in Qwen25VL.prompt)
     picture = [tokenizer.convert_tokens_to_ids(Qwen25VL.image_token)] * (SIZE // PATCH // MERGE) ** 2
@@ -92,14 +88,13 @@ def losses(
     column = torch.arange(length)
     used = column < torch.tensor([len(r) for r in rows])[:, None]
     answered = used & (column >= torch.tensor(starts)[:, None])
-    out = model(
-        input_ids=ids,
-        attention_mask=used.long(),
-        mm_token_type_ids=(ids == picture[0]).int(),
-        labels=ids.masked_fill(~answered, IGNORE),
+    return {
+        "input_ids": ids,
+        "attention_mask": used.long(),
+        "mm_token_type_ids": (ids == picture[0]).int(),
+        "labels": ids.masked_fill(~answered, IGNORE),
         **pixels,
-    )
-    return {"loss": out.loss}
+    }
 
 
 def main() -> None:
@@ -120,7 +115,10 @@ def main() -> None:
     model = Qwen2_5_VLForConditionalGeneration(architecture(tokenizer))
     loop = Loop(model, TrainConfig(steps=args.steps, lr=1e-3, save_every=200, bf16=True), args.output)
     loop.resume()
-    loop.fit(lambda step, _: losses(model, tokenizer, processor, step, args.batch_size, args.full))
+    loop.fit(
+        lambda step, _: batch(tokenizer, processor, step, args.batch_size, args.full),
+        lambda prompts: {"loss": model(**prompts).loss},
+    )
     loop.engine.use_average()
     model.eval()
     model.generation_config.eos_token_id = tokenizer.eos_token_id

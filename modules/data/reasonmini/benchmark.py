@@ -1,10 +1,6 @@
-"""ReasonMini as a benchmark: did it happen, and was the rest left alone? Its table is the README's.
+"""ReasonMini as a benchmark: did it happen, and was the rest left alone? README shows its table.
 
-    reasonbrain eval --benchmark mini -o REPORT [--data test] [--limit 200]
-
-Three splits: new scenes, phrasings never trained on, combinations of object, colour and background never trained on.
-Beside the edits stand the untouched source, the true target, and of a model of ours its edits without the instruction
-and its autoencoder alone on the true target, which is what an edit through it can reach.
+reasonbrain eval --benchmark mini -o REPORT [--data test] [--limit 200]
 """
 
 from __future__ import annotations
@@ -16,9 +12,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from reasonbrain.data.records import Record
+from reasonbrain.config.schema import DataConfig
+from reasonbrain.data.records import MiniRecords, Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
+from reasonbrain.eval.evaluation.benchmarks import Benchmark
 from reasonbrain.eval.evaluation.edits import Edits, System
 from reasonbrain.eval.evaluation.metrics import Case, Metric
 from reasonbrain.eval.evaluation.networks import Models
@@ -65,16 +63,29 @@ def happened(case: Case, models: Models) -> float:
     return float(find_kind(notes["kind"])[1].check(Look(case.edit), json.loads(notes["params"])))
 
 
-PASSED = {"outcome": Metric(happened, regions=False)}
+class MiniBenchmark(Benchmark):
+    """Outcome check, and distances to the target, on three splits drawn on the fly: new scenes (``test``), phrasings
+    never trained on (``paraphrase``), combinations of object, colour and background never trained on
+    (``compositional``). ``data`` names one of them; ``limit`` counts records of each.
 
+    Baselines: the untouched source, the true target, and of a model of ours its edits without the instruction and its
+    autoencoder alone on the true target, which is what an edit through it can reach."""
 
-def baselines(pipe: ReasonBrainPipeline | None, folder: Path, seed: int) -> dict[str, System]:
-    """What stands beside the edits, by name. Edits without the instruction are kept in ``folder``."""
-    systems: dict[str, System] = {"true target": lambda record: record.target}
-    if pipe is not None:
-        without = Edits(folder / "withheld", pipe, seed, "edit this")
-        systems |= {"instruction withheld": without, "autoencoder on the true target": reconstruct(pipe)}
-    return systems
+    metrics = ("outcome", "L1", "PSNR", "SSIM")
+    own_metrics = {"outcome": Metric(happened, regions=False)}
+    groups = ("split", "category", "kind")
+
+    def records(self, data: str | None, limit: int | None, trained_on: DataConfig | None = None) -> MiniSplits:
+        """With ``trained_on``, only kinds that take turns there. Raises UserError for an unknown split."""
+        return MiniSplits(data, limit, tuple(dict.fromkeys(MiniRecords(trained_on).turns)) if trained_on else ())
+
+    def baselines(self, pipe: ReasonBrainPipeline | None, folder: Path, seed: int) -> dict[str, System]:
+        """Edits without the instruction are kept in ``folder``/withheld."""
+        systems = super().baselines(pipe, folder, seed) | {"true target": lambda record: record.target}
+        if pipe is not None:
+            without = Edits(folder / "withheld", pipe, seed, "edit this")
+            systems |= {"instruction withheld": without, "autoencoder on the true target": reconstruct(pipe)}
+        return systems
 
 
 def reconstruct(pipe: ReasonBrainPipeline) -> Callable[[Record], Image.Image | None]:

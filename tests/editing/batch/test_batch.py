@@ -18,8 +18,8 @@ from PIL import Image
 from reasonbrain import cli
 from reasonbrain.checkpoint import save_model
 from reasonbrain.editing.batch import scheduler as edits
-from reasonbrain.editing.batch.rows import Row, parse, read
-from reasonbrain.editing.batch.run import file_name
+from reasonbrain.editing.batch.editor import picture_path
+from reasonbrain.editing.batch.rows import EditRow, parse, read
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.modules.data.reasonmini import make
 
@@ -245,7 +245,8 @@ IDS = [
 
 
 def test_names_of_pictures_are_safe_and_differ():
-    names = [file_name(Row(0, i), 0) for i in IDS] + [file_name(Row(0, "plain", n=2), v) for v in (0, 1)]
+    names = [picture_path(EditRow(0, i), 0) for i in IDS]
+    names += [picture_path(EditRow(0, "plain", n=2), v) for v in (0, 1)]
     assert len({n.lower() for n in names}) == len(names)
     assert names[0] == "pictures/plain.png"
     for name in names:
@@ -426,7 +427,7 @@ def test_ray(command, rows, tmp_path):
     (out / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in whole[:3]))
     for line in whole[3:]:
         (out / line["file"]).unlink()
-    code, said, found = command(rows, "--engine", "ray", "--workers", "2")
+    code, said, found = command(rows, "--executor", "ray", "--workers", "2")
     assert code == 0, said
     assert found[:3] == whole[:3] and sorted(r["row"] for r in found) == list(range(10))
     assert files(out) == wanted

@@ -20,7 +20,7 @@ from reasonbrain.eval.benchmarking.bench import random_model
 from reasonbrain.eval.benchmarking.measure import Flops, Row, peak_flops
 from reasonbrain.plugin import Plugin
 from reasonbrain.train.batches import Batches
-from reasonbrain.train.loop import fastest_attention
+from reasonbrain.train.step import fastest_attention
 
 QUICK = ["--warmup", "0", "--repeats", "2"]
 TRAIN = ["train.batch_size=4", "train.micro_batch=2", "train.draws=3", "data.count=70"]
@@ -189,7 +189,7 @@ def test_at_true_size_a_picture_has_its_tokens():
     assert sum(p.numel() for p in model.parameters()) > 21e9
     mllm = model.slot("mllm")
     grid = mllm.image_processor(images=[Image.new("RGB", (1024, 1024))], return_tensors="pt")
-    assert mllm.image_lengths(grid) == [37**2]
+    assert grid["image_grid_thw"].tolist() == [[1, 74, 74]] and mllm.model.model.visual.spatial_merge_size == 2
     assert mllm.tokenizer.convert_tokens_to_ids(mllm.image_token) == mllm.tokenizer("<|image_pad|>").input_ids[0]
 
 

@@ -11,8 +11,10 @@ from PIL import Image
 from reasonbrain.cli import main
 from reasonbrain.data.records import Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
-from reasonbrain.eval.evaluation import benchmarks, page
-from reasonbrain.eval.evaluation.edits import Edits, file_name
+from reasonbrain.eval.evaluation import page
+from reasonbrain.eval.evaluation.benchmarks import find_benchmark
+from reasonbrain.eval.evaluation.edits import Edits, file_stem
+from reasonbrain.eval.evaluation.published import AnyManifest
 from reasonbrain.eval.evaluation.report import Other, markdown, tables
 from reasonbrain.modules.data.reasonmini import benchmark as mini
 from reasonbrain.modules.data.reasonmini.store import write_split
@@ -164,11 +166,11 @@ def test_a_trained_model_is_another(model, settings, tmp_path, records):
 def test_any_id_is_one_file_in_the_folder(name, tmp_path):
     folder = tmp_path / "edits"
     folder.mkdir()
-    Image.new("RGB", (4, 4)).save(folder / f"{file_name(name)}.png")
+    Image.new("RGB", (4, 4)).save(folder / f"{file_stem(name)}.png")
     edits = Edits(folder)
     assert edits.find(name).resolve().parent == folder.resolve()
     assert edits(Record(name, Image.new("RGB", (4, 4)), None, ["x"])).size == (4, 4)
-    assert file_name("a/b") != file_name("a%2Fb")
+    assert file_stem("a/b") != file_stem("a%2Fb")
 
 
 @pytest.fixture(scope="module")
@@ -184,9 +186,13 @@ def split(tmp_path_factory):
 
 @pytest.fixture
 def on_manifest(split, parts, monkeypatch):
-    """The row ``manifest`` with the tiny CLIP, and with a DINO that is nowhere."""
-    row = benchmarks.Benchmark("manifest", ("L1", "CLIP-I", "DINO"), clip=str(parts / "clip"), dino="no/where/here")
-    monkeypatch.setitem(benchmarks.BENCHMARKS, "manifest", row)
+    """The benchmark ``manifest`` with the tiny CLIP, and with a DINO that is nowhere."""
+    for name, value in (
+        ("metrics", ("L1", "CLIP-I", "DINO")),
+        ("clip", str(parts / "clip")),
+        ("dino", "no/where/here"),
+    ):
+        monkeypatch.setattr(AnyManifest, name, value)
     return ("eval", "--benchmark", "manifest", "--data", split / "manifest.jsonl", "--edits", split / "edits")
 
 
@@ -207,16 +213,11 @@ def test_metrics_by_name(on_manifest, tmp_path):
     assert found["tables"][0]["scores"]["L1 to source"]["systems"]["edits"]["mean"] == 0
 
 
-def test_every_row_of_the_table_names_metrics_there_are():
-    for benchmark in benchmarks.BENCHMARKS.values():
-        assert list(benchmark.chosen()) == list(benchmark.metrics)
-
-
 def test_mistakes_are_one_line(theirs, split, tmp_path):
     (tmp_path / "empty").mkdir()
     out = ("-o", tmp_path / "out")
     wrong = {
-        ("eval", "--benchmark", "mini2", *out): "benchmark 'mini2' is not one of mini, ",
+        ("eval", "--benchmark", "mini2", *out): "benchmark 'mini2' is not one of editworld, emu_edit, ",
         ("eval", "--benchmark", "mini", "--data", "train", *out): "data 'train': ReasonMini draws its own",
         ("eval", "--benchmark", "manifest", *out): "--data: the benchmark needs",
         ("eval", "--benchmark", "manifest", "--data", "nowhere", *out): "manifest 'nowhere' does not exist",
@@ -237,7 +238,7 @@ def test_pictures_are_read_whole(tmp_path):
     wide.save(tmp_path / "a.png")
     row = {"id": "a", "src_image": "a.png", "tgt_image": "a.png", "instruction": "what if"}
     (tmp_path / "m.jsonl").write_text(json.dumps(row))
-    record = benchmarks.find("manifest").records(str(tmp_path / "m.jsonl"), 1)[0]
+    record = find_benchmark("manifest").records(str(tmp_path / "m.jsonl"), 1)[0]
     assert record.source.tobytes() == record.target.tobytes() == wide.tobytes()
 
 

@@ -13,7 +13,7 @@ from launching import state
 
 from reasonbrain.errors import UserError
 from reasonbrain.train import checkpoints
-from reasonbrain.train.train import check_shares, train
+from reasonbrain.train.run import check_shares, train
 
 ROOT = Path(__file__).parents[3]
 QUICK = ["data.count=4", "train.batch_size=4", "train.warmup=2", "train.log_every=1", "train.optimizer=adamw"]

@@ -21,7 +21,7 @@ STEPS, KILLS = 40, 22
 # forks a process a start, so that torch is imported once; the parent never computes
 RUN = """
 import os, sys, traceback
-import reasonbrain.train.train as t
+import reasonbrain.train.run as t
 import reasonbrain.modules.diffusion.flux, reasonbrain.modules.mllm.qwen2_5_vl
 from reasonbrain.config.loading import load_config
 overrides = sys.argv[1:]

@@ -9,8 +9,8 @@ from launching import QUICK, ZERO, launch, losses, zero
 
 from reasonbrain.checkpoint import save_model
 from reasonbrain.errors import UserError
-from reasonbrain.train.export import build, init
-from reasonbrain.train.train import train
+from reasonbrain.train.building import build, init
+from reasonbrain.train.run import train
 
 FLUX = "model.diffusion.architecture.transformer"
 LARGE = [f"{FLUX}.num_layers=4", f"{FLUX}.num_single_layers=4", f"{FLUX}.num_attention_heads=8"]
@@ -21,13 +21,13 @@ import json, sys, torch
 from pathlib import Path
 from reasonbrain.config.loading import load_config
 from reasonbrain.train.distributed import processes
-from reasonbrain.train.export import build
-from reasonbrain.train.distributed.zero import fill, spread
+from reasonbrain.train.building import build
+from reasonbrain.train.distributed.zero import fill, partitioner
 import reasonbrain.modules.diffusion.flux, reasonbrain.modules.mllm.qwen2_5_vl, deepspeed
 file, way, overrides = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 cfg = load_config("tiny", overrides)
 processes.join()
-place = spread(fill(file, cfg.train, 2))
+partition = partitioner(fill(file, cfg.train, 2))
 torch.distributed.all_reduce(torch.zeros(1 << 20))
 
 def memory(field):
@@ -36,7 +36,7 @@ def memory(field):
 
 Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from here
 before = memory("VmRSS")
-model = build(cfg, place if way == "lean" else None)
+model = build(cfg, partition if way == "lean" else None)
 peak = memory("VmHWM") - before
 whole = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters()) * 4 / 2**20
 held = sum(p.ds_tensor.numel() for p in model.parameters() if hasattr(p, "ds_tensor")) * 4 / 2**20

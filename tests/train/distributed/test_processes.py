@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from reasonbrain.train.train import train
+from reasonbrain.train.run import train
 
 SCRIPT = """
 import sys, torch, torch.distributed as dist

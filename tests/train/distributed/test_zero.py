@@ -15,7 +15,7 @@ from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import TrainConfig
 from reasonbrain.errors import UserError
 from reasonbrain.train.distributed.zero import ZeroEngine, fill
-from reasonbrain.train.train import train
+from reasonbrain.train.run import train
 
 pytest.importorskip("deepspeed")
 
@@ -26,7 +26,7 @@ import sys, torch
 from pathlib import Path
 from reasonbrain.config.loading import load_config
 from reasonbrain.train.distributed import processes
-from reasonbrain.train.export import build
+from reasonbrain.train.building import build
 from reasonbrain.train.distributed.zero import ZeroEngine, fill
 stage, overrides = sys.argv[1], sys.argv[2:]
 cfg = load_config("tiny", overrides)
@@ -125,7 +125,7 @@ from pathlib import Path
 from reasonbrain.config.loading import load_config
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.batches import Batches
-from reasonbrain.train.export import build
+from reasonbrain.train.building import build
 from reasonbrain.train.distributed.zero import ZeroEngine, fill
 file, overrides = sys.argv[1], sys.argv[2:]
 cfg = load_config("tiny", overrides)

@@ -13,8 +13,8 @@ from reasonbrain.attention import set_attention
 from reasonbrain.cli import main
 from reasonbrain.config.loading import load_config
 from reasonbrain.train.batches import Batches
+from reasonbrain.train.building import build
 from reasonbrain.train.engine import Engine
-from reasonbrain.train.export import build
 from reasonbrain.train.planning import plan
 from reasonbrain.train.planning.dry import INSTRUCTION, fake_passes, norm_as_on_cuda, without_weights
 
@@ -34,7 +34,7 @@ from reasonbrain.train.distributed import processes
 from reasonbrain.train.planning import plan
 from reasonbrain.train.planning.dry import INSTRUCTION, fake_passes, norm_as_on_cuda
 from reasonbrain.train.planning.dry import preparing_parameters, without_weights
-from reasonbrain.train.export import build
+from reasonbrain.train.building import build
 from reasonbrain.train.distributed.zero import ZeroEngine, fill
 file, overrides = Path(sys.argv[1]), sys.argv[2:]
 cfg = load_config("tiny", overrides)
@@ -52,7 +52,7 @@ zero, records, parts = engine.zero, cfg.train.micro_batch, 2
 images = torch.rand(records, 3, cfg.data.size, cfg.data.size)
 regions = torch.zeros(records, cfg.data.size, cfg.data.size, dtype=torch.long)
 ready = model.image_features(images)
-inputs = model.prepare(images, [INSTRUCTION] * records, [["the candle"]] * records, regions, ready)
+inputs = model.make_inputs(images, [INSTRUCTION] * records, [["the candle"]] * records, regions, ready)
 latents = model.slot("diffusion").encode(images)
 def bytes_of(tensors):
     return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
@@ -126,7 +126,7 @@ def real_pass(cfg, checkpointing):
     images = torch.rand(RECORDS, 3, cfg.data.size, cfg.data.size)
     regions = torch.zeros(RECORDS, cfg.data.size, cfg.data.size, dtype=torch.long)
     ready = model.image_features(images)
-    inputs = model.prepare(images, [INSTRUCTION] * RECORDS, [["the candle"]] * RECORDS, regions, ready)
+    inputs = model.make_inputs(images, [INSTRUCTION] * RECORDS, [["the candle"]] * RECORDS, regions, ready)
     latents = model.slot("diffusion").encode(images)
     known = {p.untyped_storage()._cdata for p in model.parameters()}
     for p in model.parameters():
@@ -218,7 +218,7 @@ def test_what_to_change(overrides):
     """The first row that fits, in words; then what makes the rows smaller; then that nothing does."""
     cfg = ["train.optimizer=adamw", "train.batch_size=8", *overrides]
     made, _ = plan.rows(load_config("tiny", cfg), 2)
-    peaks = {(row["engine"], row["checkpointing"]): row["peak"] for row in made}
+    peaks = {(row["layout"], row["checkpointing"]): row["peak"] for row in made}
     ask = lambda usable: plan.advice("tiny", cfg, 2, usable, made)  # noqa: E731
     assert ask(peaks["plain", "as configured"]) == "fits with nothing changed"
     assert "frce_patch" in ask(peaks["plain", "all blocks"]) and "deepspeed" not in ask(peaks["plain", "all blocks"])
@@ -242,7 +242,7 @@ def test_the_command(overrides):
     done = CliRunner().invoke(main, [*args, "--json"])
     found = json.loads(done.stdout)
     assert done.exit_code == 0 and found["size"] == 32 and found["flops_a_step_and_gpu"] > 0
-    assert {row["engine"] for row in found["rows"]} == {"plain"}  # ZeRO would cut its blocks
+    assert {row["layout"] for row in found["rows"]} == {"plain"}  # ZeRO would cut its blocks
     assert found["parameters"]["diffusion"]["trained"] < found["parameters"]["diffusion"]["all"]  # its autoencoder
     assert found["advice"] in plan.text(found) and "0.02" in plan.text(found)
     for wrong, message in (

@@ -8,7 +8,7 @@ from reasonbrain.config.loading import load_config
 from reasonbrain.interfaces import Inputs
 from reasonbrain.modules.mllm.qwen2_5_vl import Qwen25VL
 from reasonbrain.train.tiny.batches import samples
-from reasonbrain.train.tiny.mllm import losses
+from reasonbrain.train.tiny.mllm import batch
 from reasonbrain.utils.images import to_tensor
 
 
@@ -20,8 +20,9 @@ def test_it_says_the_outcome_or_the_whole_narration(tmp_path, full):
     tokenizer = AutoTokenizer.from_pretrained(shipped)
     processor = AutoImageProcessor.from_pretrained(shipped, backend="pil")
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+    prompts = batch(tokenizer, processor, 0, 3, full)
     for _ in range(80):
-        losses(model, tokenizer, processor, 0, 3, full)["loss"].backward()
+        model(**prompts).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     for written in (model, tokenizer, processor):

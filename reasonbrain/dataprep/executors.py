@@ -1,6 +1,6 @@
 """Where the rows of a stage are worked on: on this machine, or wherever Ray has room.
 
-An engine takes a stage, rows and the tools, and gives the finished rows in any order.
+An executor takes a stage, rows and the tools, and gives the finished rows in any order.
 """
 
 from __future__ import annotations
@@ -9,15 +9,15 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from reasonbrain.dataprep.journal import Row
 from reasonbrain.dataprep.stages import Stage, Tools
 from reasonbrain.errors import UserError
 from reasonbrain.utils.cluster import connect
+from reasonbrain.utils.journal import JsonRow
 
-Engine = Callable[[Stage, Sequence[Row], Tools], Iterator[Row]]
+Executor = Callable[[Stage, Sequence[JsonRow], Tools], Iterator[JsonRow]]
 
 
-def local(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
+def local(stage: Stage, rows: Sequence[JsonRow], tools: Tools) -> Iterator[JsonRow]:
     """In ``stage.threads`` threads. The first error ends it; rows that are under way are finished, and lost."""
     with ThreadPoolExecutor(stage.threads) as pool:
         futures = [pool.submit(stage, row, tools) for row in rows]
@@ -28,7 +28,7 @@ def local(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
             pool.shutdown(cancel_futures=True)
 
 
-def over_ray(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
+def stage_on_ray(stage: Stage, rows: Sequence[JsonRow], tools: Tools) -> Iterator[JsonRow]:
     """By Ray Data, in the cluster that RAY_ADDRESS names, else in one started here. A stage that runs models of its own
     has an actor a GPU, or one where there is none, which loads them once; the others are plain tasks. The output folder
     must be on a disk that all nodes share.
@@ -41,7 +41,7 @@ def over_ray(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
     if stage.models:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         actors = ray.data.ActorPoolStrategy(size=min(max(1, gpus), len(rows)))
-        # else Ray gives torch a thread a CPU, and another number of threads rounds otherwise than the local engine
+        # else Ray gives torch a thread a CPU, and another number of threads rounds otherwise than the local executor
         variables = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         options = {"num_cpus": 1, "num_gpus": 1 if gpus else 0, "runtime_env": {"env_vars": variables}}
         made = data.map(_Worker, fn_constructor_args=(stage, tools), compute=actors, **options)  # type: ignore[arg-type]
@@ -69,4 +69,4 @@ class _Worker:
             return {"row": "", "mistake": str(e)}
 
 
-ENGINES: dict[str, Engine] = {"local": local, "ray": over_ray}
+EXECUTORS: dict[str, Executor] = {"local": local, "ray": stage_on_ray}

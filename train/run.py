@@ -1,0 +1,132 @@
+"""Trains ReasonBrain: L = L_MLLM + L_DM over everything that the configuration leaves trainable.
+
+    reasonbrain train --config tiny -o RUN [key=value ...]                        # one process
+    torchrun --nproc_per_node 2 train/train.py --config tiny -o RUN               # several, each holds everything
+    deepspeed train/train.py --config CONFIG --deepspeed configs/deepspeed/zero3.json -o RUN     # ZeRO
+
+The same command continues a run that was stopped, also with another number of processes or another of these three.
+RUN/checkpoints holds the checkpoints, RUN/log.jsonl the losses, and RUN/model, once the run is through, what
+``reasonbrain edit --checkpoint RUN`` takes (``reasonbrain export`` makes it of any checkpoint).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from reasonbrain.attention import set_attention
+from reasonbrain.checkpoint import check_same_model
+from reasonbrain.config.loading import dump_config, load_config
+from reasonbrain.config.schema import Config, slot_config
+from reasonbrain.errors import UserError
+from reasonbrain.model import ReasonBrain
+from reasonbrain.registry import SLOTS
+from reasonbrain.train.batches import Batch, Batches, micro_batch
+from reasonbrain.train.building import build
+from reasonbrain.train.distributed import faults, processes
+from reasonbrain.train.distributed.zero import ZeroEngine, fill, partitioner
+from reasonbrain.train.engine import Engine
+from reasonbrain.train.export import export
+from reasonbrain.train.loop import Loop
+from reasonbrain.train.optim import check_trains, numel
+from reasonbrain.train.tracking import Tracker
+from reasonbrain.train.validation import Validation
+
+log = logging.getLogger(__name__)
+
+
+def table(model: ReasonBrain) -> str:
+    """Parameters by slot, in millions: all, and those that train."""
+    lines = [f"{'slot':<12} {'parameters':>12} {'trained':>12}"]
+    for name in SLOTS:
+        part = model.slot(name)
+        params = [] if part is None else list(part.parameters())
+        total, trained = (sum(numel(p) for p in params if p.requires_grad or every) for every in (True, False))
+        lines.append(f"{name:<12} {total / 1e6:>11.3f}M {trained / 1e6:>11.3f}M")
+    return "\n".join(lines)
+
+
+def check_run(cfg: Config, run: Path) -> None:
+    """Raises UserError if RUN was made by another model configuration or with another optimizer."""
+    if not (run / "config.yaml").is_file():
+        return
+    made = load_config(str(run / "config.yaml"))
+    check_same_model(cfg, made, run)
+    if cfg.train.optimizer != made.train.optimizer:
+        raise UserError(
+            f"train.optimizer: run '{run}' trains with {made.train.optimizer}, not {cfg.train.optimizer}; "
+            f"give another folder, and train.start={run} to start from its weights"
+        )
+    for slot in SLOTS:
+        if slot_config(cfg.model, slot) is None and slot_config(made.model, slot) is not None:
+            raise UserError(f"model.{slot}: run '{run}' trains it; give another folder to train without it")
+
+
+def check_shares(cfg: Config) -> None:
+    """Raises UserError for what cannot be read a tensor at a time, as ZeRO-3 reads ``train.start``."""
+    for slot in SLOTS:
+        if cfg.train.start and (slot_config(cfg.model, slot) or {}).get("precision") == "nf4":
+            raise UserError(
+                f"model.{slot}.precision: 'nf4' cannot be read from train.start under ZeRO-3, which takes a tensor at "
+                f"a time; leave train.start out, choose bfloat16, or take ZeRO-2"
+            )
+
+
+def train(cfg: Config, run: Path, deepspeed: Path | None = None) -> None:
+    """Trains up to ``train.steps``, continuing RUN where there is one, and writes RUN/model.
+
+    ``deepspeed``: a DeepSpeed JSON; without it plain torch trains. Raises UserError for a run of another model, if
+    nothing can train, for a batch, a launch or a DeepSpeed JSON that does not fit the configuration, for a RUN that is
+    being trained, and for memory or a disk that is full; RunError for a lost process; FloatingPointError and Preempted
+    like ``Loop.fit``."""
+    device = processes.join()
+    with faults.watched(run, device) as watch:
+        micro_batch(cfg.train, processes.world())
+        zero = fill(deepspeed, cfg.train, processes.world()) if deepspeed else None
+        check_run(cfg, run)
+        partition = None
+        if zero and zero["zero_optimization"]["stage"] == 3 and processes.world() > 1:
+            check_shares(cfg)
+            partition = partitioner(zero)
+        model = build(cfg, partition).to(device).train()
+        check_trains(model, cfg.train)
+        batches = Batches(cfg, model)
+        with processes.claimed(run, device):
+            _train(cfg, run, model, batches, zero, watch)
+
+
+def _train(
+    cfg: Config, run: Path, model: ReasonBrain, batches: Batches, zero: dict[str, Any] | None, watch: faults.Watch
+) -> None:
+    for name in cfg.train.checkpointing:
+        model.parts[name].checkpoint_activations()
+    for name in cfg.train.compile:
+        model.parts[name].compile_blocks()
+    set_attention(model, cfg.model.attention, training=True, autocast=torch.bfloat16 if cfg.train.bf16 else None)
+    first = processes.rank() == 0
+    if first:
+        log.info("\n" + table(model))
+    engine = ZeroEngine(model, cfg.train, zero) if zero else Engine(model, cfg.train)
+    watch.loop = loop = Loop(engine, cfg.train, run)
+    if loop.resume() and first:
+        log.info(f"continuing {run} at step {loop.step}")
+    processes.wait()  # until all have read the run as it was
+    if first:
+        new = run / "config.yaml.new"  # a disk that fills up here must not leave half of one
+        new.write_text(dump_config(cfg), encoding="utf-8")
+        os.replace(new, run / "config.yaml")
+        if cfg.train.tracker:
+            loop.tracker = Tracker(cfg.train.tracker, run, loop.step, asdict(cfg))
+    validation = Validation(cfg, model, engine, run) if cfg.train.validate_every else None
+
+    def losses(batch: Batch) -> dict[str, torch.Tensor]:
+        return engine.model(*batch, draws=cfg.train.draws, lm_weight=cfg.train.lm_weight)
+
+    loop.fit(batches, losses, batches.parts, batches.ids, validation)
+    if first:
+        export(run, run / "model")
