@@ -51,6 +51,6 @@ def describe(plugin: str) -> str:
     lines = [f"{slot}:{name}  {cls.__module__}.{cls.__qualname__}", summary(cls), ""]
     for p in parameters(cls):
         lines.append(f"{p.key}: {p.type} = {p.default}" if p.default else f"{p.key}: {p.type}")
-        lines.append(textwrap.indent(textwrap.fill(p.meaning or "(not documented)", 96), "    "))
+        lines.append(textwrap.indent(textwrap.fill(p.meaning.replace("``", "`") or "(not documented)", 96), "    "))
     lines += ["", f"Set one with model.{slot}.KEY=VALUE."]
     return "\n".join(lines)
