@@ -12,16 +12,18 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
-from reasonbrain.data.show import thumbnail, write_page
 from reasonbrain.editing.batch import results as folder
 from reasonbrain.editing.batch.results import Line
 from reasonbrain.editing.batch.rows import EditRow, Job
 from reasonbrain.errors import UserError
+from reasonbrain.utils.files import whole_file
+from reasonbrain.utils.gallery import Card, in_threads, render, thumbnail
 from reasonbrain.utils.images import load_image
+from reasonbrain.utils.journal import Journal
+from reasonbrain.utils.locks import take
 
 SHOWN = 10_000  # results that the gallery holds at most
 
@@ -46,15 +48,15 @@ def run(job: Job, workers: int | None, executor: str) -> int:
         folder.enter(lock, job.output, world > 1)
         folder.compare(job)
         name = "results.jsonl" if world == 1 else f"results-{rank}.jsonl"
-        write = stack.enter_context(folder.appending(job.output / name))
+        journal = stack.enter_context(Journal(job.output / name))
         done = {(line["row"], line["variant"]) for line in folder.lines(job.output)}
         left = _left(job.rows(), done, rank, world)
         share = -(-(total - len(done)) // world)  # about that
         with tqdm(total=share, desc="editing", unit="edit", disable=True if rank else None) as bar:
             for line in EXECUTORS[executor](job, left, workers, share):
-                write(line)
+                journal.add(line)
                 bar.update()
-        if not folder.alone(lock):  # other processes of torchrun go on; the last one does the rest
+        if not take(lock):  # where other processes of torchrun still work; the last one does the rest
             return sum(line["status"] == "error" for line in folder.lines(job.output))
         folder.merge(job.output)
         return _gallery(job)
@@ -74,13 +76,14 @@ def _gallery(job: Job) -> int:
     ordered = (line for status in ("error", "ok") for line in folder.lines(job.output) if line["status"] == status)
     shown = min(total, SHOWN)
     title = f"{job.jobs.name}: {total} results, {failed} failed" + (f"; {shown} shown" if shown < total else "")
-    bar = tqdm(total=shown, desc="gallery", unit="result", disable=None)
-    write_page(job.output / "gallery.html", title, partial(_card, job.output), islice(ordered, SHOWN), bar)
+    cards = in_threads(partial(_card, job.output), islice(ordered, SHOWN))
+    with whole_file(job.output / "gallery.html") as page:
+        page.writelines(render(title, tqdm(cards, total=shown, desc="gallery", unit="result", disable=None)))
     return failed
 
 
-def _card(output: Path, line: Line) -> dict[str, Any]:
-    """A result as the gallery takes it."""
+def _card(output: Path, line: Line) -> Card:
+    """A result as the gallery shows it."""
     pictures = []
     for name, path in (("source", line["image"]), ("result", line["file"] and output / line["file"])):
         try:
@@ -88,12 +91,12 @@ def _card(output: Path, line: Line) -> dict[str, Any]:
                 pictures.append((name, thumbnail(load_image(path))))
         except UserError:  # the line says so, or somebody has taken it away
             pass
-    more = [f"variant {line['variant']}", f"seed {line['seed']}", f"{line['seconds']} s", *line["objects"]]
-    return {
-        "id": line["id"],
-        "category": "failed" if line["status"] == "error" else "made",
-        "words": [line["instruction"], *filter(None, [line["reasoning"]])],
-        "pictures": pictures,
-        "more": more,
-        "wrong": line["error"] or "",
-    }
+    more = [f"variant {line['variant']}", f"seed {line['seed']}", f"{line['seconds']:.2g} s"]
+    return Card(
+        line["id"],
+        pictures,
+        [line["instruction"], *filter(None, [line["reasoning"]])],
+        {"status": "failed" if line["status"] == "error" else "made"},
+        more=[*more, *([f"objects: {', '.join(line['objects'])}"] if line["objects"] else [])],
+        wrong=line["error"] or "",
+    )

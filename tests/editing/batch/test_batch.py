@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from galleries import Page
 from PIL import Image
 
 from reasonbrain import cli
@@ -271,10 +272,9 @@ def test_bad_rows_stop_nothing(command, rows, pictures, tmp_path):
         assert picture.text["reasoning"] == status[7, 1]["reasoning"]
         assert picture.text["instruction"] == rows[1]["instruction"]
     assert status[7, 0]["objects"] and status[7, 0]["seconds"] > 0
-    page = (tmp_path / "out" / "gallery.html").read_text()
-    assert "<b>" not in page.split('id="data">')[1]
-    shown = json.loads(page.split('id="data">')[1].split("</script>")[0])["records"]
-    assert [card["category"] for card in shown] == ["failed"] * 6 + ["made"] * 3
+    shown = Page((tmp_path / "out" / "gallery.html").read_text()).cards
+    assert [card["groups"]["status"] for card in shown] == ["failed"] * 6 + ["made"] * 3
+    assert shown[-1]["id"] == "../<b>"
     assert [name for name, _ in shown[-1]["pictures"]] == ["source", "result"]
 
 
