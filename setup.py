@@ -66,6 +66,7 @@ setup(
             "tiny/**/*",
         ],
         "reasonbrain": ["py.typed"],
+        "reasonbrain.utils": ["templates/*.html"],
         "reasonbrain.modules.data.reasonmini": ["*.yaml"],
     },
     install_requires=[

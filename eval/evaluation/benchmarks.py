@@ -41,9 +41,7 @@ class Benchmark:
     metrics: ClassVar[tuple[str, ...]]  # names, the most telling first: worst cases are sorted by it
     judged_metrics: ClassVar[tuple[str, ...]] = ("Ins-Align", "MLLM Score")  # names; ``--judge`` puts them in front
     own_metrics: ClassVar[Mapping[str, Metric | Judged]] = {}  # that other benchmarks do not have, by name
-    groups: ClassVar[tuple[str, ...]] = (
-        "category",
-    )  # with a table a value: ``category``, keys of a record's ``notes``
+    groups: ClassVar[tuple[str, ...]] = ("category",)  # a table a value; others are keys of a record's ``notes``
     compared: ClassVar[int | None] = None  # side in pixels at which pictures are compared; None: the target's size
     clip: ClassVar[str] = CLIP_B  # a folder or a hub id, as is the next
     dino: ClassVar[str] = DINO_S

@@ -26,6 +26,7 @@ from reasonbrain.data.records import Record, Records
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation import report
+from reasonbrain.eval.evaluation.against import read_other
 from reasonbrain.eval.evaluation.benchmarks import Benchmark, find_benchmark
 from reasonbrain.eval.evaluation.edits import Edits, System
 from reasonbrain.eval.evaluation.judged import Judged, judge_rows
@@ -96,7 +97,7 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
         "versions": {"python": sys.version.split()[0], **{p: _version(p) for p in PACKAGES}},
         "device": str(device),
     }
-    other = report.read(against, found) if against else None
+    other = read_other(against, found) if against else None
 
     pipe = None
     if request.edits is None:

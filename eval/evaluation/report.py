@@ -7,43 +7,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reasonbrain.data.records import Records
-from reasonbrain.errors import UserError
-from reasonbrain.eval.evaluation import page
+from reasonbrain.eval.evaluation.against import Other
 from reasonbrain.eval.evaluation.edits import Edits
+from reasonbrain.eval.evaluation.page import page
 from reasonbrain.eval.evaluation.stats import holm, interval, p_value
 from reasonbrain.utils.files import whole_file
 
 MANY = 12  # values of a group beyond which they share one table
-
-
-@dataclass(frozen=True)
-class Other:
-    """Another report: its system's name, its edits, and their scores by record id."""
-
-    system: str
-    edits: Edits | None
-    scores: dict[str, dict[str, float | None]]
-
-
-def read(path: Path, found: dict[str, Any]) -> Other:
-    """A report folder to compare with. Raises UserError where there is none, or it measured something else."""
-    try:
-        other = json.loads((path / "report.json").read_text(encoding="utf-8"))
-        scores = {row["id"]: row["scores"]["edits"] for row in other["records"]}
-        for key in ("benchmark", "networks"):
-            if other[key] != found[key]:
-                raise UserError(f"--against '{path}' is of another {key}: {other[key]}, not {found[key]}")
-        folder = path / other["edits"]  # where it is absolute, it stays what it is
-        return Other(other["system"], Edits(folder) if folder.is_dir() else None, scores)
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UserError(f"--against '{path}' holds no report.json of `reasonbrain eval` ({e!r})") from None
 
 
 def tables(found: dict[str, Any], groups: Sequence[str], other: Other | None) -> list[dict[str, Any]]:
@@ -171,7 +147,7 @@ def markdown(found: dict[str, Any], other: Other | None) -> str:
 
 def write(found: dict[str, Any], output: Path, records: Records, edits: Edits, other: Other | None) -> None:
     """report.json, report.md and report.html, each whole or not at all. Raises UserError when the disk refuses."""
-    shown = page.page(found, notes(found, other), sections(found, other), records, edits, other)
+    shown = page(found, notes(found, other), sections(found, other), records, edits, other)
     texts = {"json": [json.dumps(found, allow_nan=False)], "md": [markdown(found, other)], "html": shown}
     for suffix, text in texts.items():
         with whole_file(output / f"report.{suffix}") as file:

@@ -10,13 +10,11 @@ again.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import os
 from collections.abc import Mapping
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from PIL import Image
 
 from reasonbrain.errors import UserError
 from reasonbrain.utils.files import whole_file
+from reasonbrain.utils.gallery import data_uri
 
 RETRIES = 5  # by the client: half a second apart, then twice as long each time, or as long as the server says
 TIMEOUT = 180  # seconds for an answer
@@ -74,7 +73,8 @@ class Endpoint:
         if shown:
             content = [{"type": "text", "text": question}]
             for caption, picture in shown.items():
-                content += [{"type": "text", "text": caption}, _part(picture)]
+                part = {"type": "image_url", "image_url": {"url": data_uri(picture, "png")}}
+                content += [{"type": "text", "text": caption}, part]
         answer = self._call([{"role": "user", "content": content}])
         with whole_file(path) as file:
             json.dump({"model": self.model, "question": question, "answer": answer}, file, indent=1)
@@ -116,10 +116,3 @@ def _key(model: str, question: str, pictures: Mapping[str, Image.Image]) -> str:
         sum_.update(json.dumps([caption, picture.size]).encode())
         sum_.update(picture.tobytes())
     return sum_.hexdigest()
-
-
-def _part(picture: Image.Image) -> dict[str, Any]:
-    file = BytesIO()
-    picture.save(file, "PNG")
-    data = base64.b64encode(file.getvalue()).decode()
-    return {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{data}"}}

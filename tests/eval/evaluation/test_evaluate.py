@@ -1,21 +1,22 @@
 """The eval command and its report: whose edits, which records, how sure, what a reader sees."""
 
 import json
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from galleries import Page
 from PIL import Image
 
 from reasonbrain.cli import main
 from reasonbrain.data.records import Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.eval.evaluation import page
+from reasonbrain.eval.evaluation.against import Other
 from reasonbrain.eval.evaluation.benchmarks import find_benchmark
 from reasonbrain.eval.evaluation.edits import Edits, file_stem
 from reasonbrain.eval.evaluation.published import AnyManifest
-from reasonbrain.eval.evaluation.report import Other, markdown, tables
+from reasonbrain.eval.evaluation.report import markdown, tables
 from reasonbrain.modules.data.reasonmini import benchmark as mini
 from reasonbrain.modules.data.reasonmini.store import write_split
 
@@ -255,48 +256,31 @@ def test_records_with_and_without_a_mask():
     assert not table["scores"]["L1 outside"]["higher_is_better"]
 
 
-class Page(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.cards, self.text = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "article":
-            self.cards.append(dict(attrs))
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
 HOSTILE = """<script>alert(1)</script> "quoted" 'so' & </article> {{ 7 * 7 }} | `x`"""
 
 
-def test_the_page(theirs, records, tmp_path):
+def test_the_page(theirs, tmp_path):
     found = ok(tmp_path, *MINI, "--edits", theirs)
     shown = Page((tmp_path / "report.html").read_text())
-    assert [json.loads(c["data-scores"]) for c in shown.cards] == [
-        row["scores"]["edits"] for row in page.worst_first(found["records"], found["metrics"])
-    ]
-    assert sum(tag == "script" for tag, _ in shown.tags) == 1
-    pictures = [attrs for tag, attrs in shown.tags if tag == "img"]
-    assert len(pictures) == 3 * 8  # source, target, edit
-    links = [v for _, attrs in shown.tags for k, v in attrs.items() if k in ("src", "href")]
-    assert all(link.startswith("data:image/jpeg;base64,") for link in links)
+    worst = page.worst_first(found["records"], found["metrics"])
+    assert [card["scores"] for card in shown.cards] == [row["scores"]["edits"] for row in worst]
+    assert [card["groups"] for card in shown.cards] == [row["groups"] for row in worst]
+    assert [name for name, _ in shown.cards[0]["pictures"]] == ["source", "target", str(theirs)]
+    assert shown.better["outcome"] and not shown.better["L1 inside"]
+    assert f"{found['tables'][0]['scores']['L1']['systems']['edits']['mean']:.4g}" in " ".join(shown.text)
 
 
 def test_texts_are_shown_and_never_run(theirs, records, tmp_path):
     found = ok(tmp_path, *MINI, "--edits", theirs)
     found["records"][0] |= {"instruction": HOSTILE, "id": HOSTILE}
     found["records"][0]["groups"]["category"] = HOSTILE
-    found["tables"][1]["value"] = found["missing"] = [HOSTILE]
     found["tables"][1]["value"] = HOSTILE
+    found["missing"] = [HOSTILE]
     pieces = page.page(found, [HOSTILE], [(HOSTILE, [[HOSTILE], [HOSTILE]])], records, Edits(theirs), None)
     shown = Page("".join(pieces))
-    assert sum(tag == "script" for tag, _ in shown.tags) == 1 and len(shown.cards) == 8
-    assert sum(HOSTILE in text for text in shown.text) >= 5
-    assert HOSTILE in [json.loads(c["data-groups"])["category"] for c in shown.cards]
+    assert sum(text == HOSTILE for text in shown.text) == 4  # the note, the heading, two cells
+    (card,) = (card for card in shown.cards if card["id"] == HOSTILE)
+    assert card["words"] == [HOSTILE] and card["groups"]["category"] == HOSTILE
     assert "<script" not in markdown(found, None)
 
 
