@@ -1,8 +1,8 @@
-"""ReasonBrain: the slots in their order, and the losses (paper: L = L_MLLM + L_DM).
+"""ReasonBrain: the slots in order, and the losses (paper: L = L_MLLM + L_DM).
 
     encode -> cues -> guide -> align -> enhance -> diffuse
 
-A null slot is None here; what it would have given is an empty sequence, and the rest goes on.
+A null slot is None here. Its output is replaced by an empty sequence, and the other slots work as before.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from reasonbrain.objects import find_objects
 from reasonbrain.plugin import Plugin, public_architecture
 from reasonbrain.registry import SLOTS, plugin
 
-WEIGHT_SOURCES = ("pretrained", "autoencoder")  # parameters that say where published weights are: a folder or a hub id
+WEIGHT_SOURCES = ("pretrained", "autoencoder")  # parameters that name published weights: a folder or a hub id
 WRITTEN_BY = {"runs/tiny/mllm_full": "`python -m reasonbrain.train.tiny.mllm --full -o runs/tiny/mllm_full` writes it"}
 
 
 class ReasonBrain(nn.Module):
-    """The whole model; ``slots`` maps the names of SLOTS to plug-ins, absent where a slot is null."""
+    """The whole model. slots: the plug-ins by name of SLOTS, without those that are null. width: D."""
 
     def __init__(self, slots: dict[str, Plugin], width: int) -> None:
         super().__init__()
@@ -40,16 +40,20 @@ class ReasonBrain(nn.Module):
     def from_config(
         cls, cfg: ModelConfig, weights: bool = True, made: Callable[[str, Plugin], None] | None = None
     ) -> ReasonBrain:
-        """Builds every slot. ``weights=False`` builds published models from their kept architectures, untrained: for
-        the meta device, or to load weights of one's own afterwards. ``made`` is called with every slot and plug-in
-        before the next one is built. Raises UserError for weights that cannot be had."""
+        """Builds every slot.
+
+        weights: False builds published models untrained, from the architectures in ``configs/architectures``: for the
+        meta device, or to load other weights afterwards. made: called with each slot and its plug-in before the next
+        one is built.
+
+        Raises UserError for published weights that cannot be loaded."""
         slots = {}
         seed = int(torch.randint(1 << 62, (), device="cpu"))
         for number, name in enumerate(SLOTS):
             params = slot_config(cfg, name)
             if params is None:
                 continue
-            torch.manual_seed(seed + number)  # what is new in a slot starts the same, whatever the other slots are
+            torch.manual_seed(seed + number)  # the initial weights of a slot do not depend on the other slots
             params = dict(params)
             plug = plugin(name, params.pop("name"))
             if not weights and params.get("pretrained") and not params.get("architecture"):
@@ -93,12 +97,13 @@ class ReasonBrain(nn.Module):
         return Inputs(images, list(instructions), found, regions, ready)
 
     def image_features(self, images: Tensor) -> dict[str, Tensor]:
-        """By slot, what plug-ins find in images [B, 3, H, W] in 0..1 alone and no training changes."""
+        """By slot, the ``Plugin.image_features`` [B, ...] of images [B, 3, H, W] in 0..1, where only frozen modules
+        compute them."""
         found = {slot: part.image_features(images) for slot, part in self.prepared_slots().items()}
         return {slot: features for slot, features in found.items() if features is not None}
 
     def prepared_slots(self) -> dict[str, Plugin]:
-        """By slot, the plug-ins whose ``image_features`` no training changes."""
+        """By slot, the plug-ins whose ``image_features`` only frozen modules compute."""
         found = {slot: part for slot in SLOTS if (part := self.slot(slot))}
         return {slot: part for slot, part in found.items() if len(part.prepares()) == len(part.preparing)}
 
@@ -110,14 +115,15 @@ class ReasonBrain(nn.Module):
         return encoders is not None and encoders.reads_sentence
 
     def reason(self, inputs: Inputs) -> Inputs:
-        """The inputs with the MLLM's sentences, which are generated unless they are there; without an MLLM none."""
+        """The inputs with ``sentences``. They are generated unless the inputs have them; without an MLLM they stay
+        None."""
         mllm = self.slot("mllm")
         if mllm is None or inputs.sentences is not None:
             return inputs
         return replace(inputs, sentences=mllm.reason(inputs))
 
     def encode(self, inputs: Inputs) -> Features:
-        """E_I(I) and E_T(H), or E_T of the MLLM's sentence."""
+        """E_I(I) and E_T(H), or E_T of the MLLM's sentence (``reads_sentence``)."""
         encoders = self.slot("encoders")
         if encoders is not None:
             return encoders(self.reason(inputs) if self.reads_sentence else inputs)
@@ -126,7 +132,7 @@ class ReasonBrain(nn.Module):
         return Features(empty, (0, 0), empty, mask, empty.new_zeros(len(empty), 0), empty, mask)
 
     def cues(self, features: Features, inputs: Inputs) -> Cues:
-        """FRCE: R_V from the patch and the region branch, then R_T."""
+        """FRCE: R_V from the patch branch and the region branch, then R_T."""
         patch, region, text = (self.slot(f"frce.{b}") for b in ("patch", "region", "text"))
         none = no_tokens(features.patches)
         patches = patch(features) if patch else none
@@ -150,14 +156,14 @@ class ReasonBrain(nn.Module):
         return connector(guidance.hidden) if connector is not None else guidance.hidden
 
     def enhance(self, features: Features, cues: Cues, aligned: Tensor) -> Condition:
-        """R-_V and R-_T; without a CME the guidance and the instruction's tokens as they are."""
+        """R-_V and R-_T; without a CME the guidance and the text tokens unchanged."""
         cme = self.slot("cme")
         if cme is not None:
             return cme(features, cues, aligned)
         return Condition(aligned, features.text, features.pooled)
 
     def condition(self, inputs: Inputs) -> tuple[Condition, Tensor]:
-        """Everything up to the diffusion model, and L_MLLM; once an edit."""
+        """The conditioning path: everything before the diffusion model, and L_MLLM."""
         features = self.encode(inputs)
         cues = self.cues(features, inputs)
         guidance = self.guide(inputs, cues)
@@ -172,11 +178,11 @@ class ReasonBrain(nn.Module):
         draws: int = 1,
         lm_weight: float = 1.0,
     ) -> dict[str, Tensor]:
-        """The losses of a batch: ``loss`` = lm_weight x ``lm`` + ``dm``; and ``dm/0.00-0.25`` to ``dm/0.75-1.00``, that
-        of the noise levels in between (no number where there is none).
+        """The losses of a batch: ``loss`` = lm_weight x ``lm`` + ``dm``, and ``dm/0.00-0.25`` to ``dm/0.75-1.00``, the
+        diffusion loss by range of noise levels (NaN where a range has no draws).
 
-        source, target: latents [B, C, h, w] from the diffusion plug-in's ``encode``. Every target is noised ``draws``
-        times, which costs the diffusion model alone; a row's noise depends on its seed alone."""
+        source, target: latents [B, C, h, w] from the diffusion plug-in's ``encode``. seeds: one a row; the noise of a
+        row depends on nothing else. draws: noise levels a target; the conditioning path runs once for all of them."""
         condition, lm = self.condition(inputs)
         diffusion = self.slot("diffusion")
         if diffusion is None:
@@ -191,7 +197,7 @@ class ReasonBrain(nn.Module):
 
 
 def build_plugin(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Plugin:
-    """One plug-in, with its published weights if it has any. Raises UserError if these cannot be had."""
+    """Builds one plug-in with its published weights, if it has any. Raises UserError if they cannot be loaded."""
     if "pretrained" in plugin_parameters(plug) and not (params.get("pretrained") or params.get("architecture")):
         raise UserError(
             f"model.{slot}.pretrained: '{plug.plugin_name}' needs published weights; give a folder or a hub id"

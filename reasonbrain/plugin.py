@@ -41,7 +41,7 @@ class Plugin(ModelMixin, ConfigMixin):
 
     @property
     def reads_sentence(self) -> bool:
-        """Slot ``encoders``: whether it reads ``Inputs.sentences``, which the MLLM then generates."""
+        """Slot ``encoders``: whether the plug-in encodes ``Inputs.sentences``, which the MLLM then generates."""
         return False
 
     def freeze(self, *modules: nn.Module) -> None:

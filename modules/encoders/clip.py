@@ -27,9 +27,16 @@ READS = ("instruction", "sentence")
 
 @register("encoders", "clip")
 class ClipEncoders(Plugin):
-    """``layers``: hidden states of the vision tower that are joined on the channel axis (negative: from the end).
-    ``object_tokens``: room for the objects' names, in tokens (K). ``reads``: what E_T is given as a row's text, the
-    ``instruction`` or the ``sentence`` that the MLLM says about it (``ReasonBrain.encode``)."""
+    """CLIP's two towers, frozen, with an adapter each to ``width``.
+
+    Args:
+        pretrained: a CLIP model: a hub id or a folder
+        architecture: its config; the model is built from it, without weights
+        layers: hidden states of the vision tower that are joined on the channel axis; negative numbers count from the
+            end
+        object_tokens: K, the number of tokens for the names of the key objects
+        reads: the text that E_T encodes: the ``instruction``, or the ``sentence`` that the MLLM says about it
+    """
 
     preparing = ("clip.vision_model",)
 

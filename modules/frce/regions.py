@@ -18,7 +18,13 @@ from reasonbrain.utils.images import to_uint8
 
 
 class RegionEncoder(Plugin):
-    """Pools patch features inside each region, adds where and how large it is, and encodes the regions together."""
+    """Pools patch features inside each region, adds where and how large it is, and encodes the regions together.
+
+    Args:
+        layers: self-attention blocks over the regions
+        heads: attention heads; they divide ``width``
+        max_regions: R, the number of cues; the smallest regions beyond it share the last one
+    """
 
     def build(self, width: int, layers: int, heads: int) -> None:
         self.place = nn.Linear(5, width)
@@ -58,8 +64,13 @@ def region_geometry(member: Tensor, area: Tensor) -> Tensor:
 
 @register("frce.region", "superpixel")
 class SuperpixelRegions(RegionEncoder):
-    """Felzenszwalb's graph segmentation: without weights, and good enough where objects have plain colours.
-    A larger ``scale`` gives larger regions; regions below ``min_share`` of the picture's area are merged."""
+    """Object-level visual cues of regions from Felzenszwalb's graph segmentation. It has no weights, and suffices where
+    objects have plain colours.
+
+    Args:
+        scale: a larger scale gives larger regions
+        min_share: regions smaller than this share of the image's area are merged
+    """
 
     @register_to_config
     def __init__(

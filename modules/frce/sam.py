@@ -55,8 +55,17 @@ def paint(masks: np.ndarray) -> np.ndarray:
 
 @register("frce.region", "sam")
 class SamRegions(RegionEncoder):
-    """``points_per_side`` squared points prompt SAM, ``points_per_batch`` at a time; it answers each with three masks.
-    The thresholds are those of SAM's automatic mask generator. SAM itself stays frozen."""
+    """Object-level visual cues of regions from SAM, which stays frozen. A grid of points prompts it; SAM answers each
+    point with three masks.
+
+    Args:
+        pretrained: a SAM model: a hub id or a folder
+        architecture: its config; the model is built from it, without weights
+        points_per_side: points on a side of the grid
+        points_per_batch: points per forward pass
+        iou_threshold: masks with a lower predicted IoU are dropped, as in SAM's automatic mask generator
+        stability_threshold: masks with a lower stability score are dropped, likewise
+    """
 
     preparing = ("sam",)
 

@@ -33,7 +33,16 @@ STEP = 8  # a row's text is padded to a multiple of so many tokens: few lengths,
 
 
 class MllmPlugin(Plugin):
-    """Subclasses load ``self.model`` and say how their family writes a prompt and places its tokens."""
+    """Subclasses load ``self.model`` and say how their family writes a prompt and places its tokens.
+
+    Args:
+        pretrained: a published model of the family: a hub id or a folder
+        architecture: its config; the model is built from it, without weights
+        img_tokens: r, the number of [IMG] tokens (paper: 32); 0: no guidance, only the sentence
+        lora_rank: rank of LoRA on the language model (paper: 8); 0: no LoRA
+        lora_alpha: LoRA's scale is lora_alpha / lora_rank (paper: 16)
+        precision: of the frozen model: ``float32``, ``bfloat16`` or ``nf4``
+    """
 
     image_token: str
     prompt: tuple[str, str, str]  # before the image, between the cues and the instruction, after the instruction

@@ -17,8 +17,7 @@ from reasonbrain.registry import register
 
 @register("mllm", "llava")
 class Llava(MllmPlugin):
-    """``img_tokens``: r, the number of [IMG] tokens; 0: it gives no guidance, only its sentence. ``precision`` of the
-    published model: float32, bfloat16 or nf4."""
+    """LLaVA-1.5, frozen, with LoRA and [IMG] tokens."""
 
     preparing = ("model.model.vision_tower", "model.model.multi_modal_projector")
     image_token = "<image>"

@@ -16,8 +16,7 @@ from reasonbrain.registry import register
 
 @register("mllm", "qwen2_5_vl")
 class Qwen25VL(MllmPlugin):
-    """``img_tokens``: r, the number of [IMG] tokens; 0: it gives no guidance, only its sentence. ``precision`` of the
-    published model: float32, bfloat16 or nf4."""
+    """Qwen2.5-VL, frozen, with LoRA and [IMG] tokens."""
 
     preparing = ("model.model.visual",)
     image_token = "<|image_pad|>"

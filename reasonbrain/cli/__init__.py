@@ -16,8 +16,8 @@
     reasonbrain data build seeds.jsonl -o built --url http://localhost:8000/v1 --model LLM --pipeline PIPELINE
     reasonbrain data review built
 
-Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 (training diverged or lost a process), 2 (a user's
-mistake), 130 (interrupted), 3 (`data check` found problems, or some edits of `batch` failed).
+Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 (training diverged or lost a process), 2 (user
+error), 130 (interrupted), 3 (`data check` found problems, or some edits of `batch` failed).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from reasonbrain.errors import RunError, UserError
 
 
 class _Mistake(click.ClickException):
-    """The user's to mend: one line, without a traceback."""
+    """An error the user can fix: one line, without a traceback."""
 
     exit_code = 2
 
@@ -49,7 +49,7 @@ class _Failure(_Mistake):
 
 
 class _Commands(click.Group):
-    """Turns what a user can mend into one line and an exit code."""
+    """Turns errors that the user can fix into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -68,8 +68,8 @@ class _Commands(click.Group):
 @click.group(cls=_Commands)
 @click.version_option(__version__)
 def main() -> None:
-    """Edits pictures from hypothetical instructions ("What would happen if ...?")."""
-    # before the libraries are imported; who sets these hears them
+    """Edit images from hypothetical instructions ("What would happen if ...?")."""
+    # before the libraries are imported; a value that the user has set is kept
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")

@@ -17,13 +17,13 @@ from reasonbrain.errors import UserError
 @click.argument("what", type=click.Choice(("train", "edit", "batch", "load")))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--config", help="The preset or YAML file to build.  [default: tiny]")
-@click.option("--checkpoint", help="A trained model to load, in place of --config.")
-@click.option("--random", is_flag=True, help="Random weights, and noise as training data: needs no hub and no data.")
-@click.option("--warmup", type=click.IntRange(0), default=2, show_default=True, help="Runs that are not timed.")
-@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Runs that are timed.")
-@click.option("-o", "--output", type=click.File("w", lazy=False), help="Write all measurements to this file, as JSON.")
+@click.option("--checkpoint", help="A trained model to load instead.")
+@click.option("--random", is_flag=True, help="Use random weights and ReasonMini's images: needs no hub and no data.")
+@click.option("--warmup", type=click.IntRange(0), default=2, show_default=True, help="Runs before the timed ones.")
+@click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Timed runs.")
+@click.option("-o", "--output", type=click.File("w", lazy=False), help="Write all measurements as JSON.")
 def bench(what: str, output: Any, warmup: int, repeats: int, **source: Any) -> None:
-    """Times training steps, edits, batches or loading, and prints a table: speed, FLOPs, share of the peak, memory."""
+    """Measure speed, FLOPs, MFU and memory. Times training steps, edits, batches or loading, and prints a table."""
     from reasonbrain.eval.benchmarking import bench as benches
 
     found = benches.bench(what, benches.Source(**source), warmup, repeats)
@@ -36,28 +36,26 @@ def bench(what: str, output: Any, warmup: int, repeats: int, **source: Any) -> N
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--benchmark", required=True, help="mini, magicbrush, emu_edit, ...; see docs/evaluation.md.")
 @click.option("--data", help="The benchmark's folder or manifest; for mini a split.  [default for mini: all three]")
-@click.option("-o", "--output", required=True, help="The report's folder. Existing edits in it are reused.")
+@click.option("-o", "--output", required=True, help="The folder of the report; existing edits are not repeated.")
 @click.option("--config", help="A preset or a YAML file.  [default: the checkpoint's own]")
-@click.option("--checkpoint", help="A trained model: a folder, or a run of `reasonbrain train`.  [default: tiny]")
+@click.option("--checkpoint", help="A trained model: its folder, or a run of `reasonbrain train`.  [default: tiny]")
 @click.option(
-    "--edits",
-    type=click.Path(path_type=Path),
-    help="A folder of another system's edits, <id>.png, in place of a model.",
+    "--edits", type=click.Path(path_type=Path), help="Images of another system, <id>.png, instead of a model."
 )
 @click.option(
     "--against", type=click.Path(path_type=Path), help="Another report of the same benchmark, to compare with."
 )
 @click.option("--limit", type=click.IntRange(1), help="Only the first N records; for mini, of each split.")
-@click.option("--metric", "metrics", multiple=True, help="A metric, in place of the benchmark's; may be repeated.")
-@click.option("--clip", help="A CLIP model in place of the benchmark's: a folder or a hub id.")
-@click.option("--dino", help="A DINO ViT in place of the benchmark's: a folder or a hub id.")
-@click.option("--judge", metavar="URL", help="An OpenAI-compatible endpoint, http://.../v1. Its key: OPENAI_API_KEY.")
-@click.option("--judge-model", metavar="NAME", help="The endpoint's multimodal model that judges the edits.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of edits and intervals.  [default: 0]")
+@click.option("--metric", "metrics", multiple=True, help="A score, instead of the benchmark's own; may be repeated.")
+@click.option("--clip", help="A CLIP model instead of the benchmark's: a folder or a hub id.")
+@click.option("--dino", help="A DINO ViT instead of the benchmark's: a folder or a hub id.")
+@click.option("--judge", metavar="URL", help="An OpenAI-compatible endpoint, http://.../v1; its key is OPENAI_API_KEY.")
+@click.option("--judge-model", metavar="NAME", help="The multimodal model at the endpoint.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of edits and intervals.  [default: 0]")
 def evaluate(output: str, against: Path | None, checkpoint: str | None, **request: Any) -> None:
-    """Scores edits on a benchmark and prints the paths of the report.
+    """Measure edits on a benchmark. Prints the paths of the report.
 
-    KEY=VALUE changes the configuration of the model that makes the edits: edit.steps=20."""
+    KEY=VALUE changes the configuration of the model: edit.steps=20."""
     config, overrides = request["config"], request["overrides"]
     if request["edits"] and (config or checkpoint or overrides):
         raise UserError(
@@ -74,16 +72,18 @@ def evaluate(output: str, against: Path | None, checkpoint: str | None, **reques
 
 @click.command()
 @click.argument("plan")
-@click.option("-o", "--output", required=True, help="The folder of runs and tables. Finished runs in it are reused.")
+@click.option("-o", "--output", required=True, help="The folder of runs and tables; existing runs are reused.")
 @click.option(
     "--executor",
     type=click.Choice(("local", "ray")),
     default="local",
     show_default=True,
-    help="local: one run after the other. ray: in parallel on a Ray cluster; all machines must share the folder.",
+    help="local: one run at a time; ray: as many as Ray has room for, in a folder that all machines share.",
 )
 def ablate(plan: str, output: str, executor: str) -> None:
-    """Trains and evaluates the variants of PLAN, a shipped plan or a YAML file, and prints the path of the table."""
+    """Train and evaluate the variants of PLAN. Prints the path of the table.
+
+    PLAN is a shipped plan or a YAML file. The same command resumes; see docs/ablations.md."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("reasonbrain.eval.ablation.ablate").setLevel(logging.INFO)
 

@@ -13,7 +13,7 @@ from reasonbrain.registry import SLOTS, plugins
 @click.command()
 @click.argument("plugin", metavar="[SLOT:NAME]", required=False)
 def modules(plugin: str | None) -> None:
-    """Lists the plug-ins of every slot, or shows the parameters of SLOT:NAME: type, default, meaning."""
+    """List plug-ins, or the parameters of SLOT:NAME. A parameter is shown with type, default and meaning."""
     if plugin:
         click.echo(describe(plugin))
         return
@@ -29,7 +29,7 @@ def modules(plugin: str | None) -> None:
 @click.argument("preset")
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 def config(preset: str, overrides: tuple[str, ...]) -> None:
-    """Prints the resolved configuration of PRESET, a preset or a YAML file, as YAML.
+    """Print the resolved configuration of PRESET. PRESET is a preset or a YAML file.
 
     KEY=VALUE changes the configuration: model.cme=null, train.steps=100. The output is a configuration file itself."""
     from reasonbrain.config.loading import dump_config, load_config
@@ -51,6 +51,6 @@ def describe(plugin: str) -> str:
     lines = [f"{slot}:{name}  {cls.__module__}.{cls.__qualname__}", summary(cls), ""]
     for p in parameters(cls):
         lines.append(f"{p.key}: {p.type} = {p.default}" if p.default else f"{p.key}: {p.type}")
-        lines.append(textwrap.indent(textwrap.fill(p.meaning or "(not documented)", 96), "    "))
+        lines.append(textwrap.indent(textwrap.fill(p.meaning.replace("``", "`") or "(not documented)", 96), "    "))
     lines += ["", f"Set one with model.{slot}.KEY=VALUE."]
     return "\n".join(lines)

@@ -37,7 +37,14 @@ def presets() -> list[str]:
 def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     """A preset by name, or a YAML file by path, with ``key=value`` overrides.
 
-    Raises UserError for an unknown preset, key or plug-in, and for a value of the wrong type."""
+    Raises UserError like ``read_config`` and ``make_config``."""
+    return make_config(read_config(name), overrides)
+
+
+def read_config(name: str) -> DictConfig:
+    """The sections of a preset or a YAML file as they are written, for ``make_config``.
+
+    Raises UserError for an unknown preset, and for a file that is missing or is not YAML with sections."""
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = Path(str(files("reasonbrain.configs") / f"{name}.yaml"))
@@ -51,11 +58,13 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"config file '{path}' is not readable YAML: {str(e).splitlines()[0]}") from None
     if not isinstance(raw, DictConfig):
         raise UserError(f"config file '{path}' must hold the sections {', '.join(Config.__annotations__)}")
-    return make_config(raw, overrides)
+    return raw
 
 
 def make_config(raw: Any, overrides: Sequence[str] = ()) -> Config:
-    """A checked Config from a mapping and overrides. Raises UserError like ``load_config``."""
+    """A checked Config from a mapping and ``key=value`` overrides.
+
+    Raises UserError for an unknown key or plug-in, and for a value of the wrong type."""
     raw = OmegaConf.create(raw)
     for text in overrides:
         key, equals, _ = text.partition("=")

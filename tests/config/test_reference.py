@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from diffusers.configuration_utils import register_to_config
 
 from reasonbrain.config.loading import make_config
 from reasonbrain.config.reference import Setting, parameters, settings, summary
 from reasonbrain.plugin import Plugin
+from reasonbrain.registry import plugin, plugins
 
 
 @dataclass
@@ -96,3 +98,9 @@ def test_every_field_of_the_configuration_has_a_meaning():
 def test_a_default_is_what_one_may_write():
     plain = [s for s in settings() if "[" not in s.key and "<" not in s.key]
     assert make_config({}, [f"{s.key}={s.default}" for s in plain]) == make_config({})
+
+
+@pytest.mark.parametrize("info", plugins(), ids=lambda info: f"{info.slot}:{info.name}")
+def test_every_parameter_of_a_plugin_has_a_meaning(info):
+    assert summary(plugin(info.slot, info.name))
+    assert not [p.key for p in parameters(plugin(info.slot, info.name)) if not p.meaning]

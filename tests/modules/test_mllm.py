@@ -185,6 +185,19 @@ def test_reason_is_the_base_models_greedy_answer(mllm, parts, inputs, cues):
     torch.testing.assert_close(mllm(inputs, cues).hidden, before, rtol=0, atol=0)
 
 
+def test_reason_reads_the_features_that_the_batch_brings(mllm, inputs):
+    """Those of other pictures here: it speaks of these, and its vision tower does not run again."""
+    flipped = replace(inputs, images=inputs.images.flip(0, -1))
+    wanted = mllm.reason(flipped, max_new_tokens=12)
+    assert wanted != mllm.reason(inputs, max_new_tokens=12)
+    ready = {"mllm": mllm.image_features(flipped.images)}
+    calls = []
+    hook = mllm.model.model.visual.register_forward_hook(lambda *_: calls.append(1))
+    said = mllm.reason(replace(inputs, ready=ready), max_new_tokens=12)
+    hook.remove()
+    assert said == wanted and not calls
+
+
 def test_reason_does_not_thaw_what_is_frozen(mllm, inputs):
     """Switching adapters on again would make peft train them."""
     frozen = copy.deepcopy(mllm).requires_grad_(False)
