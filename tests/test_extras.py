@@ -42,7 +42,7 @@ EXTRAS = {  # a command, and the extra that it lacks
     "data show rows.parquet -o page.html": "data",
     "batch rows.parquet -o out": "data",
     "data check manifest.jsonl": "data",
-    "batch images --instruction Melt. -o out --engine ray": "ray",
+    "batch images --instruction Melt. -o out --executor ray": "ray",
 }
 
 
