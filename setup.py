@@ -27,6 +27,21 @@ PLUGINS = {  # "<slot>:<name>" -> module below reasonbrain.modules; third-party 
     "diffusion:flux": "diffusion.flux",
 }
 
+DATA = {  # data.name -> class below reasonbrain.modules.data
+    "mini": "reasonmini:ReasonMini",
+    "manifest": "manifest:Manifest",
+    "folder": "folders:Triples",
+    "parquet": "parquet:Parquet",
+    "webdataset": "shards:Shards",
+    "magicbrush": "magicbrush:MagicBrush",
+    "emu_edit": "parquet:EmuEdit",
+    "editworld": "folders:EditWorld",
+    "reasonedit": "folders:ReasonEdit",
+    "instructpix2pix": "instructpix2pix:InstructPix2Pix",
+    "risebench": "folders:RiseBench",
+    "kris": "folders:KrisBench",
+}
+
 TRAIN = ["deepspeed>=0.19", "bitsandbytes>=0.49"]
 EVAL = [
     "torchmetrics>=1.8",  # for LPIPS, which also needs a torchvision that fits torch
@@ -92,5 +107,6 @@ setup(
     entry_points={
         "console_scripts": ["reasonbrain=reasonbrain.cli:main"],
         "reasonbrain.modules": [f"{slot_name} = reasonbrain.modules.{module}" for slot_name, module in PLUGINS.items()],
+        "reasonbrain.data": [f"{name} = reasonbrain.modules.data.{place}" for name, place in DATA.items()],
     },
 )

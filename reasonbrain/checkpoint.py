@@ -205,12 +205,12 @@ def load_model(
     once it has its numbers, and before the next one is read. Raises UserError for a checkpoint that is missing,
     truncated, incomplete or made by another configuration, and for published weights that cannot be had."""
     folder = find_checkpoint(name)
-    saved = load_config(str(folder / "config.yaml"))
+    saved = load_config(str(folder / "config.yaml"), reads_data=False)
     if set(OmegaConf.load(folder / "config.yaml")) != set(Config.__annotations__):  # slots would be null unnoticed
         raise UserError(f"checkpoint file '{folder / 'config.yaml'}' is cut short")
     if config is not None:
         check_same_model(load_config(config), saved, folder)
-    cfg = load_config(str(folder / "config.yaml"), overrides)
+    cfg = load_config(str(folder / "config.yaml"), overrides, reads_data=False)
     check_same_model(cfg, saved, folder)
     slots = {}
     for slot in SLOTS:

@@ -33,7 +33,7 @@ import torch
 
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import Config
-from reasonbrain.data.records import MiniRecords, Records
+from reasonbrain.data.record import Records
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import RunError, UserError
 from reasonbrain.eval.ablation.plan import Budget, read_plan
@@ -43,10 +43,11 @@ from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.eval.evaluation.evaluate import Request, measure, missing_networks
 from reasonbrain.eval.evaluation.metrics import Metric
 from reasonbrain.eval.evaluation.networks import Models
+from reasonbrain.modules.data.reasonmini import ReasonMini
 from reasonbrain.modules.data.reasonmini.benchmark import MiniSplits
 from reasonbrain.train.batches import micro_batch
 from reasonbrain.train.export import build
-from reasonbrain.train.features import Features, key
+from reasonbrain.train.feature_cache import FeatureCache, key
 from reasonbrain.train.optim import numel, trained_parameters
 from reasonbrain.train.planning.dry import fake_passes, without_weights
 from reasonbrain.utils.cluster import connect
@@ -100,7 +101,7 @@ def cached(cfg: Config, out: Path) -> Path:
     model = build(cfg).to(device).eval()
     folder = out / "features" / _hash(key(cfg, model))
     with _alone(folder.with_suffix(".lock")):
-        Features(cfg, model).write(folder)
+        FeatureCache(cfg, model).write(folder)
     return folder
 
 
@@ -122,7 +123,8 @@ def train(run: Run, lock: TextIO) -> None:
 def records_of(budget: Budget, cfg: Config) -> Records:
     benchmark = find(budget.benchmark)
     if benchmark.reader == "mini":
-        return MiniSplits(budget.data, budget.limit, tuple(dict.fromkeys(MiniRecords(cfg.data).turns)))
+        order = ReasonMini(turns=cfg.data.options.get("turns", {})).order
+        return MiniSplits(budget.data, budget.limit, tuple(dict.fromkeys(order)))
     return benchmark.records(budget.data, budget.limit)
 
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from reasonbrain.data.opening import open_reader
-from reasonbrain.data.records import Record, Records
+from reasonbrain.data.record import Record, Records
 from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation.judged import JUDGED, Judged
 from reasonbrain.eval.evaluation.metrics import METRICS, Metric

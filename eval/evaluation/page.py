@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import Environment
 from PIL import Image
 
-from reasonbrain.data.records import Records
+from reasonbrain.data.record import Records
 from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation.edits import Edits
 

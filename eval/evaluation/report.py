@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from reasonbrain.data.records import Records
+from reasonbrain.data.record import Records
 from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation import page
 from reasonbrain.eval.evaluation.edits import Edits

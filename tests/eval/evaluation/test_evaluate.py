@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from PIL import Image
 
 from reasonbrain.cli import main
-from reasonbrain.data.records import Record
+from reasonbrain.data.record import Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.eval.evaluation import benchmarks, page
 from reasonbrain.eval.evaluation.edits import Edits, file_name
