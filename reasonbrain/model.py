@@ -16,13 +16,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from reasonbrain.config.loading import plugin_parameters
 from reasonbrain.config.schema import ModelConfig, slot_config
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition, Cues, Features, Guidance, Inputs, no_mask, no_tokens
 from reasonbrain.objects import find_objects
 from reasonbrain.plugin import Plugin, public_architecture
-from reasonbrain.registry import SLOTS, plugin
+from reasonbrain.registry import SLOTS, plugin, plugin_parameters
 
 WEIGHT_SOURCES = ("pretrained", "autoencoder")  # parameters that name published weights: a folder or a hub id
 WRITTEN_BY = {"runs/tiny/mllm_full": "`python -m reasonbrain.train.tiny.mllm --full -o runs/tiny/mllm_full` writes it"}

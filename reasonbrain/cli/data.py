@@ -82,9 +82,9 @@ def cache(overrides: tuple[str, ...], config: str, output: str) -> None:
         device = processes.join()
         cfg = load_config(config, overrides)
         from reasonbrain.train.building import build
-        from reasonbrain.train.features import Features
+        from reasonbrain.train.feature_cache import FeatureCache
 
-        Features(cfg, build(cfg).to(device).eval()).write(Path(output))
+        FeatureCache(cfg, build(cfg).to(device).eval()).write(Path(output))
         processes.leave()
     if os.environ.get("RANK", "0") == "0":
         click.echo(output)

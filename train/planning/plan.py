@@ -18,11 +18,11 @@ from typing import Any
 
 from torch import Tensor
 
-from reasonbrain.config.loading import load_config, plugin_parameters
+from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import Config, slot_config
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
-from reasonbrain.registry import SLOTS, plugin
+from reasonbrain.registry import SLOTS, plugin, plugin_parameters
 from reasonbrain.train.batches import micro_batch
 from reasonbrain.train.optim import check_trains, is_hidden, trained_parameters
 from reasonbrain.train.planning.dry import fake_passes, is_quantised, preparing_parameters, without_weights

@@ -60,7 +60,7 @@ def compare(job: Job) -> None:
         "jobs": _digest(job.jobs),
         "instruction": job.instruction,
         "model": model.hexdigest(),
-        "edit": asdict(load_config(str(folder / "config.yaml"), job.overrides).edit),
+        "edit": asdict(load_config(str(folder / "config.yaml"), job.overrides, reads_data=False).edit),
         "overrides": list(job.overrides),
         "batch_size": job.batch_size,
     }

@@ -19,7 +19,7 @@ THEIRS = '''
 import numpy as np
 from PIL import Image
 
-from reasonbrain.data.records import Record
+from reasonbrain.data.record import Record
 from reasonbrain.eval.evaluation.benchmarks import Benchmark
 from reasonbrain.eval.evaluation.metrics import Metric
 

@@ -9,7 +9,7 @@ from galleries import Page
 from PIL import Image
 
 from reasonbrain.cli import main
-from reasonbrain.data.records import Record
+from reasonbrain.data.record import Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.eval.evaluation import page
 from reasonbrain.eval.evaluation.against import Other

@@ -22,7 +22,7 @@ from PIL import Image
 
 from reasonbrain import configs
 from reasonbrain.cli import main
-from reasonbrain.data.records import Record
+from reasonbrain.data.record import Record
 from reasonbrain.eval.evaluation import judged
 from reasonbrain.eval.evaluation.judged import JUDGED, read_score, rise_accuracy, rise_score
 from reasonbrain.modules.data.reasonmini import benchmark as mini

@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel, ViTConfig, ViTModel
 
-from reasonbrain.data.records import Record
+from reasonbrain.data.record import Record
 from reasonbrain.eval.evaluation.metrics import METRICS, TOP_PSNR, look_at, scores
 from reasonbrain.eval.evaluation.networks import Models
 
