@@ -103,10 +103,11 @@ def lines(output: Path) -> Iterator[JsonRow]:
     """All results of the folder, each once. Raises UserError for a line that is not a result."""
     seen = set()
     for path in (output / "results.jsonl", *sorted(output.glob("results-*.jsonl"))):
-        for line in read(path):
-            key = line.get("row"), line.get("variant")
-            if None in key:
-                raise UserError(f"'{path}' has a line without row or variant; repair it or use another folder")
+        for number, line in enumerate(read(path), 1):
+            try:
+                key = line["row"], line["variant"]
+            except KeyError:
+                raise UserError(f"'{path}' line {number} is not a result; repair it or use another folder") from None
             if key not in seen:
                 seen.add(key)
                 yield line

@@ -76,9 +76,9 @@ def _gallery(job: Job) -> int:
     ordered = (line for status in ("error", "ok") for line in folder.lines(job.output) if line["status"] == status)
     shown = min(total, SHOWN)
     title = f"{job.jobs.name}: {total} results, {failed} failed" + (f"; {shown} shown" if shown < total else "")
-    items = tqdm(islice(ordered, SHOWN), total=shown, desc="gallery", unit="result", disable=None)
-    with whole_file(job.output / "gallery.html") as file:
-        file.writelines(render(title, in_threads(partial(_card, job.output), items)))
+    cards = in_threads(partial(_card, job.output), islice(ordered, SHOWN))
+    with whole_file(job.output / "gallery.html") as page:
+        page.writelines(render(title, tqdm(cards, total=shown, desc="gallery", unit="result", disable=None)))
     return failed
 
 
@@ -92,5 +92,6 @@ def _card(output: Path, line: JsonRow) -> Card:
             pass
     status = "failed" if line["status"] == "error" else "made"
     words = [line["instruction"], *filter(None, [line["reasoning"]])]
-    more = [f"variant {line['variant']}", f"seed {line['seed']}", f"{line['seconds']} s", *line["objects"]]
+    more = [f"variant {line['variant']}", f"seed {line['seed']}", f"{line['seconds']:.2g} s"]
+    more += [f"objects: {', '.join(line['objects'])}"] if line["objects"] else []
     return Card(line["id"], pictures, words, {"status": status}, more=more, wrong=line["error"] or "")

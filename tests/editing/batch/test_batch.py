@@ -274,6 +274,7 @@ def test_bad_rows_stop_nothing(command, rows, pictures, tmp_path):
     assert status[7, 0]["objects"] and status[7, 0]["seconds"] > 0
     shown = Page((tmp_path / "out" / "gallery.html").read_text()).cards
     assert [card["groups"]["status"] for card in shown] == ["failed"] * 6 + ["made"] * 3
+    assert shown[-1]["id"] == "../<b>"
     assert [name for name, _ in shown[-1]["pictures"]] == ["source", "result"]
     assert shown[0]["wrong"] == status[1, 0]["error"] and rows[1]["instruction"] in shown[-1]["words"]
 
