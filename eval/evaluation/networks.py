@@ -53,7 +53,10 @@ class Models:
 
     @cached_property
     def lpips(self) -> Callable[[Image.Image, Image.Image], float]:
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+        try:
+            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+        except ModuleNotFoundError:
+            raise ImportError("torchmetrics is not installed: pip install 'reasonbrain[eval]'") from None
 
         net = LearnedPerceptualImagePatchSimilarity(self.ids["lpips"], normalize=True).to(self.device)  # type: ignore
 
