@@ -25,7 +25,7 @@ from reasonbrain.eval.evaluation.metrics import Metric
 
 
 class Greys:
-    """Squares, each to be made as bright as its number says."""
+    """Blue squares that are to become grey, each of a brightness of its own."""
 
     def __init__(self, count):
         self.count = count
