@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PLANTED = {  # a file, and a faulty use of another folder
-    "train/loop.py": "from reasonbrain.train.engine import Engine as E\n\ndef planted(x: E) -> None:\n    x.no(1, 2)",
+    "train/loop.py": "from reasonbrain.train.engine import Engine as E\n\n\ndef f(x: E) -> None:\n    x.no_such(1, 2)",
     "modules/frce/regions.py": "from reasonbrain.errors import UserError as E\n\nplanted: int = E('a message')",
     "eval/benchmarking/bench.py": "from reasonbrain.train.loop import peak_memory as f\n\nplanted = f(1, 2, 3)",
     "reasonbrain/cli/train.py": "from reasonbrain.train import no_such_module as m",

@@ -1,12 +1,12 @@
-"""Runs a benchmark: makes the edits or takes another system's, measures them, writes the report.
+"""Runs a benchmark: makes the edits or reads another system's, scores them, and writes the report.
 
     reasonbrain eval --benchmark mini -o REPORT                                     # the embedded default
     reasonbrain eval --benchmark magicbrush --data DIR --checkpoint RUN -o REPORT   # a training run
     reasonbrain eval --benchmark magicbrush --data DIR --edits THEIRS -o REPORT     # any other system's pictures
-    reasonbrain eval ... --against OTHER_REPORT                                     # and are the two different?
-    reasonbrain eval ... --judge URL --judge-model NAME                             # judged metrics as well, judged.py
+    reasonbrain eval ... --against OTHER_REPORT                                     # significance of the difference
+    reasonbrain eval ... --judge URL --judge-model NAME                             # judged metrics too, see judged.py
 
-Pictures of a few records are held at a time; of a record only its numbers stay.
+The pictures of a few records are in memory at a time; only the scores of a record are kept.
 """
 
 from __future__ import annotations
@@ -34,41 +34,41 @@ from reasonbrain.eval.evaluation.metrics import Metric, look_at, scores
 from reasonbrain.eval.evaluation.networks import Models
 from reasonbrain.utils.endpoint import Endpoint
 
-TOGETHER = 2**16  # pixels in a batch: 16 pictures of 64 x 64, one of 512 x 512
+TOGETHER = 2**16  # pixels per batch: 16 pictures of 64 x 64, one of 512 x 512
 BAR: dict[str, Any] = {"desc": "edits and metrics", "unit": "record", "disable": None}
 PACKAGES = ("reasonbrain", "torch", "torchmetrics", "transformers", "diffusers", "scikit-image", "scipy", "numpy")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command was asked for. ``edits``: another system's folder, instead of a model of ours. ``metrics``:
-    instead of the benchmark's. ``clip``, ``dino``: networks instead of the benchmark's. ``judge``: an OpenAI-compatible
-    endpoint that serves ``judge_model``."""
+    """The command's options."""
 
     benchmark: str
-    data: str | None = None
+    data: str | None = None  # see Benchmark.records
     checkpoint: str = "tiny"
     config: str | None = None
     overrides: tuple[str, ...] = ()
-    edits: Path | None = None
+    edits: Path | None = None  # another system's folder, in place of a model
     limit: int | None = None
-    seed: int = 0
-    metrics: tuple[str, ...] = ()
+    seed: int = 0  # of edits and intervals
+    metrics: tuple[str, ...] = ()  # in place of the benchmark's; so are the networks below
     clip: str | None = None
     dino: str | None = None
-    judge: str | None = None
+    judge: str | None = None  # an OpenAI-compatible endpoint that serves judge_model
     judge_model: str | None = None
 
 
 def evaluate(request: Request, output: Path, against: Path | None = None) -> dict[str, Any]:
-    """Writes OUTPUT/report.json, .md and .html, and what edits it makes to OUTPUT/edits and a judge's answers to
-    OUTPUT/answers, where they are found again.
-    Returns the report. Raises UserError for what cannot be read, written or compared, and for a metric asked for by
-    name whose network is missing; one that only belongs to the benchmark is reported as not available."""
+    """Writes OUTPUT/report.json, .md and .html and returns the report. Edits go to OUTPUT/edits and a judge's answers
+    to OUTPUT/answers; a later run reuses both.
+
+    ``against``: the folder of another report to compare with. A metric of the benchmark whose network cannot be loaded
+    is reported as not available. Raises UserError where such a metric was requested by name, and for data, edits,
+    checkpoints or reports that cannot be read, written or compared."""
     benchmark = find_benchmark(request.benchmark)
     if bool(request.judge) != bool(request.judge_model):
         only = request.judge or request.judge_model
-        raise UserError(f"--judge and --judge-model go together; given is '{only}' alone")
+        raise UserError(f"--judge and --judge-model must be given together, not '{only}' alone")
     chosen = benchmark.select_metrics(request.metrics, bool(request.judge))
     metrics = {name: metric for name, metric in chosen.items() if isinstance(metric, Metric)}
     judged = {name: metric for name, metric in chosen.items() if isinstance(metric, Judged)}
@@ -121,7 +121,7 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
 
 
 def unavailable_metrics(metrics: dict[str, Metric], models: Models) -> dict[str, str]:
-    """The metrics whose networks cannot be loaded, with the reason."""
+    """The metrics whose networks cannot be loaded, with the reasons."""
     needed = dict.fromkeys(need for metric in metrics.values() for need in metric.needs if need in Models.NAMES)
     reasons = {need: reason for need in needed if (reason := models.missing(need))}
     return {name: reasons[need] for name, metric in metrics.items() for need in metric.needs if need in reasons}
@@ -135,9 +135,10 @@ def score_records(
     edits: Edits,
     baselines: dict[str, System],
 ) -> dict[str, Any]:
-    """``records``: a row each, with the scores of every system. Not scored: ``missing``, ids without an edit;
-    ``unreadable``, edits that are no pictures and records that cannot be read. Raises UserError where there is no edit
-    at all."""
+    """Scores the edits and the baselines: a row per record in ``records``, with the scores of every system.
+
+    Not scored: ``missing``, ids of records without an edit; ``unreadable``, edits and records that cannot be read, with
+    the reasons. Raises UserError if no record was scored."""
     rows: list[dict[str, Any]] = []
     missing: list[str] = []
     unreadable: dict[str, str] = {}
@@ -163,13 +164,13 @@ def score_records(
         rows.append({"id": record.id, "index": index, "instruction": text, "groups": groups, "scores": of})
     if not rows:
         raise UserError(
-            f"edits '{edits.folder}': none of the {len(records)} records has a picture there that can be read"
+            f"edits '{edits.folder}': none of the {len(records)} records has a readable picture in this folder"
         )
     return {"records": rows, "missing": missing, "unreadable": unreadable}
 
 
 def together(records: Records, unreadable: dict[str, str], systems: Sequence[System]) -> Iterator[tuple[int, Record]]:
-    """Numbers and records, a few of which are edited at once; small pictures gain by it, large ones do not."""
+    """Record numbers and records. Edits are made for a few records at once: this speeds up small pictures."""
     few: list[tuple[int, Record]] = []
 
     def done() -> Iterator[tuple[int, Record]]:

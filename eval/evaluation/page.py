@@ -12,7 +12,7 @@ from reasonbrain.eval.evaluation.against import Other
 from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.utils.gallery import Card, render, thumbnail
 
-SHOWN = 100  # records of a category, the worst
+SHOWN = 100  # records per category
 
 
 def page(
@@ -37,7 +37,8 @@ def page(
 
 
 def worst_first(rows: list[dict[str, Any]], metrics: dict[str, bool]) -> list[dict[str, Any]]:
-    """The worst ``SHOWN`` rows of each category, by the first metric, then the next; unknown values last."""
+    """The worst ``SHOWN`` rows of each category, by the first metric, then by the next. Rows without a value come
+    last."""
 
     def badness(row: dict[str, Any]) -> list[float]:
         values = [(row["scores"]["edits"][name], higher) for name, higher in metrics.items()]

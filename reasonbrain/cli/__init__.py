@@ -24,8 +24,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
+from importlib.metadata import requires
 from typing import Any
 
 import click
@@ -48,6 +50,18 @@ class _Failure(_Mistake):
     exit_code = 1
 
 
+def _missing(package: str) -> _Mistake | None:
+    """The error for a package that is not installed; None where no extra of ours installs it."""
+    for requirement in requires("reasonbrain") or ():
+        if found := re.match(rf"{re.escape(package)}\b.*extra == [\"'](\w+)", requirement, re.IGNORECASE):
+            extra = found[1]
+            return _Mistake(
+                f"package '{package}' is not installed; it is in the extra [{extra}]: "
+                f"pip install 'reasonbrain[{extra}]'"
+            )
+    return None
+
+
 class _Commands(click.Group):
     """Turns errors that the user can fix into one line and an exit code."""
 
@@ -56,6 +70,10 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except UserError as e:
             raise _Mistake(str(e)) from None
+        except ModuleNotFoundError as e:
+            if (mistake := _missing((e.name or "").partition(".")[0])) is None:
+                raise
+            raise mistake from None
         except FloatingPointError as e:
             raise _Failure(f"training diverged at {e}") from None
         except RunError as e:

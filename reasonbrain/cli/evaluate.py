@@ -53,7 +53,7 @@ def bench(what: str, output: Any, warmup: int, repeats: int, **source: Any) -> N
 @click.option("--judge-model", metavar="NAME", help="The multimodal model at the endpoint.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of edits and intervals.  [default: 0]")
 def evaluate(output: str, against: Path | None, checkpoint: str | None, **request: Any) -> None:
-    """Measure edits on a benchmark. Prints the main table and the paths of the report.
+    """Measure edits on a benchmark. Prints the paths of the report.
 
     KEY=VALUE changes the configuration of the model: edit.steps=20."""
     config, overrides = request["config"], request["overrides"]

@@ -1,13 +1,21 @@
-"""Reason50K's construction: targets and prompts become triples of source, hypothetical instruction and target.
+"""Reason50K's construction: target pictures and prompts become triples of source, hypothetical instruction and target.
 
 reasonbrain data build seeds.jsonl -o built --url http://localhost:8000/v1 --model LLM --pipeline PIPELINE
 reasonbrain data review built
-reasonbrain data build ...                         # the same again: writes train.jsonl, val.jsonl, test.jsonl
+reasonbrain data build ...                         # the same command again: writes train.jsonl, val.jsonl, test.jsonl
 
-In the folder: settings.json; answers/, the endpoint's, each paid for once; STAGE.jsonl, the finished rows of each
-stage; pictures/ID/{target,mask,0,1,...}.png; review.jsonl; dropped.jsonl, everything that was left out and why; and the
-splits, manifests as Reason50K's. A row is done by a stage when its line is there, so the same command goes on wherever
-it was stopped.
+The output folder:
+
+    settings.json       the settings; another build into the folder must have the same
+    answers/            the endpoint's answers; no question is asked twice
+    STAGE.jsonl         the finished rows of each stage
+    pictures/ID/        target.png, mask.png, and the candidates for the source: 0.png, 1.png, ...
+    review.jsonl        verdicts of the review
+    dropped.jsonl       what was left out, with the reason
+    train.jsonl ...     the splits, manifests in Reason50K's format
+    lock                held while a command builds here
+
+A row is finished by a stage when its line is in STAGE.jsonl, so the same command resumes an interrupted build.
 """
 
 from __future__ import annotations
@@ -36,12 +44,13 @@ log = logging.getLogger(__name__)
 
 
 def build(seeds: Path, tools: Tools, executor: str, review: bool, shares: Sequence[float]) -> str:
-    """Takes every seed through every stage, writes the splits of what is accepted, and returns a summary to be read.
-    ``review``: accepted is what a person accepted; else everything that the filters let pass and nobody rejected.
-    ``shares``: of train, val and test.
+    """Passes every seed through every stage, writes the splits of the accepted rows, and returns a summary as text.
 
-    Raises UserError where seeds are malformed, the folder was built with other settings or is being built now, or a
-    tool cannot be had."""
+    ``executor``: one of EXECUTORS. ``review``: True accepts what a person accepted; False accepts everything that
+    passed the filters and was not rejected. ``shares``: of train, val and test.
+
+    Raises UserError for malformed seeds, for a folder that was built with other settings or is being built by another
+    process, and for a tool that cannot be loaded."""
     rows = read_seeds(seeds)
     folder = tools.folder
     with alone(folder / "lock", busy=f"output '{folder}' is being built by another process"):
@@ -52,7 +61,7 @@ def build(seeds: Path, tools: Tools, executor: str, review: bool, shares: Sequen
             done = run_stage(stage, rows, tools, executor)
             rows = [row for row in done if "dropped" not in row]
             ended += [row for row in done if "dropped" in row]
-            lines.append(f"{stage.name:12}{len(done):8d} rows, {len(rows)} go on")
+            lines.append(f"{stage.name:12}{len(done):8d} rows, {len(rows)} of them passed")
         verdicts = read_by_id(folder / "review.jsonl")
         said = {row["id"]: verdicts.get(row["id"], {}).get("verdict", "" if review else "accept") for row in rows}
         ended += [row | {"dropped": "rejected in review"} if said[row["id"]] == "reject" else row for row in rows]
@@ -64,12 +73,12 @@ def build(seeds: Path, tools: Tools, executor: str, review: bool, shares: Sequen
     lines += [f"{number:8d} left out: {reason}" for reason, number in counts.most_common()]
     lines += [f"{name:12}{size:8d} records" for name, size in sizes.items()]
     if waiting := sum(not verdict for verdict in said.values()):
-        lines.append(f"{waiting} wait for: reasonbrain data review {folder}")
+        lines.append(f"{waiting} not reviewed yet: reasonbrain data review {folder}")
     return "\n".join(lines)
 
 
 def run_stage(stage: Stage, rows: Sequence[JsonRow], tools: Tools, executor: str) -> list[JsonRow]:
-    """The rows as the stage leaves them, in their order; what its journal holds is not worked on again."""
+    """The rows after the stage, in their order. Rows in the stage's journal are not processed again."""
     path = tools.folder / f"{stage.name}.jsonl"
     done = read_by_id(path)
     todo = [row for row in rows if row["id"] not in done]
@@ -85,16 +94,16 @@ def run_stage(stage: Stage, rows: Sequence[JsonRow], tools: Tools, executor: str
 
 
 def left_out(row: JsonRow) -> list[JsonRow]:
-    """Why the row, and each candidate of it, went no further: {"id", "reason", "image"?}."""
+    """Why the row and its candidates were dropped: {"id", "reason", "image"?} for each that was."""
     parts = [part for part in (row, *row.get("candidates", ())) if "dropped" in part]
     images = [{"image": part["image"]} if part is not row else {} for part in parts]
     return [{"id": row["id"], "reason": part["dropped"]} | image for part, image in zip(parts, images, strict=True)]
 
 
 def read_seeds(path: Path) -> list[JsonRow]:
-    """Lines of {"id", "image", "prompt", "category"?, "mask"?}; pictures are relative to the file.
+    """Reads lines of {"id", "image", "prompt", "category"?, "mask"?}; paths of pictures are relative to the file.
 
-    Raises UserError, naming the line, where one is malformed, and where ids are no file names or come twice."""
+    Raises UserError, naming the line, for a malformed line, an id that is not a valid file name, and a repeated id."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as e:
@@ -112,16 +121,16 @@ def read_seeds(path: Path) -> list[JsonRow]:
             raise UserError(f"seeds '{path}', line {number}: {wrong[0]} is not text")
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise UserError(
-                f"seeds '{path}', line {number}: id '{name}' is no file name of letters, digits, '.', '-', '_'"
+                f"seeds '{path}', line {number}: id '{name}' is not a file name of letters, digits, '.', '-', '_'"
             )
         if name in rows:
-            raise UserError(f"seeds '{path}', line {number}: id '{name}' comes twice")
+            raise UserError(f"seeds '{path}', line {number}: id '{name}' is used twice")
         if row.get("category") and row["category"] not in Manifest.categories:
             choices = ", ".join(Manifest.categories)
             raise UserError(f"seeds '{path}', line {number}: category '{row['category']}' is not one of {choices}")
         rows[name] = row | {"id": name}
     if not rows:
-        raise UserError(f"seeds '{path}' hold no seed")
+        raise UserError(f"seeds '{path}' contain no seed")
     return list(rows.values())
 
 
@@ -130,6 +139,6 @@ def _same_settings(path: Path, wanted: JsonRow) -> None:
     for name, value in there.items():
         if wanted[name] != value:
             said = f"was built with {name}={value}, not {wanted[name]}"
-            raise UserError(f"output '{path.parent}' {said}: take a new folder")
+            raise UserError(f"output '{path.parent}' {said}: use a new folder")
     with whole_file(path) as file:
         json.dump(wanted, file, indent=1)

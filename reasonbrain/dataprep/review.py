@@ -1,9 +1,10 @@
-"""The review page: source, instruction and target of each row that the filters let pass; accept or reject.
+"""The review page: a person accepts or rejects each row that passed the filters, seeing source, instruction and target.
 
     reasonbrain data review built
-    ssh -L 8080:localhost:8080 MACHINE                # to see it from another machine
+    ssh -L 8080:localhost:8080 MACHINE                # to open it from another machine
 
-Every verdict is a line of review.jsonl before the page goes on. Of two verdicts on a row the later one holds.
+A verdict is on the disk, as a line of review.jsonl, before the page shows the next row. Of two verdicts on a row the
+later one counts. The page itself is utils/templates/review.html.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from reasonbrain.utils.journal import Journal, read_by_id
 
 
 def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
-    """The server, not running yet; port 0 takes a free one.
+    """A server of the page, not started yet. Port 0 chooses a free port.
 
-    Raises UserError where ``folder`` holds nothing that was judged, and where the address is taken."""
+    Raises UserError if ``folder`` has no judged rows, and if the address cannot be used."""
     if not (folder / "judged.jsonl").exists():
-        raise UserError(f"'{folder}' holds no judged.jsonl: reasonbrain data build writes it")
+        raise UserError(f"'{folder}' has no judged.jsonl: reasonbrain data build writes it")
     rows = {k: row for k, row in read_by_id(folder / "judged.jsonl").items() if "dropped" not in row}
     review = Journal(folder / "review.jsonl")
     verdicts = {k: line["verdict"] for k, line in read_by_id(folder / "review.jsonl").items()}
@@ -52,7 +53,7 @@ def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
 
         def do_POST(self) -> None:
             said = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            # another site's form in the same browser can send text, but not JSON
+            # a form of another site in the same browser can send text, but not JSON
             json_sent = re.match("application/json", self.headers.get("Content-Type", ""))
             try:
                 verdict = json.loads(said) if json_sent else {}
@@ -61,7 +62,7 @@ def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
             except (ValueError, KeyError, TypeError):
                 fits = False
             if self.path != "/verdict" or not fits:
-                return self.reply(400, "text/plain", b"no verdict")
+                return self.reply(400, "text/plain", b"not a verdict")
             with lock:
                 review.add(line)
                 verdicts[line["id"]] = line["verdict"]
@@ -75,9 +76,9 @@ def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
             self.wfile.write(body)
 
         def log_message(self, *_: object) -> None:
-            """Nothing: the page itself shows what is done."""
+            """Logs nothing: the page shows the progress."""
 
     try:
         return ThreadingHTTPServer((host, port), Handler)
     except OSError as e:
-        raise UserError(f"{host}:{port} cannot be served: {e.strerror}") from None
+        raise UserError(f"address {host}:{port} cannot be used: {e.strerror}") from None

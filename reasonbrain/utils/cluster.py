@@ -1,4 +1,4 @@
-"""The Ray cluster that ``--executor ray`` works on, for batches, data that is built, and ablations.
+"""The Ray cluster of ``--executor ray``, for batches, data builds and ablations.
 
 ray = connect()
 """
@@ -12,9 +12,9 @@ from reasonbrain.errors import UserError
 
 
 def connect() -> Any:
-    """The module ``ray``, connected to the cluster that RAY_ADDRESS names, or else to one started on this machine.
+    """The module ``ray``, connected to the cluster that RAY_ADDRESS names, or to one started on this machine.
 
-    Raises UserError where Ray is not installed."""
+    Raises UserError if Ray is not installed."""
     try:
         import ray
         import ray.data

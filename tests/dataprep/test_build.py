@@ -43,7 +43,7 @@ def test_content(endpoint, command, tmp_path):
     assert reasons["vague"] == "the instruction names no object"
     assert "against the rules" in reasons["turned-down"]
     assert reasons["unsure"] == "no category in 'I do not know'"
-    assert "wait for: reasonbrain data review" in said and not (built / "train.jsonl").read_text()
+    assert "not reviewed yet: reasonbrain data review" in said and not (built / "train.jsonl").read_text()
 
     judged = {row["id"]: row for row in lines(built / "judged.jsonl")}
     assert judged.keys() == {"candle-0", "candle-1", "candle-2", "candle-3", "plant", "masked"}
@@ -173,16 +173,16 @@ def test_thresholds():
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"id": "../x", "image": "a", "prompt": "b"}', "no file name"),
+        ('{"id": "../x", "image": "a", "prompt": "b"}', "not a file name"),
         ('{"id": 1, "image": "a"}', "line 1"),
         ('{"id": 1, "image": "a", "prompt": 2}', "line 1: prompt is not text"),
         (
             '{"id": 1, "image": "a", "prompt": "b"}\n{"id": "1", "image": "a", "prompt": "b"}',
-            "line 2: id '1' comes twice",
+            "line 2: id '1' is used twice",
         ),
         ('{"id": 1, "image": "a", "prompt": "b", "category": "sad"}', "'sad' is not one of physical"),
         ("[]", "line 1"),
-        ("", "hold no seed"),
+        ("", "contain no seed"),
     ],
 )
 def test_malformed_seeds(line, said, command, tmp_path):

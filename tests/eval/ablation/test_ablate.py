@@ -129,7 +129,7 @@ def test_the_summarys_numbers():
 
 
 def test_mistakes_in_a_plan_are_said_before_anything_is_trained(overrides, tmp_path):
-    assert "neither a shipped one (components, img_tokens" in refused("componets", tmp_path)
+    assert "neither a shipped plan (components, img_tokens" in refused("componets", tmp_path)
     assert "does not exist" in refused(tmp_path / "no.yaml", tmp_path)
     assert "action 'DROP' is not one of REMOVE, REPLACE" in refused(
         write_plan(tmp_path, overrides, NO_CME | {"action": "DROP"}), tmp_path

@@ -219,14 +219,14 @@ def test_mistakes_are_one_line(theirs, split, tmp_path):
     out = ("-o", tmp_path / "out")
     wrong = {
         ("eval", "--benchmark", "mini2", *out): "benchmark 'mini2' is not one of editworld, emu_edit, ",
-        ("eval", "--benchmark", "mini", "--data", "train", *out): "data 'train': ReasonMini draws its own",
+        ("eval", "--benchmark", "mini", "--data", "train", *out): "data 'train' is not a split of ReasonMini",
         ("eval", "--benchmark", "manifest", *out): "--data: the benchmark needs",
         ("eval", "--benchmark", "manifest", "--data", "nowhere", *out): "manifest 'nowhere' does not exist",
-        (*MINI, "--edits", tmp_path / "none", *out): "there is no such folder",
-        (*MINI, "--edits", tmp_path / "empty", *out): "none of the 8 records has a picture there",
+        (*MINI, "--edits", tmp_path / "none", *out): "the folder does not exist",
+        (*MINI, "--edits", tmp_path / "empty", *out): "none of the 8 records has a readable picture",
         (*MINI, "--edits", theirs, "--metric", "beauty", *out): "metric 'beauty' is not one of L1, ",
-        (*MINI, "--edits", theirs, "--against", tmp_path / "empty", *out): "holds no report.json",
-        (*MINI, "--edits", theirs, "--checkpoint", "tiny", *out): "were made by another system",
+        (*MINI, "--edits", theirs, "--against", tmp_path / "empty", *out): "has no report.json",
+        (*MINI, "--edits", theirs, "--checkpoint", "tiny", *out): "were made by another system: leave out",
         (*MINI, "--config", "reasonbrain_flux_qwen", *out): "needs --checkpoint",
     }
     for args, said in wrong.items():
