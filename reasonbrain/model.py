@@ -16,16 +16,12 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from reasonbrain.config.loading import plugin_parameters
 from reasonbrain.config.schema import ModelConfig, slot_config
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition, Cues, Features, Guidance, Inputs, no_mask, no_tokens
 from reasonbrain.objects import find_objects
-from reasonbrain.plugin import Plugin, public_architecture
+from reasonbrain.plugin import Plugin
 from reasonbrain.registry import SLOTS, plugin
-
-WEIGHT_SOURCES = ("pretrained", "autoencoder")  # parameters that say where published weights are: a folder or a hub id
-WRITTEN_BY = {"runs/tiny/mllm_full": "`python -m reasonbrain.train.tiny.mllm --full -o runs/tiny/mllm_full` writes it"}
 
 
 class ReasonBrain(nn.Module):
@@ -40,9 +36,9 @@ class ReasonBrain(nn.Module):
     def from_config(
         cls, cfg: ModelConfig, weights: bool = True, made: Callable[[str, Plugin], None] | None = None
     ) -> ReasonBrain:
-        """Builds every slot. ``weights=False`` builds published models from their kept architectures, untrained: for
-        the meta device, or to load weights of one's own afterwards. ``made`` is called with every slot and plug-in
-        before the next one is built. Raises UserError for weights that cannot be had."""
+        """Builds every slot. ``weights=False`` reads no weights (``Plugin.without_weights``): for the meta device, or
+        to load weights of one's own afterwards. ``made`` is called with every slot and plug-in before the next one is
+        built. Raises UserError for weights that cannot be loaded."""
         slots = {}
         seed = int(torch.randint(1 << 62, (), device="cpu"))
         for number, name in enumerate(SLOTS):
@@ -52,9 +48,7 @@ class ReasonBrain(nn.Module):
             torch.manual_seed(seed + number)  # what is new in a slot starts the same, whatever the other slots are
             params = dict(params)
             plug = plugin(name, params.pop("name"))
-            if not weights and params.get("pretrained") and not params.get("architecture"):
-                params["architecture"] = public_architecture(params["pretrained"])
-            slots[name] = build_plugin(name, plug, cfg.width, params)
+            slots[name] = build_plugin(name, plug, cfg.width, params if weights else plug.without_weights(params))
             if made:
                 made(name, slots[name])
         return cls(slots, cfg.width)
@@ -179,19 +173,16 @@ class ReasonBrain(nn.Module):
 
 def build_plugin(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Plugin:
     """One plug-in, with its published weights if it has any. Raises UserError if these cannot be had."""
-    if "pretrained" in plugin_parameters(plug) and not (params.get("pretrained") or params.get("architecture")):
-        raise UserError(
-            f"model.{slot}.pretrained: '{plug.plugin_name}' needs published weights; give a folder or a hub id"
-        )
     try:
         return plug(width=width, **params)
     except (OSError, SafetensorError) as e:
-        sources = {key: params[key] for key in WEIGHT_SOURCES if params.get(key)}
+        sources = {key: params[key] for key in plug.weight_sources if params.get(key)}
         for key, source in sources.items():
             is_path = source.count("/") > 1 or source[0] in "./~"  # a hub id is owner/name
             if is_path and not Path(source).is_dir():
-                writer = WRITTEN_BY.get(source, "`make tiny` writes those of config 'tiny'")
-                raise UserError(f"model.{slot}.{key}: folder '{source}' does not exist ({writer})") from None
+                raise UserError(
+                    f"model.{slot}.{key}: folder '{source}' does not exist; give one that holds weights, or a hub id"
+                ) from None
         given = " and ".join(f"{key} '{source}'" for key, source in sources.items())
         reason = str(e).splitlines()[0]
         raise UserError(f"model.{slot}: {given} could not be loaded as a folder or from the hub: {reason}") from None

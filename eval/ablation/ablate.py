@@ -45,10 +45,10 @@ from reasonbrain.eval.evaluation.metrics import Metric
 from reasonbrain.eval.evaluation.networks import Models
 from reasonbrain.modules.data.reasonmini.benchmark import MiniSplits
 from reasonbrain.train.batches import micro_batch
-from reasonbrain.train.building import build
+from reasonbrain.train.building import build, without_weights
 from reasonbrain.train.features import Features, key
 from reasonbrain.train.optim import numel, trained_parameters
-from reasonbrain.train.planning.dry import fake_passes, without_weights
+from reasonbrain.train.planning.dry import fake_passes
 from reasonbrain.utils.cluster import connect
 from reasonbrain.utils.files import whole_file
 
