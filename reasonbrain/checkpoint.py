@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from reasonbrain.config.loading import dump_config, load_config, make_config, read_config
 from reasonbrain.config.schema import Config, slot_config
 from reasonbrain.errors import UserError
-from reasonbrain.model import WEIGHT_SOURCES, ReasonBrain, build_plugin
+from reasonbrain.model import ReasonBrain, build_plugin
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import SLOTS, plugin
 
@@ -62,7 +62,7 @@ def save_model(
             old.unlink()
         state = part.state_dict()
         # what ``architecture`` describes was never published: it starts from chance, frozen or not
-        if trained_only and params.get("pretrained") and not params.get("architecture"):
+        if trained_only and part.loads_published(params):
             _write({k: state[k] for k in _trained(part)}, target, TRAINED, dtype, max_shard_size)
             continue
         _save_slot(part, params, target, dtype, max_shard_size)
@@ -89,8 +89,8 @@ def _save_slot(
     part: Plugin, params: dict[str, Any], target: Path, dtype: torch.dtype | None, max_shard_size: str
 ) -> None:
     """A whole slot; ``params``, its configuration, forgets the folders that its weights came from."""
-    params.update(_forget_folders(params))
-    part.register_to_config(**_forget_folders(part.config))
+    params.update(_forget_folders(part, params))
+    part.register_to_config(**_forget_folders(part, part.config))
     part.save_config(target)
     part.save_assets(target)
     _write(part.state_dict(), target, WHOLE, dtype, max_shard_size)
@@ -146,9 +146,9 @@ def _trained(part: Plugin) -> dict[str, nn.Parameter]:
     return {name: p for name, p in part.named_parameters() if p.requires_grad}
 
 
-def _forget_folders(params: Mapping[str, Any]) -> dict[str, None]:
+def _forget_folders(part: Plugin, params: Mapping[str, Any]) -> dict[str, None]:
     """A hub id says where weights came from; a folder of this machine says nothing elsewhere."""
-    return {k: None for k in WEIGHT_SOURCES if params.get(k) and Path(params[k]).exists()}
+    return {k: None for k in part.weight_sources if params.get(k) and Path(params[k]).exists()}
 
 
 def embedded() -> Path:
@@ -171,8 +171,10 @@ def find_checkpoint(name: str | Path) -> Path:
     return folder
 
 
-def _without_sources(params: dict[str, Any] | None) -> dict[str, Any] | None:
-    return None if params is None else {k: v for k, v in params.items() if k not in WEIGHT_SOURCES}
+def _without_sources(slot: str, params: dict[str, Any] | None) -> dict[str, Any] | None:
+    if params is None:
+        return None
+    return {k: v for k, v in params.items() if k not in plugin(slot, params["name"]).weight_sources}
 
 
 def check_same_model(cfg: Config, saved: Config, folder: Path) -> None:
@@ -180,7 +182,7 @@ def check_same_model(cfg: Config, saved: Config, folder: Path) -> None:
     if cfg.model.width != saved.model.width:
         raise UserError(f"checkpoint '{folder}' has model.width={saved.model.width}, not {cfg.model.width}")
     for slot in SLOTS:
-        asked, stored = (_without_sources(slot_config(c.model, slot)) for c in (cfg, saved))
+        asked, stored = (_without_sources(slot, slot_config(c.model, slot)) for c in (cfg, saved))
         if asked is None or asked == stored:
             continue
         if stored is None or asked["name"] != stored["name"]:
@@ -246,7 +248,7 @@ def _load_slot(folder: Path, slot: str, name: str, dtype: torch.dtype, partition
     except (OSError, ValueError):
         raise UserError(f"checkpoint slot '{folder}': {cls.config_name} is missing or not JSON") from None
     with init_empty_weights(include_buffers=False):
-        part = cls.from_config({k: v for k, v in params.items() if k != "pretrained"})
+        part = cls.from_config({k: v for k, v in params.items() if k not in cls.weight_sources})
     held = {name: p.dtype for name, p in part.named_parameters() if p.dtype != torch.float32}
     state: dict[str, Tensor] = {}
     wanted = set(part.state_dict()) if partition else set()

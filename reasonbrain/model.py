@@ -20,11 +20,8 @@ from reasonbrain.config.schema import ModelConfig, slot_config
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition, Cues, Features, Guidance, Inputs, no_mask, no_tokens
 from reasonbrain.objects import find_objects
-from reasonbrain.plugin import Plugin, public_architecture
-from reasonbrain.registry import SLOTS, plugin, plugin_parameters
-
-WEIGHT_SOURCES = ("pretrained", "autoencoder")  # parameters that name published weights: a folder or a hub id
-WRITTEN_BY = {"runs/tiny/mllm_full": "`python -m reasonbrain.train.tiny.mllm --full -o runs/tiny/mllm_full` writes it"}
+from reasonbrain.plugin import Plugin
+from reasonbrain.registry import SLOTS, plugin
 
 
 class ReasonBrain(nn.Module):
@@ -41,8 +38,8 @@ class ReasonBrain(nn.Module):
     ) -> ReasonBrain:
         """Builds every slot.
 
-        weights: False builds published models untrained, from the architectures in ``configs/architectures``: for the
-        meta device, or to load other weights afterwards. made: called with each slot and its plug-in before the next
+        weights: False builds published models untrained (``Plugin.without_weights``): for the meta device, or to load
+        other weights afterwards. made: called with each slot and its plug-in before the next
         one is built.
 
         Raises UserError for published weights that cannot be loaded."""
@@ -55,9 +52,7 @@ class ReasonBrain(nn.Module):
             torch.manual_seed(seed + number)  # the initial weights of a slot do not depend on the other slots
             params = dict(params)
             plug = plugin(name, params.pop("name"))
-            if not weights and params.get("pretrained") and not params.get("architecture"):
-                params["architecture"] = public_architecture(params["pretrained"])
-            slots[name] = build_plugin(name, plug, cfg.width, params)
+            slots[name] = build_plugin(name, plug, cfg.width, params if weights else plug.without_weights(params))
             if made:
                 made(name, slots[name])
         return cls(slots, cfg.width)
@@ -197,19 +192,16 @@ class ReasonBrain(nn.Module):
 
 def build_plugin(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Plugin:
     """Builds one plug-in with its published weights, if it has any. Raises UserError if they cannot be loaded."""
-    if "pretrained" in plugin_parameters(plug) and not (params.get("pretrained") or params.get("architecture")):
-        raise UserError(
-            f"model.{slot}.pretrained: '{plug.plugin_name}' needs published weights; give a folder or a hub id"
-        )
     try:
         return plug(width=width, **params)
     except (OSError, SafetensorError) as e:
-        sources = {key: params[key] for key in WEIGHT_SOURCES if params.get(key)}
+        sources = {key: params[key] for key in plug.weight_sources if params.get(key)}
         for key, source in sources.items():
             is_path = source.count("/") > 1 or source[0] in "./~"  # a hub id is owner/name
             if is_path and not Path(source).is_dir():
-                writer = WRITTEN_BY.get(source, "`make tiny` writes those of config 'tiny'")
-                raise UserError(f"model.{slot}.{key}: folder '{source}' does not exist ({writer})") from None
+                raise UserError(
+                    f"model.{slot}.{key}: folder '{source}' does not exist; give one that holds weights, or a hub id"
+                ) from None
         given = " and ".join(f"{key} '{source}'" for key, source in sources.items())
         reason = str(e).splitlines()[0]
         raise UserError(f"model.{slot}: {given} could not be loaded as a folder or from the hub: {reason}") from None

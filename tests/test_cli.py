@@ -315,11 +315,11 @@ def test_a_loss_that_is_not_finite_is_one_line_and_exit_code_1(training):
 BAD_TRAINING = {
     "no such folder": (
         ["model.encoders.pretrained=no/such/clip"],
-        ["model.encoders.pretrained", "no/such/clip", "make tiny"],
+        ["model.encoders.pretrained", "no/such/clip", "give one that holds weights, or a hub id"],
     ),
     "no such narrator": (
         ["model.mllm.pretrained=runs/tiny/mllm_full"],
-        ["model.mllm.pretrained", "`python -m reasonbrain.train.tiny.mllm --full -o runs/tiny/mllm_full` writes it"],
+        ["model.mllm.pretrained", "folder 'runs/tiny/mllm_full' does not exist; give one that holds weights"],
     ),
     "no such autoencoder": (["model.diffusion.autoencoder=./vae"], ["model.diffusion.autoencoder", "./vae"]),
     "not on the hub": (["model.encoders.pretrained=nobody/nothing"], ["model.encoders", "nobody/nothing", "hub"]),

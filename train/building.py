@@ -33,6 +33,13 @@ def build(cfg: Config, partition: Partition | None = None) -> ReasonBrain:
     return ReasonBrain.from_config(cfg.model, made=lambda _, part: partition_all(part, partition))
 
 
+def without_weights(cfg: Config) -> ReasonBrain:
+    """The model on the meta device. Raises UserError for a published part whose architecture is neither in its folder
+    nor kept here."""
+    with torch.device("meta"):
+        return ReasonBrain.from_config(cfg.model, weights=False)
+
+
 def init(cfg: Config, out: Path) -> None:
     """Writes the model that a training of ``cfg`` starts from to ``out``, for ``train.start``: published parts and what
     is new in one layout, which many processes read a tensor at a time.

@@ -43,8 +43,8 @@ def merge_adapters(model: ReasonBrain, cfg: Config) -> None:
             base = layer.get_base_layer()
             if not base.weight.is_floating_point():
                 raise UserError(
-                    f"model.{slot}.precision: adapters cannot be merged into the 4 bits of '{params['precision']}', "
-                    f"which would round them away; export without --merged, or with --adapters"
+                    f"model.{slot}: its weights are held in 4 bits, which would round merged adapters away; "
+                    f"export without --merged, or with --adapters"
                 )
             layer.merge()
             part.set_submodule(name, base)

@@ -231,7 +231,9 @@ def key(cfg: Config, model: ReasonBrain) -> dict[str, Any]:
         for module in part.prepares().values():
             for tensor in module.state_dict().values():
                 weights.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    region = {k: v for k, v in (slot_config(cfg.model, "frce.region") or {}).items() if k != "pretrained"}
+    segmenting = model.slot("frce.region")
+    sources = segmenting.weight_sources if segmenting else ()
+    region = {k: v for k, v in (slot_config(cfg.model, "frce.region") or {}).items() if k not in sources}
     settings = {slot: found for slot, part in model.prepared_slots().items() if (found := part.image_settings())}
     return {"data": identity(cfg.data), "region": region, "settings": settings, "weights": weights.hexdigest()}
 

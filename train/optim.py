@@ -50,10 +50,8 @@ def check_trains(model: ReasonBrain, cfg: TrainConfig) -> None:
     """Raises UserError where ``cfg`` says something about a null slot, and if nothing is left to train."""
     for name in sorted({*cfg.slots, *cfg.checkpointing, *cfg.compile} - set(model.parts.keys())):
         raise UserError(f"train: slot '{name}' is null, so there is nothing to set for it")
-    mllm = model.slot("mllm")
-    silent = mllm is None or mllm.config.get("img_tokens") == 0
-    without_loss = silent and model.slot("diffusion") is None
-    if without_loss or not trained_parameters(model, cfg):
+    loss = any(part.gives_loss() for part in model.parts.values())
+    if not loss or not trained_parameters(model, cfg):
         raise UserError("model: nothing is left to train: every slot is frozen, or mllm and diffusion are null")
 
 

@@ -25,7 +25,7 @@ from reasonbrain.config.loading import dump_config, load_config
 from reasonbrain.config.schema import Config, slot_config
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
-from reasonbrain.registry import SLOTS
+from reasonbrain.registry import SLOTS, plugin
 from reasonbrain.train.batches import Batch, Batches, micro_batch
 from reasonbrain.train.building import build
 from reasonbrain.train.distributed import faults, processes
@@ -67,14 +67,12 @@ def check_run(cfg: Config, run: Path) -> None:
             raise UserError(f"model.{slot}: run '{run}' trains it; give another folder to train without it")
 
 
-def check_shares(cfg: Config) -> None:
-    """Raises UserError for what cannot be read a tensor at a time, as ZeRO-3 reads ``train.start``."""
+def check_partitioned_loading(cfg: Config) -> None:
+    """Raises UserError if ``train.start`` cannot be loaded one tensor at a time, as ZeRO-3 does it."""
     for slot in SLOTS:
-        if cfg.train.start and (slot_config(cfg.model, slot) or {}).get("precision") == "nf4":
-            raise UserError(
-                f"model.{slot}.precision: 'nf4' cannot be read from train.start under ZeRO-3, which takes a tensor at "
-                f"a time; leave train.start out, choose bfloat16, or take ZeRO-2"
-            )
+        params = slot_config(cfg.model, slot)
+        if cfg.train.start and params:
+            plugin(slot, params["name"]).check_partitioned_loading(params)
 
 
 def train(cfg: Config, run: Path, deepspeed: Path | None = None) -> None:
@@ -91,7 +89,7 @@ def train(cfg: Config, run: Path, deepspeed: Path | None = None) -> None:
         check_run(cfg, run)
         partition = None
         if zero and zero["zero_optimization"]["stage"] == 3 and processes.world() > 1:
-            check_shares(cfg)
+            check_partitioned_loading(cfg)
             partition = partitioner(zero)
         model = build(cfg, partition).to(device).train()
         check_trains(model, cfg.train)

@@ -41,10 +41,10 @@ from reasonbrain.eval.evaluation.evaluate import score_records, unavailable_metr
 from reasonbrain.eval.evaluation.metrics import Metric
 from reasonbrain.eval.evaluation.networks import Models
 from reasonbrain.train.batches import micro_batch
-from reasonbrain.train.building import build
+from reasonbrain.train.building import build, without_weights
 from reasonbrain.train.feature_cache import FeatureCache, key
 from reasonbrain.train.optim import numel, trained_parameters
-from reasonbrain.train.planning.dry import fake_passes, without_weights
+from reasonbrain.train.planning.dry import fake_passes
 from reasonbrain.utils.cluster import connect
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.locks import alone

@@ -23,11 +23,10 @@ from typing import Any
 import psutil
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPImageProcessorPil, Qwen2VLImageProcessorPil, SamImageProcessorPil
 
 from reasonbrain import ReasonBrainPipeline
 from reasonbrain.attention import set_attention
-from reasonbrain.checkpoint import embedded, load_model
+from reasonbrain.checkpoint import load_model
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import Config
 from reasonbrain.errors import UserError
@@ -43,14 +42,12 @@ from reasonbrain.eval.benchmarking.measure import (
 )
 from reasonbrain.model import ReasonBrain
 from reasonbrain.modules.data.reasonmini import make
-from reasonbrain.registry import SLOTS
 from reasonbrain.train.batches import Batch, Batches
 from reasonbrain.train.building import build
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.engine import Engine
 from reasonbrain.train.loop import peak_memory
 from reasonbrain.train.optim import check_trains
-from reasonbrain.train.planning.dry import without_weights
 from reasonbrain.train.step import take_step
 from reasonbrain.utils.images import to_tensor
 
@@ -77,30 +74,13 @@ class Source:
 
 
 def random_model(cfg: Config, device: torch.device) -> ReasonBrain:
-    """The configuration's model made on the device with random weights, so that it needs no hub. Beside weights the
-    hub has tokenizers and image processors: the embedded default's tokenizers stand in, and processors of the model's
-    own sizes. Raises UserError like ``dry.without_weights``."""
-    plans = without_weights(cfg)
+    """The configuration's model made on the device with random weights, and stand-ins for tokenizers and image
+    processors, so that it needs no hub. Raises UserError like ``without_weights``."""
     with torch.device(device):
-        slots = {s: type(plan).from_config(plan.config) for s in SLOTS if (plan := plans.slot(s)) is not None}
-    for slot, part in slots.items():
-        if hasattr(part, "tokenizer"):
-            part.tokenizer = AutoTokenizer.from_pretrained(embedded() / slot)
-        if hasattr(part, "image_token"):
-            part.tokenizer.add_tokens([part.image_token], special_tokens=True)
-            part.image_processor = image_processor(part.model.config.vision_config)
-        if hasattr(part, "sam"):
-            part.processor = SamImageProcessorPil()
-    return ReasonBrain(slots, cfg.model.width)
-
-
-def image_processor(vision: Any) -> Any:
-    """LLaVA's for pictures of one size, Qwen's for up to 16384 tokens, as published."""
-    if hasattr(vision, "image_size"):
-        return CLIPImageProcessorPil(size={"shortest_edge": vision.image_size}, crop_size=vision.image_size)
-    token = (vision.patch_size * vision.spatial_merge_size) ** 2
-    size = {"shortest_edge": 4 * token, "longest_edge": 16384 * token}
-    return Qwen2VLImageProcessorPil(patch_size=vision.patch_size, merge_size=vision.spatial_merge_size, size=size)
+        model = ReasonBrain.from_config(cfg.model, weights=False)
+    for part in model.parts.values():
+        part.stand_in_assets()
+    return model
 
 
 Found = tuple[list[Row], torch.dtype, dict[str, Any]]  # what was timed, the precision, what else there is to say

@@ -23,6 +23,22 @@ from reasonbrain.plugin import Plugin
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "nf4": torch.bfloat16}
 
 
+class PublishedBase(Plugin):
+    """A plug-in around a published base that takes the parameter ``precision``."""
+
+    @classmethod
+    def memory_options(cls, params: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        return {"quantised": {"precision": "nf4"}} if params.get("precision") != "nf4" else {}
+
+    @classmethod
+    def check_partitioned_loading(cls, params: dict[str, Any]) -> None:
+        if params.get("precision") == "nf4":
+            raise UserError(
+                f"model.{cls.slot}.precision: 'nf4' cannot be read from train.start under ZeRO-3, which takes a tensor "
+                f"at a time; leave train.start out, choose bfloat16, or take ZeRO-2"
+            )
+
+
 def base_dtype(precision: str, slot: str) -> torch.dtype:
     """What to load a base in. Raises UserError for an unknown precision."""
     if precision not in PRECISIONS:

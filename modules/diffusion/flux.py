@@ -10,8 +10,10 @@ So before the first training step the transformer computes what plain FLUX compu
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,8 +27,8 @@ from torch.nn import functional as F
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition
 from reasonbrain.modules.common.layers import CrossBlock
-from reasonbrain.modules.common.precision import base_dtype, computes, hold_base, train_in_float32
-from reasonbrain.plugin import Plugin
+from reasonbrain.modules.common.precision import PublishedBase, base_dtype, computes, hold_base, train_in_float32
+from reasonbrain.plugin import architecture_of
 from reasonbrain.registry import register
 
 SOURCES = ("channel", "sequence")
@@ -88,7 +90,7 @@ def grow_inputs(linear: nn.Linear, extra: int) -> nn.Linear:
 
 
 @register("diffusion", "flux")
-class Flux(Plugin):
+class Flux(PublishedBase):
     """FLUX.1 that sees the source image. The layers added to the transformer always train.
 
     Args:
@@ -104,6 +106,7 @@ class Flux(Plugin):
         precision: of a transformer that is not trained in full: ``float32``, ``bfloat16`` or ``nf4``
     """
 
+    weight_sources = ("pretrained", "autoencoder")
     preparing = ("vae",)
     without_adapters = {"trained": "frozen"}
 
@@ -154,6 +157,22 @@ class Flux(Plugin):
                 inject_adapter_in_model(lora, self.transformer)
             self.transformer.x_embedder.requires_grad_(True)
             train_in_float32(self.transformer)
+
+    @classmethod
+    def without_weights(cls, params: dict[str, Any]) -> dict[str, Any]:
+        """``architecture`` filled in with the configs of the parts that it lacks, from ``autoencoder`` and
+        ``pretrained``."""
+        known = dict(params.get("architecture") or {})
+        if params.get("autoencoder"):
+            known = {"vae": architecture_of(params["autoencoder"])} | known
+        if params.get("pretrained"):
+            known = _architectures(params["pretrained"]) | known
+        return params | {"architecture": known}
+
+    @classmethod
+    def memory_options(cls, params: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        adapters = {"adapters": {"trained": "lora"}} if params.get("trained", "full") == "full" else {}
+        return adapters | super().memory_options(params)
 
     def repeated(self) -> list[nn.Module]:
         return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
@@ -265,6 +284,18 @@ class Flux(Plugin):
             if on_step is not None:
                 z = on_step(i, t, z)
         return unpack(z, noise.shape[-2])
+
+
+def _architectures(source: str) -> dict[str, Any]:
+    """The configs of the three models in a FLUX repository."""
+    if not Path(source).is_dir():
+        return architecture_of(source)
+    found = {}
+    for part, name in (("transformer", "config.json"), ("vae", "config.json"), ("scheduler", "scheduler_config.json")):
+        file = Path(source) / part / name
+        if file.is_file():
+            found[part] = json.loads(file.read_text(encoding="utf-8"))
+    return found
 
 
 def _part(

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
+from reasonbrain.checkpoint import embedded
 from reasonbrain.config.schema import ModelConfig
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Features, Inputs
@@ -38,6 +39,7 @@ class ClipEncoders(Plugin):
         reads: the text that E_T encodes: the ``instruction``, or the ``sentence`` that the MLLM says about it
     """
 
+    weight_sources = ("pretrained",)
     preparing = ("clip.vision_model",)
 
     @register_to_config
@@ -55,8 +57,9 @@ class ClipEncoders(Plugin):
             raise UserError(f"model.encoders.reads: '{reads}' is not one of {', '.join(READS)}")
         self.tokenizer: Any = None
         if architecture is None:
-            self.clip = CLIPModel.from_pretrained(pretrained)
-            self.tokenizer = AutoTokenizer.from_pretrained(pretrained)
+            source = self.needs_weights(pretrained)
+            self.clip = CLIPModel.from_pretrained(source)
+            self.tokenizer = AutoTokenizer.from_pretrained(source)
             self.register_to_config(architecture=self.clip.config.to_diff_dict())
         else:
             self.clip = CLIPModel(CLIPConfig.from_dict(architecture))
@@ -82,6 +85,9 @@ class ClipEncoders(Plugin):
 
     def load_assets(self, folder: Path) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder)
+
+    def stand_in_assets(self) -> None:
+        self.load_assets(embedded() / "encoders")
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:

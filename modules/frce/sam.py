@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
-from transformers import AutoImageProcessor, SamConfig, SamModel
+from transformers import AutoImageProcessor, SamConfig, SamImageProcessorPil, SamModel
 
 from reasonbrain.modules.frce.regions import RegionEncoder, by_area
 from reasonbrain.registry import register
@@ -67,6 +67,7 @@ class SamRegions(RegionEncoder):
         stability_threshold: masks with a lower stability score are dropped, likewise
     """
 
+    weight_sources = ("pretrained",)
     preparing = ("sam",)
 
     @register_to_config
@@ -86,8 +87,9 @@ class SamRegions(RegionEncoder):
         super().__init__()
         self.processor: Any = None
         if architecture is None:
-            self.sam = SamModel.from_pretrained(pretrained)
-            self.load_assets(pretrained)
+            source = self.needs_weights(pretrained)
+            self.sam = SamModel.from_pretrained(source)
+            self.load_assets(source)
             self.register_to_config(architecture=self.sam.config.to_diff_dict())
         else:
             self.sam = SamModel(SamConfig.from_dict(architecture))
@@ -97,8 +99,11 @@ class SamRegions(RegionEncoder):
     def save_assets(self, folder: Path) -> None:
         self.processor.save_pretrained(folder)
 
-    def load_assets(self, folder: Path | str | None) -> None:
+    def load_assets(self, folder: Path | str) -> None:
         self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+
+    def stand_in_assets(self) -> None:
+        self.processor = SamImageProcessorPil()
 
     def tie_weights(self) -> None:
         self.sam.tie_weights()

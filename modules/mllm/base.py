@@ -23,15 +23,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoTokenizer
 
+from reasonbrain.checkpoint import embedded
 from reasonbrain.interfaces import Cues, Guidance, Inputs, no_tokens
-from reasonbrain.modules.common.precision import computes, hold_base, train_in_float32
-from reasonbrain.plugin import Plugin
+from reasonbrain.modules.common.precision import PublishedBase, computes, hold_base, train_in_float32
 from reasonbrain.utils.images import to_uint8
 
 STEP = 8  # texts are padded to a multiple of this: with few different lengths, rows can share a batch
 
 
-class MllmPlugin(Plugin):
+class MllmPlugin(PublishedBase):
     """Subclasses load ``self.model`` and define the prompt and the positions of their family.
 
     Args:
@@ -45,6 +45,7 @@ class MllmPlugin(Plugin):
 
     image_token: str
     prompt: tuple[str, str, str]  # before the image, between the cues and the instruction, after the instruction
+    weight_sources = ("pretrained",)
     without_adapters = {"lora_rank": 0}
 
     def build(
@@ -77,6 +78,23 @@ class MllmPlugin(Plugin):
     def save_assets(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)
+
+    def gives_loss(self) -> bool:
+        return self.config.img_tokens > 0
+
+    def stand_in_assets(self) -> None:
+        """The embedded default's tokenizer, and an image processor for pictures of the model's own size."""
+        self.tokenizer = AutoTokenizer.from_pretrained(embedded() / "mllm")
+        self.tokenizer.add_tokens([self.image_token], special_tokens=True)
+        self.image_processor = self.stand_in_processor(self.model.config.vision_config)
+
+    def stand_in_processor(self, vision: Any) -> Any:
+        """The family's image processor with the settings of its published models; vision: the tower's configuration."""
+        raise NotImplementedError
+
+    def prepare_dry_run(self, size: int) -> None:
+        """No sentence is generated: the instruction stands for it."""
+        self.__dict__["reason"] = lambda inputs: inputs.instructions
 
     def tie_weights(self) -> None:
         self.model.tie_weights()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
-from transformers import LlavaConfig, LlavaForConditionalGeneration
+from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration
 
 from reasonbrain.modules.common.precision import base_dtype
 from reasonbrain.modules.mllm.base import MllmPlugin
@@ -36,7 +36,8 @@ class Llava(MllmPlugin):
     ) -> None:
         super().__init__()
         if architecture is None:
-            self.model = LlavaForConditionalGeneration.from_pretrained(pretrained, dtype=base_dtype(precision, "mllm"))
+            source = self.needs_weights(pretrained)
+            self.model = LlavaForConditionalGeneration.from_pretrained(source, dtype=base_dtype(precision, "mllm"))
             self.register_to_config(architecture=self.model.config.to_diff_dict())
         else:
             self.model = LlavaForConditionalGeneration(LlavaConfig.from_dict(architecture))
@@ -45,6 +46,14 @@ class Llava(MllmPlugin):
         self.build(width, hidden, img_tokens, lora_rank, lora_alpha, targets, precision)
         if architecture is None and pretrained is not None:
             self.load_assets(pretrained)
+
+    def stand_in_processor(self, vision: Any) -> Any:
+        return CLIPImageProcessorPil(size={"shortest_edge": vision.image_size}, crop_size=vision.image_size)
+
+    def prepare_dry_run(self, size: int) -> None:
+        super().prepare_dry_run(size)
+        side = self.model.config.vision_config.image_size
+        self.__dict__["pixels"] = lambda images: {"pixel_values": images.new_zeros(len(images), 3, side, side)}
 
     def tokenize(self, texts: Sequence[str], picture: int, cues: int) -> tuple[list[list[int]], int]:
         """``<s>USER: <image>\\n... ASSISTANT:``, tokenized as one text as in LLaVA-1.5's training: sentencepiece tokens

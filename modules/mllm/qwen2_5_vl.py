@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
-from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
 from reasonbrain.modules.common.precision import base_dtype
 from reasonbrain.modules.mllm.base import MllmPlugin
@@ -39,9 +39,8 @@ class Qwen25VL(MllmPlugin):
     ) -> None:
         super().__init__()
         if architecture is None:
-            self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-                pretrained, dtype=base_dtype(precision, "mllm")
-            )
+            source = self.needs_weights(pretrained)
+            self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=base_dtype(precision, "mllm"))
             self.register_to_config(architecture=self.model.config.to_diff_dict())
         else:
             self.model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict(architecture))
@@ -50,6 +49,22 @@ class Qwen25VL(MllmPlugin):
         self.build(width, hidden, img_tokens, lora_rank, lora_alpha, targets, precision)
         if architecture is None and pretrained is not None:
             self.load_assets(pretrained)
+
+    def stand_in_processor(self, vision: Any) -> Any:
+        """For pictures of up to 16384 tokens."""
+        token = (vision.patch_size * vision.spatial_merge_size) ** 2
+        size = {"shortest_edge": 4 * token, "longest_edge": 16384 * token}
+        return Qwen2VLImageProcessorPil(patch_size=vision.patch_size, merge_size=vision.spatial_merge_size, size=size)
+
+    def prepare_dry_run(self, size: int) -> None:
+        """The vision tower does not run, and positions are not counted: both read numbers."""
+        super().prepare_dry_run(size)
+        vision, hidden = self.model.config.vision_config, self.model.config.text_config.hidden_size
+        rows = max(1, round(size / (vision.patch_size * vision.spatial_merge_size)))
+        self.__dict__.update(
+            image_features=lambda images: torch.zeros(len(images), rows, rows, hidden, dtype=self.dtype),
+            positions=lambda ids, mask, rows, columns: torch.zeros(3, *ids.shape, dtype=torch.long),
+        )
 
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:
         visual, grid = self.model.model.visual, pixels["image_grid_thw"]

@@ -14,15 +14,10 @@ error says where it does.
 
 from __future__ import annotations
 
-import json
-import re
 import weakref
 from collections.abc import Iterable
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -34,71 +29,15 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from reasonbrain.attention import set_attention
-from reasonbrain.config.schema import Config, slot_config
+from reasonbrain.config.schema import Config
 from reasonbrain.interfaces import Inputs
 from reasonbrain.model import ReasonBrain
-from reasonbrain.modules.mllm.base import MllmPlugin
-from reasonbrain.modules.mllm.qwen2_5_vl import Qwen25VL
 from reasonbrain.plugin import Plugin
-from reasonbrain.registry import SLOTS
+from reasonbrain.train.building import without_weights
 from reasonbrain.train.optim import trained_parameters
 
 INSTRUCTION = "What would happen if this were left alone in the sun for a whole long day, with nobody to look after it?"
 aten = torch.ops.aten
-
-
-def without_weights(cfg: Config) -> ReasonBrain:
-    """The model on the meta device, its published parts from their architectures alone. Raises UserError for a part
-    whose architecture is neither in its folder nor kept here."""
-    model = deepcopy(cfg.model)
-    for slot in SLOTS:
-        params = slot_config(model, slot) or {}
-        for key in ("pretrained", "autoencoder"):
-            folder = Path(params.get(key) or "-")
-            if not folder.is_dir():
-                continue
-            found = {f.parent.name: json.loads(f.read_text(encoding="utf-8")) for f in folder.glob("*/*config.json")}
-            if (folder / "config.json").is_file():
-                found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            params["architecture"] = (params.get("architecture") or {}) | ({"vae": found} if "auto" in key else found)
-    with torch.device("meta"):
-        return ReasonBrain.from_config(model, weights=False)
-
-
-class Words:
-    """Stands in for a tokenizer: words and signs are counted."""
-
-    pad_token_id, image_token_id = 0, 1
-
-    def convert_tokens_to_ids(self, token: str) -> int:
-        return self.image_token_id
-
-    def __call__(self, text: Any, max_length: int | None = None, **_: Any) -> SimpleNamespace:
-        if max_length is None:
-            return SimpleNamespace(input_ids=[self.image_token_id] + [0] * len(re.findall(r"\w+|\S", text)))
-        ids = torch.zeros(len(text), max_length, dtype=torch.long)
-        return SimpleNamespace(input_ids=ids, attention_mask=torch.ones_like(ids))
-
-
-def stand_in(model: ReasonBrain, size: int) -> None:
-    """Lets the model's own forward run without tokenizers and image processors, for pictures of ``size`` pixels."""
-    for part in model.parts.values():
-        if hasattr(part, "tokenizer"):
-            part.tokenizer = Words()
-    mllm = model.slot("mllm")
-    if not isinstance(mllm, MllmPlugin):
-        return
-    vision = mllm.model.config.vision_config
-    side = getattr(vision, "image_size", size)
-    mllm.__dict__["reason"] = lambda inputs: inputs.instructions
-    mllm.__dict__["pixels"] = lambda images: {"pixel_values": images.new_zeros(len(images), 3, side, side)}
-    if isinstance(mllm, Qwen25VL):  # its vision tower and its positions read numbers, which there are none of
-        rows = max(1, round(size / (vision.patch_size * vision.spatial_merge_size)))
-        hidden = mllm.model.config.text_config.hidden_size
-        mllm.__dict__.update(
-            image_features=lambda images: torch.zeros(len(images), rows, rows, hidden, dtype=mllm.dtype),
-            positions=lambda ids, mask, rows, columns: torch.zeros(3, *ids.shape, dtype=torch.long),
-        )
 
 
 class Counter(TorchDispatchMode):
@@ -218,7 +157,9 @@ def fake_passes(cfg: Config, records: int, narrow: bool) -> list[Pass]:
         model.to_empty(device="cpu")
         for part in model.parts.values():
             part.tie_weights()
-        stand_in(model, cfg.data.size)
+        for part in model.parts.values():
+            part.stand_in_assets()
+            part.prepare_dry_run(cfg.data.size)
         set_attention(model, "math" if cfg.model.attention == "math" else "sdpa", training=True)
         norm_as_on_cuda(model)
         for slot in set(cfg.train.checkpointing) & set(model.parts):

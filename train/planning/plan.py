@@ -22,10 +22,12 @@ from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import Config, slot_config
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
-from reasonbrain.registry import SLOTS, plugin, plugin_parameters
+from reasonbrain.plugin import MEMORY_OPTIONS
+from reasonbrain.registry import SLOTS, plugin
 from reasonbrain.train.batches import micro_batch
+from reasonbrain.train.building import without_weights
 from reasonbrain.train.optim import check_trains, is_hidden, trained_parameters
-from reasonbrain.train.planning.dry import fake_passes, is_quantised, preparing_parameters, without_weights
+from reasonbrain.train.planning.dry import fake_passes, is_quantised, preparing_parameters
 
 GB = 2**30
 CONTEXT, GAPS = 2 * GB, 0.05  # the margin: CUDA's and NCCL's own memory; the share lost between tensors
@@ -179,21 +181,24 @@ def plan(name: str, overrides: Sequence[str], gpus: int, memory: float) -> dict[
 
 
 def advice(name: str, overrides: Sequence[str], gpus: int, usable: float, made: list[dict[str, Any]]) -> str:
-    """The first that fits of: more checkpointing, a higher stage, a smaller micro batch, LoRA, nf4; else offload."""
+    """The first that fits of: more checkpointing, a higher stage, a smaller micro batch, the plug-ins' own options
+    (``Plugin.memory_options``: LoRA, nf4); else offload."""
     cfg = load_config(name, overrides)
     slots = {slot: params for slot in SLOTS if (params := slot_config(cfg.model, slot))}
-    takes = {slot: plugin_parameters(plugin(slot, params["name"])) for slot, params in slots.items()}
-    full = [s for s in slots if "trained" in takes[s] and slots[s].get("trained", "full") == "full"]
-    wide = [s for s in slots if "precision" in takes[s] and slots[s].get("precision") != "nf4"]
+    options = {slot: plugin(slot, params["name"]).memory_options(params) for slot, params in slots.items()}
+    by_kind = [
+        [f"model.{slot}.{key}={value}" for slot in slots for key, value in options[slot].get(kind, {}).items()]
+        for kind in MEMORY_OPTIONS
+    ]
     smaller = ["train.micro_batch=1"] if micro_batch(cfg.train, gpus) > 1 else []
     blocks = [name for name, part in without_weights(cfg).parts.items() if part.repeated()]
     changes: list[str] = []
     offloaded = ""
-    for more in ([], smaller, [f"model.{s}.trained=lora" for s in full], [f"model.{s}.precision=nf4" for s in wide]):
+    for more in ([], smaller, *by_kind):
         if more:
             try:
                 made, _ = rows(load_config(name, [*overrides, *changes, *more]), gpus, usable)
-            except UserError:  # no bitsandbytes, or no layer that takes nf4
+            except UserError:  # e.g. no bitsandbytes, or no layer that takes nf4
                 continue
             changes += more
         for row in made:

@@ -21,8 +21,8 @@ from reasonbrain.config.loading import load_config
 from reasonbrain.eval.ablation import ablate
 from reasonbrain.eval.ablation.plan import Budget, Study, read_plan, shipped
 from reasonbrain.eval.ablation.report import summary
+from reasonbrain.train.building import without_weights
 from reasonbrain.train.optim import numel
-from reasonbrain.train.planning.dry import without_weights
 
 BUDGET = ["data.count=8", "train.steps=3", "train.batch_size=2", "train.warmup=1", "train.log_every=1"]
 NO_CME = {"ablated_part": "CME", "action": "REMOVE", "overrides": ["model.cme=null"]}

@@ -13,7 +13,7 @@ from launching import state
 
 from reasonbrain.errors import UserError
 from reasonbrain.train import checkpoints
-from reasonbrain.train.run import check_shares, train
+from reasonbrain.train.run import check_partitioned_loading, train
 
 ROOT = Path(__file__).parents[3]
 QUICK = ["data.count=4", "train.batch_size=4", "train.warmup=2", "train.log_every=1", "train.optimizer=adamw"]
@@ -145,9 +145,9 @@ def test_four_bits_cannot_be_read_in_parts(settings, tmp_path):
     """Before anything is built."""
     cfg = settings(*QUICK, "model.mllm.precision=nf4", "train.start=nowhere")
     with pytest.raises(UserError, match="model.mllm.precision: 'nf4' cannot be read from train.start under ZeRO-3"):
-        check_shares(cfg)
-    check_shares(settings(*QUICK, "train.start=nowhere"))
-    check_shares(settings(*QUICK, "model.mllm.precision=nf4"))
+        check_partitioned_loading(cfg)
+    check_partitioned_loading(settings(*QUICK, "train.start=nowhere"))
+    check_partitioned_loading(settings(*QUICK, "model.mllm.precision=nf4"))
 
 
 def test_a_file_is_no_run(settings, tmp_path):

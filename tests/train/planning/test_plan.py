@@ -13,10 +13,10 @@ from reasonbrain.attention import set_attention
 from reasonbrain.cli import main
 from reasonbrain.config.loading import load_config
 from reasonbrain.train.batches import Batches
-from reasonbrain.train.building import build
+from reasonbrain.train.building import build, without_weights
 from reasonbrain.train.engine import Engine
 from reasonbrain.train.planning import plan
-from reasonbrain.train.planning.dry import INSTRUCTION, fake_passes, norm_as_on_cuda, without_weights
+from reasonbrain.train.planning.dry import INSTRUCTION, fake_passes, norm_as_on_cuda
 
 RECORDS = 4
 SMALL_BUCKETS = {  # DeepSpeed's own would be all there is of a small model's memory
@@ -33,8 +33,8 @@ from reasonbrain.config.loading import load_config
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.planning import plan
 from reasonbrain.train.planning.dry import INSTRUCTION, fake_passes, norm_as_on_cuda
-from reasonbrain.train.planning.dry import preparing_parameters, without_weights
-from reasonbrain.train.building import build
+from reasonbrain.train.planning.dry import preparing_parameters
+from reasonbrain.train.building import build, without_weights
 from reasonbrain.train.distributed.zero import ZeroEngine, fill
 file, overrides = Path(sys.argv[1]), sys.argv[2:]
 cfg = load_config("tiny", overrides)
