@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -21,14 +21,10 @@ from reasonbrain.checkpoint import save_model
 from reasonbrain.editing.batch.editor import Editor
 from reasonbrain.editing.batch.executors import processes
 from reasonbrain.editing.batch.rows import EditRow, Job
-from reasonbrain.eval.benchmarking.measure import Row as Timed
-from reasonbrain.eval.benchmarking.measure import seconds
-from reasonbrain.modules.data.reasonmini import make
+from reasonbrain.eval.benchmarking.source import Found, Source, sample_records
+from reasonbrain.eval.benchmarking.timing import Timing, seconds
 from reasonbrain.train.loop import peak_memory
 from reasonbrain.utils.images import load_image, save_image
-
-if TYPE_CHECKING:
-    from reasonbrain.eval.benchmarking.bench import Found, Source
 
 COUNT = 64  # rows that are timed
 MORE = 16 * COUNT  # by workers: whole windows for each
@@ -37,7 +33,7 @@ BATCH_SIZE = 8
 
 
 def batch(source: Source, warmup: int, repeats: int, device: torch.device) -> Found:
-    """COUNT edits of ReasonMini at ``edit.size`` (null: ``data.size``): one by one, in batches, and by two workers or
+    """COUNT edits at ``edit.size`` (null: ``data.size``): one by one, in batches, and by two workers or
     one a device. ``gib_after``: the most host memory that this process has held after so many one-step edits."""
     model, cfg = source.open(device)
     pipe = ReasonBrainPipeline.from_model(model, cfg)
@@ -73,20 +69,21 @@ def batch(source: Source, warmup: int, repeats: int, device: torch.device) -> Fo
         beside = [_by_workers(job, workers) for _ in range(repeats)]
         after = _memory(editor, job)
     rows = [
-        Timed("plain loop", alone, COUNT),
-        Timed(f"batches of {BATCH_SIZE}", together, COUNT),
-        Timed(f"{workers} workers", beside, MORE),
+        Timing("plain loop", alone, COUNT),
+        Timing(f"batches of {BATCH_SIZE}", together, COUNT),
+        Timing(f"{workers} workers", beside, MORE),
     ]
     return rows, torch.float32, {"pixels": cfg.edit.size or cfg.data.size, "gib_after": after}
 
 
 def _write(folder: Path, size: int) -> Path:
     """COUNT rows and their pictures."""
+    records = sample_records(size)
     with (folder / "jobs.jsonl").open("w", encoding="utf-8") as file:
         for i in range(COUNT):
-            sample = make("test", i, size=size)
-            sample.source.save(folder / f"{i}.png")
-            file.write(json.dumps({"id": i, "image": f"{i}.png", "instruction": sample.instruction}) + "\n")
+            record = records[i]
+            record.source.save(folder / f"{i}.png")
+            file.write(json.dumps({"id": i, "image": f"{i}.png", "instruction": record.instructions[0]}) + "\n")
     return folder / "jobs.jsonl"
 
 

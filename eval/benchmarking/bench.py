@@ -6,7 +6,7 @@
     reasonbrain bench load --checkpoint tiny
     reasonbrain bench train --config reasonbrain_flux_qwen --random data.size=512 data.count=1 train.batch_size=1
 
-Steps and edits: one run is counted (measure.py), then some warm up, then some are timed. Tokens are those that pass
+Steps and edits: one run is counted (timing.py), then some warm up, then some are timed. Tokens are those that pass
 through the diffusion transformer: the picture's and the text's, at every noise level.
 """
 
@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -26,14 +25,12 @@ from torch import Tensor
 
 from reasonbrain import ReasonBrainPipeline
 from reasonbrain.attention import set_attention
-from reasonbrain.checkpoint import load_model
-from reasonbrain.config.loading import load_config
-from reasonbrain.config.schema import Config
 from reasonbrain.errors import UserError
 from reasonbrain.eval.benchmarking.batches import batch
-from reasonbrain.eval.benchmarking.measure import (
+from reasonbrain.eval.benchmarking.source import Found, Source, sample_records
+from reasonbrain.eval.benchmarking.timing import (
     Flops,
-    Row,
+    Timing,
     device_name,
     peak_flops,
     seconds,
@@ -41,49 +38,13 @@ from reasonbrain.eval.benchmarking.measure import (
     tokens_through,
 )
 from reasonbrain.model import ReasonBrain
-from reasonbrain.modules.data.reasonmini import make
 from reasonbrain.train.batches import Batch, Batches
-from reasonbrain.train.building import build
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.engine import Engine
 from reasonbrain.train.loop import peak_memory
 from reasonbrain.train.optim import check_trains
 from reasonbrain.train.step import take_step
 from reasonbrain.utils.images import to_tensor
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where the model comes from: a checkpoint, or a configuration built with its published weights or random ones."""
-
-    config: str | None = None
-    overrides: Sequence[str] = ()
-    checkpoint: str | None = None
-    random: bool = False
-
-    def open(self, device: torch.device) -> tuple[ReasonBrain, Config]:
-        """The model on the device, in eval mode. Raises UserError like ``load_model`` and ``load_config``."""
-        if self.checkpoint:
-            model, cfg = load_model(self.checkpoint, self.overrides, self.config)
-        else:
-            # no data is needed either: the embedded default's is drawn
-            drawn = [f"data.name={load_config('tiny').data.name}"] if self.random else []
-            cfg = load_config(self.config or "tiny", [*self.overrides, *drawn])
-            model = random_model(cfg, device) if self.random else build(cfg)
-        return model.to(device).eval(), cfg
-
-
-def random_model(cfg: Config, device: torch.device) -> ReasonBrain:
-    """The configuration's model made on the device with random weights, and stand-ins for tokenizers and image
-    processors, so that it needs no hub. Raises UserError like ``without_weights``."""
-    with torch.device(device):
-        model = ReasonBrain.from_config(cfg.model, weights=False)
-    for part in model.parts.values():
-        part.stand_in_assets()
-    return model
-
-
-Found = tuple[list[Row], torch.dtype, dict[str, Any]]  # what was timed, the precision, what else there is to say
 
 
 class _CountedEngine(Engine):
@@ -138,8 +99,8 @@ def train(source: Source, warmup: int, repeats: int, device: torch.device) -> Fo
     known = len(batches.features.kept)
     timed = [seconds(lambda: step(next(numbers)), device) for _ in range(repeats)]
     rows = [
-        Row("training step", timed, cfg.train.batch_size, sum(tokens), count.flops, count.again),
-        Row("reading its records", reading[-repeats:], cfg.train.batch_size),
+        Timing("training step", timed, cfg.train.batch_size, sum(tokens), count.flops, count.again),
+        Timing("reading its records", reading[-repeats:], cfg.train.batch_size),
     ]
     more = {"pixels": cfg.data.size, "prepared": len(batches.features.kept) - known, "gib": peak_memory(device)}
     return rows, autocast or torch.float32, more
@@ -152,7 +113,8 @@ def edit(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
     pipe = ReasonBrainPipeline.from_model(model, cfg)
     pipe.set_progress_bar_config(disable=True)
     size = cfg.edit.size or cfg.data.size
-    sample = make("test", 0, size=size)
+    sample = sample_records(size)[0]
+    instruction = sample.instructions[0]
     images = to_tensor([sample.source]).to(device)
     count = Flops()
     marks: list[tuple[float, int]] = []  # after each denoising step: the time, and the FLOPs so far
@@ -164,11 +126,11 @@ def edit(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
 
     def whole() -> None:
         generator = torch.Generator().manual_seed(0)
-        pipe(sample.source, sample.instruction, generator=generator, callback_on_step_end=on_step)
+        pipe(sample.source, instruction, generator=generator, callback_on_step_end=on_step)
 
     @torch.no_grad()
     def conditioning() -> None:
-        model.condition(model.make_inputs(images, [sample.instruction]))
+        model.condition(model.make_inputs(images, [instruction]))
 
     kernel, cfg.model.attention = cfg.model.attention, "sdpa"  # there are no formulas for the flash packages
     with tokens_through(model.slot("diffusion")) as tokens, count:
@@ -177,9 +139,9 @@ def edit(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
         conditioning()
     cfg.model.attention = kernel
     rows = [
-        Row("edit", [], 1, sum(tokens), flops),
-        Row("conditioning", [], 1, 0, count.flops - flops),
-        *(Row("denoising step", [], 1, tokens[-1], b - a) for (_, a), (_, b) in list(pairwise(marks))[-1:]),
+        Timing("edit", [], 1, sum(tokens), flops),
+        Timing("conditioning", [], 1, 0, count.flops - flops),
+        *(Timing("denoising step", [], 1, tokens[-1], b - a) for (_, a), (_, b) in list(pairwise(marks))[-1:]),
     ]
     for number in range(warmup + repeats):
         marks.clear()
@@ -204,7 +166,7 @@ def load(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
         timed.append(seconds(lambda: models.append(source.open(device)[0]), device))
     more = {"gib": peak_memory(torch.device("cpu")) - before}
     more["gib_of_weights"] = sum(t.nbytes for t in (*models[0].parameters(), *models[0].buffers())) / 2**30
-    return [Row("load", timed[warmup:])], torch.float32, more
+    return [Timing("load", timed[warmup:])], torch.float32, more
 
 
 SAID = ("pixels", "denoising_steps", "prepared", "gib", "gib_of_weights")  # below the table

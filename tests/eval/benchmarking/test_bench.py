@@ -16,8 +16,8 @@ from reasonbrain import cli
 from reasonbrain.checkpoint import embedded
 from reasonbrain.config.loading import load_config
 from reasonbrain.eval.benchmarking import batches as bench_batch
-from reasonbrain.eval.benchmarking.bench import random_model
-from reasonbrain.eval.benchmarking.measure import Flops, Row, peak_flops
+from reasonbrain.eval.benchmarking.source import random_model
+from reasonbrain.eval.benchmarking.timing import Flops, Timing, peak_flops
 from reasonbrain.plugin import Plugin
 from reasonbrain.train.batches import Batches
 from reasonbrain.train.step import fastest_attention
@@ -67,7 +67,7 @@ def test_flops_are_those_of_the_operations(again):
 
 
 def test_rates_are_those_of_the_median_run():
-    numbers = Row("x", [4.0, 1.0, 2.0], images=6, tokens=100, flops=8).numbers(peak=16.0)
+    numbers = Timing("x", [4.0, 1.0, 2.0], images=6, tokens=100, flops=8).numbers(peak=16.0)
     assert (numbers["median"], numbers["min"], numbers["max"]) == (2.0, 1.0, 4.0)
     assert (numbers["images_per_second"], numbers["tokens_per_second"], numbers["flops_per_second"]) == (3, 50, 4)
     assert numbers["mfu"] == 0.25

@@ -77,7 +77,7 @@ def tokens_through(diffusion: Plugin | None) -> Iterator[list[int]]:
 
 
 @dataclass
-class Row:
+class Timing:
     """What was timed, and what one run of it does. ``again``: FLOPs computed a second time, not in ``flops``."""
 
     what: str

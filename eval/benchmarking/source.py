@@ -1,0 +1,56 @@
+"""What a benchmark runs on: a model, and records to edit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from reasonbrain.checkpoint import load_model
+from reasonbrain.config.loading import load_config
+from reasonbrain.config.schema import Config
+from reasonbrain.data.opening import open_data
+from reasonbrain.data.record import Records
+from reasonbrain.eval.benchmarking.timing import Timing
+from reasonbrain.model import ReasonBrain
+from reasonbrain.train.building import build
+
+Found = tuple[list[Timing], torch.dtype, dict[str, Any]]  # what was timed, the precision, further numbers
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the model comes from: a checkpoint, or a configuration built with its published weights or random ones."""
+
+    config: str | None = None
+    overrides: Sequence[str] = ()
+    checkpoint: str | None = None
+    random: bool = False
+
+    def open(self, device: torch.device) -> tuple[ReasonBrain, Config]:
+        """The model on the device, in eval mode. Raises UserError like ``load_model`` and ``load_config``."""
+        if self.checkpoint:
+            model, cfg = load_model(self.checkpoint, self.overrides, self.config)
+        else:
+            # no data is needed either: the embedded default's is drawn
+            drawn = [f"data.name={load_config('tiny').data.name}"] if self.random else []
+            cfg = load_config(self.config or "tiny", [*self.overrides, *drawn])
+            model = random_model(cfg, device) if self.random else build(cfg)
+        return model.to(device).eval(), cfg
+
+
+def random_model(cfg: Config, device: torch.device) -> ReasonBrain:
+    """The configuration's model made on the device with random weights, and stand-ins for tokenizers and image
+    processors, so that it needs no hub. Raises UserError like ``without_weights``."""
+    with torch.device(device):
+        model = ReasonBrain.from_config(cfg.model, weights=False)
+    for part in model.parts.values():
+        part.stand_in_assets()
+    return model
+
+
+def sample_records(size: int) -> Records:
+    """Records with pictures of ``size`` x ``size`` pixels: those of the embedded default, which need no files."""
+    return open_data(replace(load_config("tiny").data, size=size))
