@@ -4,25 +4,30 @@ BIN := .venv/bin
 SAMPLE ?= docs/samples/ice.png
 INSTRUCTION ?= What would happen if this ice cube were left in the sun?
 
-.PHONY: edit test test-long lint tiny eval clean
+.PHONY: edit test test-long lint tiny eval docs golden reference clean
 
 edit: .venv/.installed
 	@mkdir -p out
 	@$(BIN)/reasonbrain edit $(SAMPLE) "$(INSTRUCTION)" -o out/edit.png --panel out/panel.png
 
+# two workers that compute in one thread each; the tests of one file stay together, and share its fixtures
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: lint
-	$(BIN)/python -m pytest -m "not long"
+	$(PYTEST) -m "not long"
 
 test-long: .venv/.installed-dev
-	$(BIN)/python -m pytest -m long
+	$(PYTEST) -m long
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/python .ci/types.py
+	$(BIN)/python .ci/files.py
+	$(BIN)/codespell $$(git ls-files)
 
 # The embedded default from nothing: four stages, each continues where it was stopped (hours on two cores).
-tiny: .venv/.installed
+tiny: .venv/.installed-dev
 	$(BIN)/python -m reasonbrain.train.tiny.autoencoder -o runs/tiny/vae
 	$(BIN)/python -m reasonbrain.train.tiny.clip -o runs/tiny/clip
 	$(BIN)/python -m reasonbrain.train.tiny.mllm -o runs/tiny/mllm
@@ -30,20 +35,33 @@ tiny: .venv/.installed
 		model.mllm.pretrained=runs/tiny/mllm model.diffusion.autoencoder=runs/tiny/vae
 	$(BIN)/python -m reasonbrain.train.tiny.publish runs/tiny configs/tiny
 
-eval: .venv/.installed
+eval: .venv/.installed-dev
 	$(BIN)/reasonbrain eval --benchmark mini -o runs/eval
 
-# the tests use the extras [train] (deepspeed, bitsandbytes), [data] (datasets), [eval] (torchmetrics, openai)
-# and [ray]; flash-attn comes with [flash]
+# The documentation site, in site/ (needs Python 3.11 or newer).
+docs: .venv/.installed-dev
+	$(BIN)/zensical build --strict --clean
+
+# docs/reference/*.md from the code; a test compares them.
+reference: .venv/.installed
+	$(BIN)/python docs/reference/generate.py
+
+# Records tests/golden anew: only where other results are meant.
+golden: .venv/.installed-dev
+	$(BIN)/python tests/golden/record.py
+
+# what editing needs
 .venv/.installed: setup.py constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
+# all extras but [flash], which has to be compiled on a machine with nvcc
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[dev,train,data,eval,ray]"
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
+		-e ".[dev,docs,mini,train,eval,data,ray]"
 	@touch $@
 
 clean:
-	rm -rf .venv out build *.egg-info
+	rm -rf .venv .cache out site build *.egg-info

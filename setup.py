@@ -4,6 +4,7 @@ The repository keeps ``modules/``, ``train/``, ``eval/`` and ``configs/`` at its
 ``reasonbrain.modules``, ``reasonbrain.train``, ``reasonbrain.eval`` and ``reasonbrain.configs``.
 """
 
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
@@ -27,19 +28,68 @@ PLUGINS = {  # "<slot>:<name>" -> module below reasonbrain.modules; third-party 
     "diffusion:flux": "diffusion.flux",
 }
 
-TRAIN = ["deepspeed>=0.19", "bitsandbytes>=0.49"]
-EVAL = [
-    "torchmetrics>=1.8",  # for LPIPS, which also needs a torchvision that fits torch
-    "openai>=2",  # for judged metrics and data build
+BENCHMARKS = {  # name -> class below reasonbrain
+    "mini": "modules.data.reasonmini.benchmark:MiniBenchmark",
+    "magicbrush": "eval.evaluation.published:MagicBrush",
+    "emu_edit": "eval.evaluation.published:EmuEdit",
+    "reasonedit": "eval.evaluation.published:ReasonEdit",
+    "editworld": "eval.evaluation.published:EditWorld",
+    "reason50k": "eval.evaluation.published:Reason50K",
+    "instructpix2pix": "eval.evaluation.published:InstructPix2Pix",
+    "risebench": "eval.evaluation.published:RiseBench",
+    "kris": "eval.evaluation.published:KrisBench",
+    "mgie": "eval.evaluation.published:Mgie",
+    "manifest": "eval.evaluation.published:AnyManifest",
+}
+
+# What only some commands need; the core installs what `reasonbrain edit` needs.
+EXTRAS = {
+    "mini": ["pymunk>=7.0"],  # ReasonMini, the data set of the embedded default
+    "train": ["tensorboard>=2.18", "deepspeed>=0.19", "bitsandbytes>=0.49"],
+    "eval": [  # eval, ablate, bench; judged metrics and data build
+        *("scipy>=1.15", "psutil>=6", "openai>=2"),
+        "torchmetrics>=1.8",  # for LPIPS, which also needs a torchvision that fits torch
+    ],
+    "data": ["datasets>=4", "imagehash>=4.3"],  # Parquet, data check
+    "ray": ["ray[data]>=2.50"],
+    "flash": ["flash-attn>=2.7"],
+    # the documentation site
+    "docs": [f'{package}; python_version >= "3.11"' for package in ("zensical>=0.0.70", "mkdocstrings-python>=2")],
+}
+DEV = [
+    *("pytest>=8", "pytest-xdist>=3.8", "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "codespell[toml]>=2.4"),
+    *("pre-commit>=4", "build>=1.2", "webdataset>=1.0"),
+    *("fastapi>=0.115", "uvicorn>=0.32"),  # for `transformers serve`, a judge's endpoint in the tests
 ]
+
+
+def description() -> str:
+    """README.md without what leads nowhere outside the repository: its own pictures and links to its own files."""
+    text = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n*", "", Path("README.md").read_text(encoding="utf-8"))
+    return re.sub(r"\[([^\]]*)\]\((?!https?:|#)[^)]*\)", r"\1", text)
+
 
 setup(
     name="reasonbrain",
     version="0.1.0",
     description="Hypothetical instruction-based image editing: an MLLM reasons, FLUX draws.",
-    long_description=Path("README.md").read_text(encoding="utf-8") if Path("README.md").exists() else "",
+    long_description=description(),
     long_description_content_type="text/markdown",
+    author="The ReasonBrain authors",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    keywords=["image editing", "diffusion models", "multimodal large language models", "FLUX", "DeepSpeed"],
+    project_urls={"Paper of the method": "https://arxiv.org/abs/2507.01908"},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10,<3.14",
     packages=packages,
     package_dir={f"reasonbrain.{top}": top for top in MAPPED},
@@ -52,6 +102,7 @@ setup(
             "tiny/**/*",
         ],
         "reasonbrain": ["py.typed"],
+        "reasonbrain.utils": ["templates/*.html"],
         "reasonbrain.modules.data.reasonmini": ["*.yaml"],
     },
     install_requires=[
@@ -68,29 +119,15 @@ setup(
         "pillow>=11",
         "pyyaml>=6",
         "scikit-image>=0.24",
-        "scipy>=1.15",
-        "jinja2>=3.1",
-        "pymunk>=7.0",
         "textblob>=0.19",
-        "psutil>=6",
         "click>=8.1",
-        "tensorboard>=2.18",
+        "jinja2>=3.1",
         "tqdm>=4.66",
     ],
-    extras_require={
-        "train": TRAIN,
-        "eval": EVAL,
-        "data": ["datasets>=4", "imagehash>=4.3"],
-        "demo": ["gradio>=5"],
-        "ray": ["ray[data]>=2.50"],
-        "flash": ["flash-attn>=2.7"],
-        "dev": [
-            *("pytest>=8", "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "pre-commit>=4", "webdataset>=1.0"),
-            *("fastapi>=0.115", "uvicorn>=0.32"),  # for `transformers serve`, a judge's endpoint in the tests
-        ],
-    },
+    extras_require={**EXTRAS, "dev": DEV},
     entry_points={
         "console_scripts": ["reasonbrain=reasonbrain.cli:main"],
         "reasonbrain.modules": [f"{slot_name} = reasonbrain.modules.{module}" for slot_name, module in PLUGINS.items()],
+        "reasonbrain.benchmarks": [f"{name} = reasonbrain.{cls}" for name, cls in BENCHMARKS.items()],
     },
 )

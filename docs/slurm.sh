@@ -8,8 +8,8 @@
 #SBATCH --time=24:00:00
 #SBATCH --signal=TERM@300
 #SBATCH --requeue
-# Five minutes before the end, and when it is preempted, a process gets SIGTERM: the run saves and ends, and the job
-# goes on from there when it is started again.
+# Five minutes before the time limit, and on preemption, every process gets SIGTERM: the run writes a checkpoint and
+# ends. The requeued job resumes from it.
 set -euo pipefail
 config=$1 run=$2
 shift 2

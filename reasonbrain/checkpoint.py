@@ -10,6 +10,7 @@ is pickled, and a checkpoint can only name registered plug-ins.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
 from importlib.resources import files
@@ -19,12 +20,11 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from huggingface_hub import split_torch_state_dict_into_shards
-from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reasonbrain.config.loading import dump_config, load_config
+from reasonbrain.config.loading import dump_config, load_config, make_config, read_config
 from reasonbrain.config.schema import Config, slot_config
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain, build_plugin
@@ -113,6 +113,10 @@ def _write(
     # a slot without tensors has a file, too
     for file, keys in (split.filename_to_tensors or {f"{stem}.safetensors": []}).items():
         tensors = {k: kept[k].to(dtype if kept[k].is_floating_point() else None).contiguous() for k in keys}
+        storages = Counter(t.untyped_storage().data_ptr() for t in tensors.values())
+        for key, value in tensors.items():  # views of one storage that differ in shape: safetensors refuses them
+            if storages[value.untyped_storage().data_ptr()] > 1:
+                tensors[key] = value.clone()
         save_file(tensors, folder / file, metadata={"format": "pt", "shared": json.dumps(shared)})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
@@ -207,12 +211,13 @@ def load_model(
     records, as soon as it is loaded and before the next one is read. Raises UserError for a checkpoint that is missing,
     truncated, incomplete or made by another configuration, and for published weights that cannot be had."""
     folder = find_checkpoint(name)
-    saved = load_config(str(folder / "config.yaml"))
-    if set(OmegaConf.load(folder / "config.yaml")) != set(Config.__annotations__):  # slots would be null unnoticed
+    written = read_config(str(folder / "config.yaml"))
+    saved = make_config(written)
+    if set(written) != set(Config.__annotations__):  # slots would be null unnoticed
         raise UserError(f"checkpoint file '{folder / 'config.yaml'}' is cut short")
     if config is not None:
         check_same_model(load_config(config), saved, folder)
-    cfg = load_config(str(folder / "config.yaml"), overrides)
+    cfg = make_config(written, overrides) if overrides else saved
     check_same_model(cfg, saved, folder)
     slots = {}
     for slot in SLOTS:

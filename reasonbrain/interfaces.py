@@ -1,12 +1,12 @@
-"""What flows between the slots, and one Protocol per slot.
+"""The data that passes between the slots, and one Protocol per slot.
 
     Inputs -> encoders -> Features -> frce -> Cues -> mllm -> Guidance -> connector -> V^ -> cme -> Condition
     Condition, latents -> diffusion -> loss or edited latents
 
-Shapes: B pictures, N image patches, T text tokens, K object tokens, M visual cues, r [IMG] tokens, Q queries,
-D the common width (``model.width``): whatever passes from slot to slot is D wide, each plug-in adapts its own side.
-What modules give each other are named tuples, which ZeRO-3's hooks look into; they pass over dataclasses.
-A mask is bool and true where a token counts. Any sequence may have length 0: that is what a null slot gives.
+Shapes: B pictures, N image patches, T text tokens, K object tokens, M visual cues, r [IMG] tokens, Q queries, D the
+common width (``model.width``). Everything that passes between slots is D wide; each plug-in projects to and from D.
+The outputs of modules are named tuples: ZeRO-3's hooks find tensors in these, but not in dataclasses.
+Masks are bool, true where a token counts. Any sequence may have length 0, which is what a null slot returns.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from torch import Tensor
 
 @dataclass
 class Inputs:
-    """A batch as the model takes it; all pictures of a batch have one size.
+    """A batch for the model. All pictures of a batch have one size.
 
-    images [B, 3, H, W] in 0..1; regions [B, H, W] long, a label map of the segmentation (-1: no region).
-    ready: by slot, what ``Plugin.image_features`` gave for the images before; training computes it once a record.
+    images: [B, 3, H, W] in 0..1. objects: the names of the key objects of each row. regions: [B, H, W] long, the label
+    maps of the segmentation (-1: no region). ready: by slot, ``Plugin.image_features`` of the images, where they are
+    already computed. sentences: what the MLLM says about each row (``Mllm.reason``), where it is already generated.
     """
 
     images: Tensor
@@ -32,11 +33,14 @@ class Inputs:
     objects: list[list[str]]
     regions: Tensor
     ready: dict[str, Tensor] = field(default_factory=dict)
+    sentences: list[str] | None = None
 
 
 class Features(NamedTuple):
-    """E_I(I) and E_T(H). patches [B, N, D] row by row over ``grid`` = (rows, columns); text [B, T, D];
-    pooled [B, P], as the diffusion model takes it; objects [B, K, D], the tokens of the key objects' names."""
+    """E_I(I) and E_T(H).
+
+    patches: [B, N, D], row by row over ``grid`` = (rows, columns). text: [B, T, D]. pooled: [B, P], the pooled text
+    embedding that the diffusion model expects. objects: [B, K, D], the tokens of the key objects' names."""
 
     patches: Tensor
     grid: tuple[int, int]
@@ -48,7 +52,7 @@ class Features(NamedTuple):
 
 
 class Cues(NamedTuple):
-    """What FRCE found. visual R_V [B, M, D] (patch branch, then region branch); textual R_T [B, K, D]."""
+    """The output of FRCE. visual: R_V [B, M, D], patch branch first, then region branch. textual: R_T [B, K, D]."""
 
     visual: Tensor
     visual_mask: Tensor
@@ -57,16 +61,16 @@ class Cues(NamedTuple):
 
 
 class Guidance(NamedTuple):
-    """hidden V [B, r, D]: the [IMG] tokens' hidden states; lm_loss: L_MLLM (eq. A1), a scalar."""
+    """hidden: V [B, r, D], the hidden states of the [IMG] tokens. lm_loss: L_MLLM (eq. A1), a scalar."""
 
     hidden: Tensor
     lm_loss: Tensor
 
 
 class Condition(NamedTuple):
-    """What the diffusion model is told. visual [B, Q, D], textual [B, Q', D], pooled [B, P].
+    """The input of the diffusion model. visual: [B, Q, D]. textual: [B, Q', D]. pooled: [B, P].
 
-    focus [B, rows, columns]: the share of the visual-oriented enhancer's attention on each patch, or None."""
+    focus: [B, rows, columns], the share of the visual-oriented enhancer's attention on each patch, or None."""
 
     visual: Tensor
     textual: Tensor
@@ -85,8 +89,11 @@ def no_mask(like: Tensor) -> Tensor:
 
 
 class Encoders(Protocol):
-    """Slot ``encoders``: E_I and E_T. One with a parameter ``reads`` that is ``sentence`` gets, in place of the
-    instructions, what the MLLM says about them."""
+    """Slot ``encoders``: E_I and E_T. If ``reads_sentence``, E_T encodes ``Inputs.sentences``, which are then always
+    given, instead of the instructions."""
+
+    @property
+    def reads_sentence(self) -> bool: ...
 
     def __call__(self, inputs: Inputs) -> Features: ...
 
@@ -98,7 +105,8 @@ class PatchBranch(Protocol):
 
 
 class RegionBranch(Protocol):
-    """Slot ``frce.region``: finds regions (no gradient), then gives their cues [B, R, D] and mask [B, R]."""
+    """Slot ``frce.region``: ``segment`` returns label maps [B, H, W], without gradients; the module itself turns them
+    into cues [B, R, D] and a mask [B, R]."""
 
     def segment(self, images: Tensor) -> Tensor: ...
 
@@ -112,9 +120,11 @@ class TextBranch(Protocol):
 
 
 class Mllm(Protocol):
-    """Slot ``mllm``: the multimodal LLM with its [IMG] tokens. ``text_length``: how many tokens an instruction and the
-    prompt around it take up, padding included; among rows of one size and as many, a row's numbers and what ``reason``
-    says do not depend on its neighbours."""
+    """Slot ``mllm``: the multimodal LLM with its [IMG] tokens.
+
+    ``text_length``: the number of tokens of an instruction and the prompt around it, padding included. In batches of
+    one size, with pictures of one size and texts of one length, the results of a row do not depend on the other rows.
+    ``reason``: one sentence a row."""
 
     def __call__(self, inputs: Inputs, cues: Cues) -> Guidance: ...
 
@@ -136,7 +146,8 @@ class Cme(Protocol):
 
 
 class Diffusion(Protocol):
-    """Slot ``diffusion``: images are [B, 3, H, W] in 0..1, H and W multiples of ``multiple``."""
+    """Slot ``diffusion``: images are [B, 3, H, W] in 0..1 with H and W multiples of ``multiple``; latents are
+    [B, C, h, w]."""
 
     multiple: int
 

@@ -1,8 +1,8 @@
-"""ReasonBrain: the slots in their order, and the losses (paper: L = L_MLLM + L_DM).
+"""ReasonBrain: the slots in order, and the losses (paper: L = L_MLLM + L_DM).
 
     encode -> cues -> guide -> align -> enhance -> diffuse
 
-A null slot is None here; what it would have given is an empty sequence, and the rest goes on.
+A null slot is None here. Its output is replaced by an empty sequence, and the other slots work as before.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from reasonbrain.registry import SLOTS, plugin
 
 
 class ReasonBrain(nn.Module):
-    """The whole model; ``slots`` maps the names of SLOTS to plug-ins, absent where a slot is null."""
+    """The whole model. slots: the plug-ins by name of SLOTS, without those that are null. width: D."""
 
     def __init__(self, slots: dict[str, Plugin], width: int) -> None:
         super().__init__()
@@ -36,16 +36,19 @@ class ReasonBrain(nn.Module):
     def from_config(
         cls, cfg: ModelConfig, weights: bool = True, made: Callable[[str, Plugin], None] | None = None
     ) -> ReasonBrain:
-        """Builds every slot. ``weights=False`` reads no weights (``Plugin.without_weights``): for the meta device, or
-        to load weights of one's own afterwards. ``made`` is called with every slot and plug-in before the next one is
-        built. Raises UserError for weights that cannot be loaded."""
+        """Builds every slot.
+
+        weights: False reads no weights (``Plugin.without_weights``): for the meta device, or to load other weights
+        afterwards. made: called with each slot and its plug-in before the next one is built.
+
+        Raises UserError for published weights that cannot be loaded."""
         slots = {}
         seed = int(torch.randint(1 << 62, (), device="cpu"))
         for number, name in enumerate(SLOTS):
             params = slot_config(cfg, name)
             if params is None:
                 continue
-            torch.manual_seed(seed + number)  # what is new in a slot starts the same, whatever the other slots are
+            torch.manual_seed(seed + number)  # the initial weights of a slot do not depend on the other slots
             params = dict(params)
             plug = plugin(name, params.pop("name"))
             slots[name] = build_plugin(name, plug, cfg.width, params if weights else plug.without_weights(params))
@@ -62,7 +65,14 @@ class ReasonBrain(nn.Module):
     def device(self) -> torch.device:
         return next(self.parameters()).device if len(self.parts) else torch.device("cpu")
 
-    def prepare(
+    def segment(self, images: Tensor) -> Tensor:
+        """Label maps [B, H, W] long of images [B, 3, H, W] in 0..1; -1 everywhere without a region branch."""
+        region = self.slot("frce.region")
+        if region is None:
+            return torch.full((len(images), *images.shape[-2:]), -1, device=images.device)
+        return region.segment(images)
+
+    def make_inputs(
         self,
         images: Tensor,
         instructions: Sequence[str],
@@ -70,44 +80,52 @@ class ReasonBrain(nn.Module):
         regions: Tensor | None = None,
         ready: dict[str, Tensor] | None = None,
     ) -> Inputs:
-        """Inputs for images [B, 3, H, W] in 0..1; objects (a row's None: found in its instruction) and regions
-        [B, H, W] are found where they are not given. ``ready``: as ``image_features`` gave it."""
+        """A batch on the images' device. images: [B, 3, H, W] in 0..1. objects: None, or None for one row: they are
+        found in the instruction. regions: [B, H, W]; None: the images are segmented. ready: features that
+        ``image_features`` returned for the images."""
         given = objects if objects is not None else [None] * len(instructions)
         found = [find_objects(i) if o is None else list(o) for i, o in zip(instructions, given, strict=True)]
-        region = self.slot("frce.region")
-        if regions is not None:
-            regions = regions.to(images.device).long()
-        elif region is not None:
-            regions = region.segment(images)
-        else:
-            regions = torch.full((len(images), *images.shape[-2:]), -1, device=images.device)
+        regions = self.segment(images) if regions is None else regions.to(images.device).long()
         ready = {slot: features.to(images.device) for slot, features in (ready or {}).items()}
         return Inputs(images, list(instructions), found, regions, ready)
 
     def image_features(self, images: Tensor) -> dict[str, Tensor]:
-        """By slot, what plug-ins find in images [B, 3, H, W] in 0..1 alone and no training changes."""
+        """By slot, the ``Plugin.image_features`` [B, ...] of images [B, 3, H, W] in 0..1, where only frozen modules
+        compute them."""
         found = {slot: part.image_features(images) for slot, part in self.prepared_slots().items()}
         return {slot: features for slot, features in found.items() if features is not None}
 
     def prepared_slots(self) -> dict[str, Plugin]:
-        """By slot, the plug-ins whose ``image_features`` no training changes."""
+        """By slot, the plug-ins whose ``image_features`` only frozen modules compute."""
         found = {slot: part for slot in SLOTS if (part := self.slot(slot))}
         return {slot: part for slot, part in found.items() if len(part.prepares()) == len(part.preparing)}
 
+    @property
+    def reads_sentence(self) -> bool:
+        """Whether E_T reads what the MLLM says about an instruction instead of the instruction (MGIE's expressive
+        instruction, arXiv:2309.17102)."""
+        encoders = self.slot("encoders")
+        return encoders is not None and encoders.reads_sentence
+
+    def reason(self, inputs: Inputs) -> Inputs:
+        """The inputs with ``sentences``. They are generated unless the inputs have them; without an MLLM they stay
+        None."""
+        mllm = self.slot("mllm")
+        if mllm is None or inputs.sentences is not None:
+            return inputs
+        return replace(inputs, sentences=mllm.reason(inputs))
+
     def encode(self, inputs: Inputs) -> Features:
-        """E_I(I) and E_T(H); of encoders with ``reads: sentence`` E_T(E), E being what the MLLM says about H (MGIE's
-        expressive instruction, arXiv:2309.17102)."""
+        """E_I(I) and E_T(H), or E_T of the MLLM's sentence (``reads_sentence``)."""
         encoders = self.slot("encoders")
         if encoders is not None:
-            if encoders.config.get("reads") == "sentence":
-                inputs = replace(inputs, instructions=self.parts["mllm"].reason(inputs))
-            return encoders(inputs)
+            return encoders(self.reason(inputs) if self.reads_sentence else inputs)
         empty = inputs.images.new_zeros(len(inputs.images), 0, self.width)
         mask = no_mask(empty)
         return Features(empty, (0, 0), empty, mask, empty.new_zeros(len(empty), 0), empty, mask)
 
     def cues(self, features: Features, inputs: Inputs) -> Cues:
-        """FRCE: R_V from the patch and the region branch, then R_T."""
+        """FRCE: R_V from the patch branch and the region branch, then R_T."""
         patch, region, text = (self.slot(f"frce.{b}") for b in ("patch", "region", "text"))
         none = no_tokens(features.patches)
         patches = patch(features) if patch else none
@@ -131,14 +149,14 @@ class ReasonBrain(nn.Module):
         return connector(guidance.hidden) if connector is not None else guidance.hidden
 
     def enhance(self, features: Features, cues: Cues, aligned: Tensor) -> Condition:
-        """R-_V and R-_T; without a CME the guidance and the instruction's tokens as they are."""
+        """R-_V and R-_T; without a CME the guidance and the text tokens unchanged."""
         cme = self.slot("cme")
         if cme is not None:
             return cme(features, cues, aligned)
         return Condition(aligned, features.text, features.pooled)
 
     def condition(self, inputs: Inputs) -> tuple[Condition, Tensor]:
-        """Everything up to the diffusion model, and L_MLLM; once an edit."""
+        """The conditioning path: everything before the diffusion model, and L_MLLM."""
         features = self.encode(inputs)
         cues = self.cues(features, inputs)
         guidance = self.guide(inputs, cues)
@@ -153,11 +171,11 @@ class ReasonBrain(nn.Module):
         draws: int = 1,
         lm_weight: float = 1.0,
     ) -> dict[str, Tensor]:
-        """The losses of a batch: ``loss`` = lm_weight x ``lm`` + ``dm``; and ``dm/0.00-0.25`` to ``dm/0.75-1.00``, that
-        of the noise levels in between (no number where there is none).
+        """The losses of a batch: ``loss`` = lm_weight x ``lm`` + ``dm``, and ``dm/0.00-0.25`` to ``dm/0.75-1.00``, the
+        diffusion loss by range of noise levels (NaN where a range has no draws).
 
-        source, target: latents [B, C, h, w] from the diffusion plug-in's ``encode``. Every target is noised ``draws``
-        times, which costs the diffusion model alone; a row's noise depends on its seed alone."""
+        source, target: latents [B, C, h, w] from the diffusion plug-in's ``encode``. seeds: one a row; the noise of a
+        row depends on nothing else. draws: noise levels a target; the conditioning path runs once for all of them."""
         condition, lm = self.condition(inputs)
         diffusion = self.slot("diffusion")
         if diffusion is None:
@@ -172,7 +190,7 @@ class ReasonBrain(nn.Module):
 
 
 def build_plugin(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Plugin:
-    """One plug-in, with its published weights if it has any. Raises UserError if these cannot be had."""
+    """Builds one plug-in with its published weights, if it has any. Raises UserError if they cannot be loaded."""
     try:
         return plug(width=width, **params)
     except (OSError, SafetensorError) as e:

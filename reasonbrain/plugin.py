@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +13,7 @@ from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from reasonbrain.config.schema import ModelConfig
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Inputs
 
@@ -87,13 +88,23 @@ class Plugin(ModelMixin, ConfigMixin):
         default."""
 
     def needs_weights(self, source: str | None) -> str:
-        """``source``, the parameter that ``weight_sources`` names first. Raises UserError for None."""
-        if source is None:
+        """``source``, the parameter that ``weight_sources`` names first. Raises UserError if it is not given."""
+        if not source:
             raise UserError(
                 f"model.{self.slot}.{self.weight_sources[0]}: '{self.plugin_name}' needs published weights; "
                 f"give a folder or a hub id"
             )
         return source
+
+    @classmethod
+    def check_config(cls, parameters: Mapping[str, Any], model: ModelConfig) -> None:
+        """Raises UserError if the plug-in's ``parameters`` do not fit the other slots of ``model``. Called when a
+        configuration is read, before anything is built."""
+
+    @property
+    def reads_sentence(self) -> bool:
+        """Slot ``encoders``: whether the plug-in encodes ``Inputs.sentences``, which the MLLM then generates."""
+        return False
 
     def freeze(self, *modules: nn.Module) -> None:
         """Takes modules out of training, for good: no gradients, and always in eval mode."""

@@ -152,4 +152,4 @@ def inputs(model, records):
     from reasonbrain.utils.images import to_tensor
 
     images = to_tensor([s.source for s in records])
-    return model.prepare(images, [s.instruction for s in records], [s.objects for s in records])
+    return model.make_inputs(images, [s.instruction for s in records], [s.objects for s in records])

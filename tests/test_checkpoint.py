@@ -218,3 +218,18 @@ def test_a_slot_that_was_null_has_no_weights(model, build, settings, tmp_path):
 def test_what_does_not_touch_weights_may_change(saved):
     model, cfg = load_model(saved, ["edit.steps=9", "model.cme=null"])
     assert cfg.edit.steps == 9 and model.slot("cme") is None
+
+
+def test_a_view_of_another_shape_is_not_shared(model, settings, tmp_path):
+    """Two tensors that begin at one address are one stored tensor only where they are equal in shape too."""
+    from reasonbrain.checkpoint import _read, _write
+
+    whole = torch.arange(8.0)
+    _write(
+        {"whole": whole, "tied": whole, "half": whole[:4], "square": whole.view(2, 4)}, tmp_path, "model", None, "5GB"
+    )
+    found = {name: value for names, value in _read(tmp_path, "model") for name in names}
+    assert torch.equal(found["whole"], whole) and torch.equal(found["tied"], whole)
+    assert torch.equal(found["half"], whole[:4]) and torch.equal(found["square"], whole.view(2, 4))
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        assert set(file.keys()) == {"whole", "half", "square"}

@@ -75,7 +75,7 @@ def test_both_losses_train_the_lora(build, wake, inputs, latents):
 def test_batch_is_single(model, records, inputs):
     both, _ = model.condition(inputs)
     for i, sample in enumerate(records):
-        one = model.prepare(to_tensor([sample.source]), [sample.instruction], [sample.objects])
+        one = model.make_inputs(to_tensor([sample.source]), [sample.instruction], [sample.objects])
         alone, _ = model.condition(one)
         for name in ("visual", "textual", "pooled", "focus"):
             torch.testing.assert_close(getattr(both, name)[i], getattr(alone, name)[0], rtol=1e-3, atol=1e-3)
@@ -85,8 +85,8 @@ def test_batch_is_single(model, records, inputs):
 def test_the_instruction_and_the_picture_matter(model, inputs):
     """Each alone changes both sides of the condition, through the whole model."""
     before, _ = model.condition(inputs)
-    other = model.prepare(inputs.images, inputs.instructions[::-1], inputs.objects, inputs.regions)
-    flipped = model.prepare(inputs.images.flip(-1), inputs.instructions, inputs.objects, inputs.regions)
+    other = model.make_inputs(inputs.images, inputs.instructions[::-1], inputs.objects, inputs.regions)
+    flipped = model.make_inputs(inputs.images.flip(-1), inputs.instructions, inputs.objects, inputs.regions)
     for changed in (other, flipped):
         after, _ = model.condition(changed)
         for name in ("visual", "textual"):
@@ -96,11 +96,11 @@ def test_the_instruction_and_the_picture_matter(model, inputs):
 def test_prepare_finds_what_is_not_given(model, records):
     images = to_tensor([r.source for r in records])
     texts = ["What if the red candle were lit?"] * 3
-    found = model.prepare(images, texts, [None, [], ["wick"]])
+    found = model.make_inputs(images, texts, [None, [], ["wick"]])
     assert found.objects == [["red candle"], [], ["wick"]]
     assert torch.equal(found.regions, model.slot("frce.region").segment(images))
     given = torch.zeros(3, 64, 64, dtype=torch.int16)
-    assert model.prepare(images, texts, regions=given).regions.dtype == torch.int64
+    assert model.make_inputs(images, texts, regions=given).regions.dtype == torch.int64
 
 
 @pytest.mark.parametrize("null", [[f"model.{s}=null"] for s in SLOTS] + [ALL_NULL, ALL_NULL[:-1]], ids=str)
@@ -111,7 +111,7 @@ def test_null_slots(build, settings, records, latents, tmp_path, null):
     missing = {o.split("=")[0].removeprefix("model.") for o in null}
     assert {s for s in SLOTS if model.slot(s) is None} == missing
     images = to_tensor([r.source for r in records])
-    inputs = model.prepare(images, [r.instruction for r in records])
+    inputs = model.make_inputs(images, [r.instruction for r in records])
     out = model(inputs, *latents, range(3))
     assert torch.isfinite(out["loss"])
     assert (out["lm"] > 0) == ("mllm" not in missing) and (out["dm"] > 0) == ("diffusion" not in missing)
@@ -147,3 +147,33 @@ def test_without_weights_published_models_come_from_their_architecture(settings)
     with torch.device("meta"):
         model = ReasonBrain.from_config(cfg, weights=False)
     assert model.device.type == "meta"
+
+
+def test_visual_cues_and_their_masks_are_patches_then_regions(model, inputs):
+    """A mask in another order would let absent regions count and present patches not."""
+    with torch.no_grad():
+        features = model.encode(inputs)
+        cues = model.cues(features, inputs)
+        patches = model.slot("frce.patch")(features)
+        regions, present = model.slot("frce.region")(features, inputs.regions)
+    assert 0 < present.sum() < present.numel()  # both kinds are there, or the test says nothing
+    count = patches.shape[1]
+    assert torch.equal(cues.visual[:, :count], patches) and torch.equal(cues.visual[:, count:], regions)
+    assert cues.visual_mask[:, :count].all()
+    assert torch.equal(cues.visual_mask[:, count:], present)
+
+
+def test_the_loss_by_noise_level_is_the_mean_of_its_draws(model, inputs, latents):
+    seeds = [11, 12, 13]
+    with torch.no_grad():
+        out = model(inputs, *latents, seeds, draws=8)
+        condition, _ = model.condition(inputs)
+        errors, sigma = model.slot("diffusion").errors(condition, *latents, seeds, 8)
+    torch.testing.assert_close(out["dm"], errors.mean())
+    seen = 0
+    for low in (0.0, 0.25, 0.5, 0.75):
+        inside = (low < sigma) & (sigma <= low + 0.25)
+        seen += int(inside.sum())
+        if inside.any():
+            torch.testing.assert_close(out[f"dm/{low:.2f}-{low + 0.25:.2f}"], errors[inside].mean())
+    assert seen == len(sigma) == 24

@@ -1,9 +1,12 @@
 """The registry: built-in plug-ins, decorators, and a third-party package found by its entry point."""
 
 import json
+import os
+import subprocess
+import sys
+import textwrap
 
 import pytest
-from packages import install, run_with
 
 from reasonbrain import registry
 from reasonbrain.errors import UserError
@@ -43,7 +46,7 @@ folder, *overrides = sys.argv[1:]
 found = {i.name: i.package for i in plugins("cme")}
 cfg = load_config("tiny", [*overrides, "model.cme.name=scaled", "model.cme.gain=3"])
 model = ReasonBrain.from_config(cfg.model).eval()
-inputs = model.prepare(torch.rand(1, 3, 64, 64), ["melt the ice"])
+inputs = model.make_inputs(torch.rand(1, 3, 64, 64), ["melt the ice"])
 before = model.condition(inputs)[0].visual
 ReasonBrainPipeline.from_model(model, cfg).save_pretrained(folder)
 again = ReasonBrainPipeline.from_pretrained(folder)
@@ -95,9 +98,32 @@ def test_register_adds_a_plugin_and_knows_the_slots(monkeypatch):
 
 
 def test_a_third_party_package_adds_a_plugin(tmp_path, overrides):
-    target = install(tmp_path, "their_enhancer", THEIRS, "cme:scaled")
-    out = run_with(target, USE, tmp_path / "saved", *overrides)
-    assert json.loads(out.splitlines()[-1]) == {
+    source, target = tmp_path / "source", tmp_path / "site"
+    source.mkdir()
+    (source / "their_enhancer.py").write_text(THEIRS)
+    (source / "pyproject.toml").write_text(
+        textwrap.dedent("""
+        [build-system]
+        requires = ["setuptools"]
+        build-backend = "setuptools.build_meta"
+        [project]
+        name = "their-enhancer"
+        version = "1.0"
+        [project.entry-points."reasonbrain.modules"]
+        "cme:scaled" = "their_enhancer"
+        """)
+    )
+    install = ["pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation", "--target", target, source]
+    subprocess.run([sys.executable, "-m", *install], check=True, capture_output=True, timeout=60)
+    out = subprocess.run(
+        [sys.executable, "-c", USE, tmp_path / "saved", *overrides],
+        env={**os.environ, "PYTHONPATH": str(target), "TRANSFORMERS_VERBOSITY": "error"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert out.returncode == 0, out.stderr
+    assert json.loads(out.stdout.splitlines()[-1]) == {
         "found": {"hybrid": "reasonbrain", "scaled": "their-enhancer"},
         "class": "their_enhancer",
         "same": True,

@@ -70,5 +70,5 @@ class Batches:
         device = self.model.device
         image, regions, source, target = (torch.stack([getattr(r, name) for r in found]) for name in TENSORS)
         ready = {slot: torch.stack([r.ready[slot] for r in found]) for slot in found[0].ready}
-        inputs = self.model.prepare(image.to(device).float() / 255, words, objects, regions, ready)
+        inputs = self.model.make_inputs(image.to(device).float() / 255, words, objects, regions, ready)
         return inputs, source.to(device), target.to(device), seeds

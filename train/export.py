@@ -34,9 +34,10 @@ def merge_adapters(model: ReasonBrain, cfg: Config) -> None:
         if part is None or params is None:
             continue
         layers = {name: m for name, m in part.named_modules() if isinstance(m, BaseTunerLayer)}
-        if layers and slot == "mllm" and (cfg.model.encoders or {}).get("reads") == "sentence":
+        if layers and slot == "mllm" and model.reads_sentence:
             raise UserError(
-                "model.encoders.reads: 'sentence' is what the MLLM says without its adapters; export without --merged"
+                "model.encoders: its text is the sentence that the MLLM generates without its adapters; "
+                "export without --merged"
             )
         for name, layer in layers.items():
             base = layer.get_base_layer()

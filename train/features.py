@@ -204,7 +204,7 @@ def compute(model: ReasonBrain, record: Record) -> Prepared:
     device = model.device
     diffusion = model.slot("diffusion")
     images = both.to(device).float() / 255
-    regions = model.prepare(images[:1], [""], [[]]).regions
+    regions = model.segment(images[:1])
     latents = diffusion.encode(images) if diffusion else images
     ready = {slot: features[0].cpu() for slot, features in model.image_features(images[:1]).items()}
     tensors = both[0], regions[0].to("cpu", torch.int16), latents[0].cpu(), latents[1].cpu()

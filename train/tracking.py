@@ -43,8 +43,9 @@ class Tracker:
                     project="reasonbrain", name=run.name, config=config, resume="allow", **own
                 )
         except ImportError:
+            package = "'reasonbrain[train]'" if name == "tensorboard" else name
             raise UserError(
-                f"train.tracker: {name} is not installed; pip install {name}, or train.tracker=null"
+                f"train.tracker: {name} is not installed; pip install {package}, or train.tracker=null"
             ) from None
         except Exception as e:  # every service has its own errors
             raise UserError(f"train.tracker: {name} does not start: {str(e).splitlines()[0]}") from None

@@ -38,7 +38,7 @@ class Validation:
         """A batch of one, in the first of the record's wordings; its objects are found there, as in use."""
         images = record.image[None].to(self.model.device).float() / 255
         ready = {slot: features[None] for slot, features in record.ready.items()}
-        return self.model.prepare(images, record.instructions[:1], None, record.regions[None], ready)
+        return self.model.make_inputs(images, record.instructions[:1], None, record.regions[None], ready)
 
     @torch.no_grad()
     def losses(self) -> dict[str, float]:

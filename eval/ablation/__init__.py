@@ -1,1 +1,1 @@
-"""What each part is worth: `reasonbrain ablate`."""
+"""Ablations: `reasonbrain ablate`."""

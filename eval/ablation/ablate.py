@@ -1,49 +1,45 @@
-"""Ablations: trains and evaluates variants of one configuration with an equal budget, and writes what each part is
-worth.
+"""Ablations: trains and evaluates variants of one configuration with an equal budget, and tabulates the differences.
 
     reasonbrain ablate components -o DIR                        # a shipped plan
-    reasonbrain ablate my_plan.yaml -o DIR                      # one's own
+    reasonbrain ablate my_plan.yaml -o DIR                      # your own
 
-A plan (ablation_plan.py) lists studies and names its budget, a file beside it that plans may share. A run is one
-variant with one seed: a `reasonbrain train` of its own, so that its crash stops nothing else, then the benchmark. Runs
-of one DIR are found again by their whole configuration, so what several studies or plans share, the full model above
-all, is trained once; the same command goes on where it was stopped, and tries again what failed.
+A plan (plan.py) lists studies and names its budget, a file beside it that several plans may share. A run is one variant
+with one seed: a `reasonbrain train` in a process of its own, so that a crash does not stop the other runs, and then the
+benchmark. Runs in DIR are identified by their whole configuration. What several studies or plans share, such as the
+full model, is trained once. Running the same command again resumes unfinished runs and retries failed ones.
 
-Of one seed, all variants start from the same weights in the slots that they share, and see the same records and the
-same noise in the same order. Differences are therefore taken seed by seed.
+With one seed, all variants start from the same weights in the slots that they share, and see the same records and the
+same noise in the same order. Differences are therefore computed seed by seed.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any
 
 import numpy as np
 import torch
 
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import Config
-from reasonbrain.data.records import MiniRecords, Records
+from reasonbrain.data.records import Records
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import RunError, UserError
 from reasonbrain.eval.ablation.plan import Budget, read_plan
 from reasonbrain.eval.ablation.report import write
-from reasonbrain.eval.evaluation.benchmarks import Benchmark, find
+from reasonbrain.eval.evaluation.benchmarks import Benchmark, find_benchmark
 from reasonbrain.eval.evaluation.edits import Edits
-from reasonbrain.eval.evaluation.evaluate import Request, measure, missing_networks
+from reasonbrain.eval.evaluation.evaluate import score_records, unavailable_metrics
 from reasonbrain.eval.evaluation.metrics import Metric
 from reasonbrain.eval.evaluation.networks import Models
-from reasonbrain.modules.data.reasonmini.benchmark import MiniSplits
 from reasonbrain.train.batches import micro_batch
 from reasonbrain.train.building import build, without_weights
 from reasonbrain.train.features import Features, key
@@ -51,13 +47,14 @@ from reasonbrain.train.optim import numel, trained_parameters
 from reasonbrain.train.planning.dry import fake_passes
 from reasonbrain.utils.cluster import connect
 from reasonbrain.utils.files import whole_file
+from reasonbrain.utils.locks import alone
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Run:
-    """One variant with one seed, in ``folder``."""
+    """One variant with one seed, trained in ``folder``."""
 
     budget: Budget
     overrides: tuple[str, ...]
@@ -85,65 +82,57 @@ def _hash(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[TextIO]:
-    """Waits for other commands that hold ``path``, also for trainings whose command was killed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-
-
 def cached(cfg: Config, out: Path) -> Path:
-    """The folder with features of ``cfg``'s records, one for all configurations that allow for it."""
+    """The folder with the features of ``cfg``'s records. Configurations with the same features share it."""
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     model = build(cfg).to(device).eval()
     folder = out / "features" / _hash(key(cfg, model))
-    with _alone(folder.with_suffix(".lock")):
+    with alone(folder.with_suffix(".lock")):
         Features(cfg, model).write(folder)
     return folder
 
 
-def train(run: Run, lock: TextIO) -> None:
-    """Trains up to the end. Raises RunError with the last words of `reasonbrain train`."""
+def train(run: Run, lock: IO[str]) -> None:
+    """Trains to the end, unless that is done. ``lock``: the file that locks the run. Raises RunError with the last line
+    of output of `reasonbrain train`."""
     if (run.folder / "model").is_dir():
         return
     words = [*run.overrides, f"data.features={cached(run.cfg, run.out)}"]
     command = [sys.executable, "-m", "reasonbrain.cli", "train", "--config", run.budget.config, "-o", str(run.folder)]
     said = run.folder.with_suffix(".log")
     with said.open("w") as log_file:
-        # it holds the lock, too: should this process be killed, the next one waits for the training
+        # the child holds the lock too: if this process is killed, the next command waits for the training
         code = subprocess.run([*command, *words], stdout=log_file, stderr=log_file, pass_fds=[lock.fileno()]).returncode
     if code:
-        last = (said.read_text().strip().splitlines() or ["no word"])[-1]
+        last = (said.read_text().strip().splitlines() or ["no output"])[-1]
         raise RunError(f"exit code {code}: {last}")
 
 
 def records_of(budget: Budget, cfg: Config) -> Records:
-    benchmark = find(budget.benchmark)
-    if benchmark.reader == "mini":
-        return MiniSplits(budget.data, budget.limit, tuple(dict.fromkeys(MiniRecords(cfg.data).turns)))
-    return benchmark.records(budget.data, budget.limit)
+    """The benchmark's records, limited to those that a model trained on ``cfg.data`` could learn."""
+    return find_benchmark(budget.benchmark).records(budget.data, budget.limit, cfg.data)
 
 
 def networks(budget: Budget, scores: Sequence[str]) -> tuple[Benchmark, dict[str, Metric], Models]:
-    """What ``scores`` need. Raises UserError for an unknown one, and where a network is missing."""
-    benchmark = find(budget.benchmark)
+    """The benchmark, and the metrics and networks that ``scores`` need. Raises UserError for an unknown score, and for
+    a network that cannot be loaded."""
+    benchmark = find_benchmark(budget.benchmark)
     names = tuple(dict.fromkeys(s.removesuffix(" inside").removesuffix(" outside") for s in scores))
-    metrics = benchmark.chosen(names)
+    metrics = {name: of for name, of in benchmark.select_metrics(names).items() if isinstance(of, Metric)}
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     models = Models(benchmark.clip, benchmark.dino, benchmark.lpips, device)
-    missing_networks(metrics, models, Request(budget.benchmark, metrics=names))
+    for name, reason in unavailable_metrics(metrics, models).items():
+        raise UserError(f"metric '{name}': {reason}")
     return benchmark, metrics, models
 
 
 def evaluate(run: Run) -> dict[str, float]:
-    """The mean over records of every score."""
+    """The mean over records of every score, and the number of ``records``."""
     benchmark, metrics, models = networks(run.budget, run.metrics)
     pipe = ReasonBrainPipeline.from_pretrained(str(run.folder)).to(models.device)
     pipe.set_progress_bar_config(disable=True)
     edits = Edits(run.folder / "edits", pipe)
-    rows = measure(records_of(run.budget, run.cfg), benchmark, metrics, models, edits, {})["records"]
+    rows = score_records(records_of(run.budget, run.cfg), benchmark, metrics, models, edits, {})["records"]
     found = {}
     for score in rows[0]["scores"]["edits"]:
         known = [v for row in rows if (v := row["scores"]["edits"][score]) is not None]
@@ -152,7 +141,7 @@ def evaluate(run: Run) -> dict[str, float]:
 
 
 def cost(cfg: Config) -> dict[str, float]:
-    """Parameters, those that train, and the FLOPs of a step, forward and backward."""
+    """Number of ``parameters``, number of those ``trained``, and ``flops`` of a step, forward and backward."""
     model = without_weights(cfg)
     records = micro_batch(cfg.train, 1)
     flops = fake_passes(cfg, records, narrow=False)[0].flops * cfg.train.batch_size / records
@@ -161,7 +150,7 @@ def cost(cfg: Config) -> dict[str, float]:
 
 
 def watched(folder: Path) -> dict[str, float]:
-    """Of a run's log: the last validation loss, the most memory, the median time of a step."""
+    """From a run's log: the last validation loss, peak memory in GiB, and the median seconds per step."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return {
         "validation loss": [line["validation/loss"] for line in lines if "validation/loss" in line][-1],
@@ -171,22 +160,22 @@ def watched(folder: Path) -> dict[str, float]:
 
 
 def perform(run: Run) -> dict[str, Any]:
-    """Trains and evaluates what is not there yet: all numbers of the run, or why it ``failed``."""
+    """Trains and evaluates a run, unless its result is on the disk. Returns all numbers, or why the run ``failed``."""
     try:
-        with _alone(run.folder.with_suffix(".lock")) as lock:
+        with alone(run.folder.with_suffix(".lock")) as lock:
             if not run.result.is_file():
                 train(run, lock)
                 found = evaluate(run) | watched(run.folder) | cost(run.cfg)
                 with whole_file(run.result) as file:
                     json.dump(found, file, indent=1)
             return json.loads(run.result.read_text())
-    except Exception as e:  # whatever it is, the other runs go on
+    except Exception as e:  # whatever the error, the other runs continue
         log.warning(f"{run.folder}: {e}", exc_info=not isinstance(e, (UserError, RunError)))
         return {"failed": str(e).strip().splitlines()[0]}
 
 
 def local(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """One after the other, in this process."""
+    """Performs the runs one after the other, in this process."""
     found = []
     for number, run in enumerate(runs, 1):
         log.info(f"run {number} of {len(runs)}: {run}")
@@ -194,44 +183,46 @@ def local(runs: Sequence[Run]) -> list[dict[str, Any]]:
     return found
 
 
-def over_ray(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """A Ray task a run, in the cluster that RAY_ADDRESS names, else in one started here. A run has a GPU, and its part
-    of that machine's CPUs; where there is none, a CPU for each of torch's threads here (OMP_NUM_THREADS): the local
-    engine then rounds alike. All machines share the output folder and the folder that the command is called in.
+def runs_on_ray(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Performs each run as a Ray task, in the cluster that RAY_ADDRESS names, or in one started here. All machines must
+    share the output folder and the working directory.
 
-    Raises UserError where ``ray`` is not installed."""
+    A task gets one GPU and its share of that machine's CPUs. In a cluster without GPUs it gets as many CPUs as torch
+    has threads here (OMP_NUM_THREADS), so that sums are rounded as by the local executor. Raises UserError if ``ray``
+    is not installed."""
     ray = connect()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if gpus := [node for node in nodes if "GPU" in node]:
         cpus = min(int(node["CPU"] / node["GPU"]) for node in gpus)
-    else:  # no more than there are: Ray would wait for them for ever
+    else:  # no more than a node has: Ray would wait for them forever
         cpus = min(torch.get_num_threads(), max(int(node.get("CPU", 0)) for node in nodes))
-    # Ray lets torch take as many threads as the task has CPUs
+    # Ray sets torch's number of threads to the task's number of CPUs
     task = ray.remote(_perform_in).options(num_cpus=cpus, num_gpus=1 if gpus else 0)
-    tasks = {run.result: task.remote(os.getcwd(), run) for run in runs}  # the same run twice would wait for itself
+    tasks = {run.result: task.remote(os.getcwd(), run) for run in runs}  # once each: a second one would wait for a lock
     found: dict[Path, dict[str, Any]] = {}
     for number, run in enumerate(runs, 1):
         try:
             found[run.result] = ray.get(tasks[run.result])
-        except ray.exceptions.RayError as e:  # whatever it is, the other runs go on
-            found[run.result] = {"failed": f"Ray gave up: {str(e).strip().splitlines()[-1]}"}
-        log.info(f"run {number} of {len(runs)}: {run} {found[run.result].get('failed', 'is there')}")
+        except ray.exceptions.RayError as e:  # whatever the error, the other runs continue
+            found[run.result] = {"failed": f"Ray failed: {str(e).strip().splitlines()[-1]}"}
+        log.info(f"run {number} of {len(runs)}: {run} {found[run.result].get('failed', 'done')}")
     return [found[run.result] for run in runs]
 
 
 def _perform_in(folder: str, run: Run) -> dict[str, Any]:
-    os.chdir(folder)  # where the command was called: its paths start there
+    os.chdir(folder)  # the command's working directory, which relative paths start from
     return perform(run)
 
 
-ENGINES: dict[str, Callable[[Sequence[Run]], list[dict[str, Any]]]] = {"local": local, "ray": over_ray}
+EXECUTORS: dict[str, Callable[[Sequence[Run]], list[dict[str, Any]]]] = {"local": local, "ray": runs_on_ray}
 
 
-def ablate(name: str, out: Path, engine: str) -> Path:
-    """Carries out a plan; writes DIR/<plan>.json, .md and .png, and returns the path of the table (.md).
+def ablate(name: str, out: Path, executor: str) -> Path:
+    """Performs the runs of a plan, writes ``out``/<plan>.json, .md and .png, and returns the path of the table (.md).
 
-    Raises UserError like ``read_plan`` and the engine, for overrides that fit no configuration and unknown metrics,
-    before anything is trained; RunError after the table is written if runs failed."""
+    ``name``: a shipped plan, or the path of a YAML file. ``executor``: one of EXECUTORS. Before anything is trained,
+    raises UserError like ``read_plan`` and the executor, and for unknown metrics and overrides that do not fit the
+    configuration. After the table is written, raises RunError if runs failed."""
     title, budget, studies = read_plan(name)
     metrics = tuple(dict.fromkeys(m for study in studies for m in study.metrics))
     networks(budget, metrics)
@@ -241,15 +232,15 @@ def ablate(name: str, out: Path, engine: str) -> Path:
     variants |= {study.name: (study.overrides, study.seeds) for study in studies}
     end = [f"train.validate_every={load_config(budget.config, budget.overrides).train.steps}"]
     runs = {}
-    for seed in variants["full model"][1]:  # all variants of a seed before the next: something to look at early
+    for seed in variants["full model"][1]:  # all variants of a seed first: comparable results come early
         for variant, (overrides, seeds) in variants.items():
             if seed in seeds:
                 words = (*budget.overrides, *end, *overrides, f"train.seed={seed}")
                 runs[variant, seed] = Run(budget, words, metrics, out.resolve())
-    folders = [run.folder for run in runs.values()]  # reads every configuration
+    folders = [run.folder for run in runs.values()]  # this checks every configuration
     records_of(budget, next(iter(runs.values())).cfg)
-    log.info(f"{len(runs)} runs, {len(set(folders))} different ones")
-    results = dict(zip(runs, ENGINES[engine](list(runs.values())), strict=True))
+    log.info(f"{len(runs)} runs, {len(set(folders))} of them distinct")
+    results = dict(zip(runs, EXECUTORS[executor](list(runs.values())), strict=True))
 
     first = variants["full model"][1][0]
     edits = {

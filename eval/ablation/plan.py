@@ -1,4 +1,4 @@
-"""A plan of ablations, as it is written down: what is taken away or replaced, how it is measured, with which budget.
+"""Plans of ablations in YAML: what is removed or replaced, how it is measured, and the budget of every run.
 
 title, budget, studies = read_plan("components")
 """
@@ -20,14 +20,13 @@ ACTIONS = ("REMOVE", "REPLACE")
 
 @dataclass
 class Study:
-    """What is taken away (REMOVE), or what stands in its place (REPLACE), as ``overrides``, key=value, of the full
-    model. ``metrics``: scores as in reports of `reasonbrain eval`: ``outcome``, ``L1 inside``."""
+    """A variant of the full model without a part of it, or with another part in its place."""
 
     ablated_part: str = MISSING
-    action: str = MISSING
-    replacement: str | None = None
-    overrides: list[str] = MISSING
-    metrics: list[str] = MISSING
+    action: str = MISSING  # one of ACTIONS
+    replacement: str | None = None  # in words; for REPLACE
+    overrides: list[str] = MISSING  # key=value, beyond those of the full model
+    metrics: list[str] = MISSING  # scores as in reports of `reasonbrain eval`: "outcome", "L1 inside"
     seeds: list[int] = MISSING
 
     @property
@@ -37,23 +36,23 @@ class Study:
 
 @dataclass
 class Budget:
-    """What all runs have in common: the full model, ``config`` with ``overrides``, among them steps, batch and records;
-    and the benchmark, as `reasonbrain eval` takes it. Of ReasonMini only the kinds that are trained are measured."""
+    """What all runs have in common: the full model with its training steps, batch size and data, and the benchmark.
 
-    config: str = MISSING
-    overrides: list[str] = field(default_factory=list)
-    benchmark: str = "mini"
+    Only those records of the benchmark are measured that a model trained on the data could learn."""
+
+    config: str = MISSING  # a preset or a YAML file
+    overrides: list[str] = field(default_factory=list)  # key=value
+    benchmark: str = "mini"  # this and the next: as for `reasonbrain eval`
     data: str | None = None
     limit: int | None = None
 
 
 @dataclass
 class Plan:
-    """``budget``: a file, seen from the plan's folder. ``overrides``: what all variants of this plan, the full model
-    too, have in common beside it."""
+    """The content of a plan's file."""
 
-    budget: str = MISSING
-    overrides: list[str] = field(default_factory=list)
+    budget: str = MISSING  # a file, relative to the plan's folder
+    overrides: list[str] = field(default_factory=list)  # beyond the budget's, for all variants and the full model
     studies: list[Study] = MISSING
 
 
@@ -64,33 +63,33 @@ def _read(path: Path, schema: type) -> Any:
         raise UserError(f"plan '{path}' does not exist") from None
     except OmegaConfBaseException as e:
         raise UserError(f"plan '{path}': {e.full_key}: {str(e).splitlines()[0]}") from None
-    except Exception as e:  # PyYAML and OmegaConf have no error in common
+    except Exception as e:  # PyYAML and OmegaConf have no common base class of errors
         raise UserError(f"plan '{path}' is not readable YAML: {str(e).splitlines()[0]}") from None
 
 
 def shipped() -> list[str]:
-    """Names of the plans that come with the package."""
+    """The names of the plans that ship with the package."""
     names = sorted(f.name[:-5] for f in (files("reasonbrain.configs") / "ablations").iterdir())
     return [name for name in names if name != "budget"]
 
 
 def read_plan(name: str) -> tuple[str, Budget, list[Study]]:
-    """A shipped plan by name, or a YAML file by path: its name, its budget, and its studies.
+    """Reads a shipped plan by name or a YAML file by path. Returns its name, its budget, and its studies.
 
-    Raises UserError for a plan or budget that is not there, not readable or incomplete, and for an unknown action."""
+    Raises UserError for a plan or budget that is missing, unreadable or incomplete, and for an unknown action."""
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         if name not in shipped():
-            raise UserError(f"plan '{name}' is neither a shipped one ({', '.join(shipped())}) nor a .yaml file")
+            raise UserError(f"plan '{name}' is neither a shipped plan ({', '.join(shipped())}) nor a .yaml file")
         path = Path(str(files("reasonbrain.configs") / "ablations" / f"{name}.yaml"))
     plan = _read(path, Plan)
     for study in plan.studies:
         if study.action not in ACTIONS:
             raise UserError(f"plan '{path}': action '{study.action}' is not one of {', '.join(ACTIONS)}")
         if (study.action == "REPLACE") != (study.replacement is not None):
-            raise UserError(f"plan '{path}': '{study.ablated_part}': REPLACE needs a replacement, REMOVE has none")
+            raise UserError(f"plan '{path}': '{study.ablated_part}': REPLACE needs a replacement, REMOVE takes none")
         if not study.seeds:
-            raise UserError(f"plan '{path}': '{study.ablated_part}': seeds must name at least one")
+            raise UserError(f"plan '{path}': '{study.ablated_part}': seeds must have at least one element")
     if len({study.name for study in plan.studies}) < len(plan.studies):
         raise UserError(f"plan '{path}': two studies have the same ablated_part, action and replacement")
     budget = _read(path.parent / plan.budget, Budget)

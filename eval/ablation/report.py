@@ -1,4 +1,4 @@
-"""What `reasonbrain ablate` writes: scores with differences to the full model, what each variant costs, pictures."""
+"""The report of `reasonbrain ablate`: scores with differences to the full model, the cost of each variant, pictures."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from reasonbrain.eval.evaluation.stats import mean_interval
 from reasonbrain.train.validation import draw
 from reasonbrain.utils.files import whole_file
 
-PICTURES = 8  # records in the picture
+PICTURES = 8  # records shown as pictures
 FULL = "full model"
 LOSS = "validation loss"
-COSTS = {  # heading, its unit in what runs write, and how it is shown
+COSTS = {  # heading, divisor of a run's value, and format
     "parameters": ("parameters, million", 1e6, ".3f"),
-    "trained": ("of them trained", 1e6, ".3f"),
-    "flops": ("GFLOP a step", 1e9, ".1f"),
+    "trained": ("of these trained", 1e6, ".3f"),
+    "flops": ("GFLOP per step", 1e9, ".1f"),
     "gib": ("peak memory, GiB", 1, ".2f"),
-    "seconds_per_step": ("seconds a step", 1, ".3f"),
+    "seconds_per_step": ("seconds per step", 1, ".3f"),
 }
 
 Results = Mapping[tuple[str, int], dict[str, Any]]  # by variant and seed: all numbers of a run, or why it "failed"
 
 
 def summary(studies: Sequence[Study], results: Results) -> list[dict[str, Any]]:
-    """A row a variant, the full model first, ready for JSON::
+    """One row per variant, the full model first, ready for JSON::
 
         {"variant": "REMOVE CME", "seeds": [0, 1, 2], "failed": {}, "scores": {"outcome": {
             "mean": 0.61, "low": 0.55, "high": 0.67, "difference": {"mean": -0.1, "low": -0.2, "high": 0.0, "n": 3}}},
          "costs": {"parameters": 9.9e6, ...}}
 
-    ``low`` and ``high`` bound the 95 % interval of the mean over seeds, by Student's t; differences are taken of runs
-    of the same seed. ``costs`` are means over seeds, of ``gib`` the most."""
+    ``low`` and ``high`` bound the 95 % interval of the mean over seeds by Student's t. Differences are between runs of
+    the same seed. ``costs`` are means over seeds; ``gib`` is the maximum."""
     rows = []
     for variant in dict.fromkeys(variant for variant, _ in results):
         runs = {seed: found for (v, seed), found in results.items() if v == variant}
@@ -71,7 +71,7 @@ def _lines(cells: list[list[str]]) -> list[str]:
 
 
 def markdown(title: str, budget: dict[str, Any], rows: list[dict[str, Any]], columns: list[str], records: int) -> str:
-    """The two tables. ``columns``: what the picture shows."""
+    """The two tables. ``columns``: the columns of the picture, from left to right."""
     metrics = list(dict.fromkeys(metric for row in rows for metric in row["scores"]))
     scores = [["", "seeds", *(h for m in metrics for h in (m, "difference"))]]
     costs = [["", *(heading for heading, _, _ in COSTS.values())]]
@@ -84,8 +84,9 @@ def markdown(title: str, budget: dict[str, Any], rows: list[dict[str, Any]], col
     said = [
         f"- every run: `{budget['config']}` {' '.join(f'`{word}`' for word in budget['overrides'])}",
         f"- {records} records of {budget['benchmark']}; means over seeds, [95 % interval over seeds, Student's t]",
-        "- difference: to the full model of the same seed; validation loss: 16 records, the last weights, not averaged",
-        "- GFLOP: forward and backward, counted; memory and time: measured in the run, beside whatever else ran then",
+        "- difference: from the full model of the same seed; validation loss: 16 records, the last weights, not the "
+        "average",
+        "- GFLOP: counted, forward and backward; memory and time: measured during the run, together with other load",
     ]
     failed = [
         f"- failed: {row['variant']}, seed {seed}: {reason}" for row in rows for seed, reason in row["failed"].items()
@@ -104,7 +105,9 @@ def write(
     edits: Mapping[str, Edits],
     out: Path,
 ) -> Path:
-    """OUT/<title>.json, .md and .png; returns the .md. ``edits``: by variant. Raises UserError where a disk is full."""
+    """Writes ``out``/<title>.json, .md and .png, and returns the path of the .md. ``edits``: by variant.
+
+    Raises UserError for a file that cannot be written."""
     rows = summary(studies, results)
     pictures = []
     for number in range(min(PICTURES, len(records))):

@@ -18,9 +18,9 @@ import torch
 
 from reasonbrain import ReasonBrainPipeline
 from reasonbrain.checkpoint import save_model
-from reasonbrain.editing.batch.engines import processes
-from reasonbrain.editing.batch.rows import Job, Row
-from reasonbrain.editing.batch.run import Editor
+from reasonbrain.editing.batch.editor import Editor
+from reasonbrain.editing.batch.executors import processes
+from reasonbrain.editing.batch.rows import EditRow, Job
 from reasonbrain.eval.benchmarking.measure import Row as Timed
 from reasonbrain.eval.benchmarking.measure import seconds
 from reasonbrain.modules.data.reasonmini import make
@@ -98,7 +98,7 @@ def _by_workers(job: Job, workers: int) -> float:
     return time.perf_counter() - start
 
 
-def _repeated(job: Job, count: int, **changed: Any) -> Iterator[Row]:
+def _repeated(job: Job, count: int, **changed: Any) -> Iterator[EditRow]:
     """Rows as if there were so many."""
     rows = list(job.rows())
     return (replace(rows[i % COUNT], number=i, **changed) for i in range(count))

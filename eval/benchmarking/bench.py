@@ -168,7 +168,7 @@ def edit(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
 
     @torch.no_grad()
     def conditioning() -> None:
-        model.condition(model.prepare(images, [sample.instruction]))
+        model.condition(model.make_inputs(images, [sample.instruction]))
 
     kernel, cfg.model.attention = cfg.model.attention, "sdpa"  # there are no formulas for the flash packages
     with tokens_through(model.slot("diffusion")) as tokens, count:

@@ -1,76 +1,80 @@
-"""The benchmarks: which records, which metrics, by which networks, at which size. One row each.
+"""What a benchmark is, and the lookup of benchmarks by name.
 
-    row = find("magicbrush")
+    benchmark = find_benchmark("magicbrush")
 
-- **magicbrush**: L1, L2, CLIP-I, DINO and CLIP-T to the target, CLIP ViT-B/32 and DINO ViT-S/16, at the target's size
-  (OSU-NLP-Group/MagicBrush, evaluation/image_eval.py). Its pictures are 1024 x 1024.
-- **emu_edit**: CLIP_dir, CLIP_im, CLIP_out, L1 and DINO (Sheynin et al., arXiv:2311.10089, section 5). There is no
-  target: all but CLIP_dir and CLIP_out compare with the source. The paper names no networks; these are MagicBrush's,
-  which UltraEdit took (HaozheZhao/UltraEdit, issue 18). Its pictures are 512 x 512.
-- **reasonedit**: PSNR, SSIM, LPIPS (SqueezeNet) and mean squared error of the background, CLIP Score (ViT-L/14) of the
-  object, at 256 x 256 (TencentARC/SmartEdit, test/metrics_evaluation.py).
-- **editworld**, **reason50k**: CLIP Score of the edit and its caption (arXiv:2405.14785; arXiv:2507.01908, section 5).
-  Neither says by which CLIP; this is torchmetrics' default, ViT-L/14. The tables there are a hundredth of it. How well
-  the rest is kept is measured besides.
-- **instructpix2pix**: CLIP direction and CLIP-I to the source, by ViT-L/14 (timothybrooks/instruct-pix2pix,
-  metrics/clip_similarity.py, which scales without smoothing; here CLIP's own preparation).
-- **mgie**: L1, SSIM, LPIPS, DINO, CVS and CTS (arXiv:2309.17102, section 4) on any manifest, networks as MagicBrush's.
-- **manifest**: every metric to the target, and what changed from the source, on any manifest.
-- **mini**: ReasonMini, see mini.py.
-- **risebench**, **kris**: judged, see judged.py; with or without a judge, how well the rest is kept.
+Built-in and third-party benchmarks are found the same way: through entry points of the group
+``reasonbrain.benchmarks``, which name a subclass of ``Benchmark`` (in a package's pyproject.toml)::
 
-With a judge the judged metrics of judged.py come before these.
+    [project.entry-points."reasonbrain.benchmarks"]
+    mine = "my_package.my_module:MyBenchmark"
+
+A benchmark's module is imported when the benchmark is asked for. published.py holds those of published papers.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import ClassVar
 
+from reasonbrain.config.schema import DataConfig
 from reasonbrain.data.opening import open_reader
 from reasonbrain.data.records import Record, Records
+from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
+from reasonbrain.eval.evaluation.edits import System
 from reasonbrain.eval.evaluation.judged import JUDGED, Judged
 from reasonbrain.eval.evaluation.metrics import METRICS, Metric
-from reasonbrain.eval.evaluation.networks import CLIP_B, CLIP_L, DINO_S
-from reasonbrain.modules.data.reasonmini.benchmark import PASSED, MiniSplits
+from reasonbrain.eval.evaluation.networks import CLIP_B, DINO_S
 
-KEPT = ("L1 to source", "SSIM to source", "DINO to source")  # how far from the source: all of it, and by region
+GROUP = "reasonbrain.benchmarks"
 
 
-@dataclass(frozen=True)
 class Benchmark:
-    """``reader``: the records' ``data.name``. ``metrics``: the most telling first; worst cases go by it. ``compared``:
-    side in pixels at which pictures are compared, if not at the target's. ``groups``: ``notes`` that get tables of
-    their own, as the category does. ``judged``: its metrics besides, where there is a judge."""
+    """Records, metrics, baselines, and the networks that the metrics use. A subclass sets what differs.
 
-    reader: str
-    metrics: tuple[str, ...]
-    compared: int | None = None
-    clip: str = CLIP_B
-    dino: str = DINO_S
-    lpips: str = "alex"
-    groups: tuple[str, ...] = ("category",)
-    judged: tuple[str, ...] = ("Ins-Align", "MLLM Score")
+    The docstring of a published one names the source of each choice."""
 
-    def records(self, data: str | None, limit: int | None) -> Records:
-        """The first ``limit`` records of ``data``, each picture at its own size. Raises UserError like the reader."""
-        if self.reader == "mini":
-            return MiniSplits(data, limit)
+    reader: ClassVar[str]  # the ``data.name`` of the records
+    metrics: ClassVar[tuple[str, ...]]  # names, the most telling first: worst cases are sorted by it
+    judged_metrics: ClassVar[tuple[str, ...]] = ("Ins-Align", "MLLM Score")  # names; ``--judge`` puts them in front
+    own_metrics: ClassVar[Mapping[str, Metric | Judged]] = {}  # that other benchmarks do not have, by name
+    groups: ClassVar[tuple[str, ...]] = ("category",)  # a table a value; others are keys of a record's ``notes``
+    compared: ClassVar[int | None] = None  # side in pixels at which pictures are compared; None: the target's size
+    clip: ClassVar[str] = CLIP_B  # a folder or a hub id, as is the next
+    dino: ClassVar[str] = DINO_S
+    lpips: ClassVar[str] = "alex"  # or squeeze, vgg
+
+    def records(self, data: str | None, limit: int | None, trained_on: DataConfig | None = None) -> Records:
+        """The first ``limit`` records of ``data``, each picture at its own size.
+
+        ``data``: what ``--data`` names, by default the folder, file or pattern that ``reader`` reads. ``trained_on``:
+        the data of a model of which only what it could learn is measured, as in ablations; ignored by default. Raises
+        UserError for data that is missing or cannot be read."""
         if data is None:
             raise UserError(f"--data: the benchmark needs its folder or manifest to be read as '{self.reader}'")
         records = open_reader(self.reader, data)
         return First(records, limit) if limit else records
 
-    def chosen(self, names: tuple[str, ...] = (), judge: bool = False) -> dict[str, Metric | Judged]:
-        """Its metrics, or those named. Raises UserError for an unknown one, and for a judged one without a judge."""
-        known: dict[str, Metric | Judged] = {**METRICS, **(PASSED if self.reader == "mini" else {}), **JUDGED}
+    def baselines(self, pipe: ReasonBrainPipeline | None, folder: Path, seed: int) -> dict[str, System]:
+        """Systems to report beside the edits, by name. ``pipe``: the model that makes the edits (None: they are another
+        system's). ``folder``: the report's, where baselines may keep pictures."""
+        return {"do nothing": lambda record: record.source}
+
+    def select_metrics(self, names: tuple[str, ...] = (), judge: bool = False) -> dict[str, Metric | Judged]:
+        """The benchmark's metrics, or those named, in any case. ``judge``: whether there is a judge.
+
+        Raises UserError for an unknown name, and for a judged metric without a judge."""
+        known = {**METRICS, **self.own_metrics, **JUDGED}
         spelled = {name.lower(): name for name in known}
         for name in names:
             if name.lower() not in spelled:
                 raise UserError(f"metric '{name}' is not one of {', '.join(known)}")
-            if spelled[name.lower()] in JUDGED and not judge:
+            if isinstance(known[spelled[name.lower()]], Judged) and not judge:
                 raise UserError(f"metric '{name}' needs a judge: --judge and --judge-model")
-        names = names or (self.judged if judge else ()) + self.metrics
+        names = names or (self.judged_metrics if judge else ()) + self.metrics
         return {spelled[name.lower()]: known[spelled[name.lower()]] for name in names}
 
 
@@ -88,49 +92,9 @@ class First:
         return self.records[index]
 
 
-BENCHMARKS = {
-    "mini": Benchmark("mini", ("outcome", "L1", "PSNR", "SSIM"), groups=("split", "category", "kind")),
-    "magicbrush": Benchmark("magicbrush", ("DINO", "CLIP-I", "CLIP-T", "L1", "L2", *KEPT)),
-    "emu_edit": Benchmark(
-        "emu_edit", ("CLIP direction", "CLIP-I to source", "CLIP-T", "L1 to source", "DINO to source")
-    ),
-    "reasonedit": Benchmark(
-        "reasonedit",
-        (
-            "CLIP Score of object",
-            "PSNR of background",
-            "SSIM of background",
-            "LPIPS of background",
-            "L2 of background",
-            *KEPT,
-        ),
-        compared=256,
-        clip=CLIP_L,
-        lpips="squeeze",
-    ),
-    "editworld": Benchmark("editworld", ("CLIP Score", *KEPT), clip=CLIP_L),
-    "reason50k": Benchmark("reason50k", ("CLIP Score", *KEPT), clip=CLIP_L),
-    "instructpix2pix": Benchmark("instructpix2pix", ("CLIP direction", "CLIP-I to source"), clip=CLIP_L),
-    "risebench": Benchmark(
-        "risebench",
-        KEPT,
-        groups=("category", "subtask"),
-        judged=("RISE score", "RISE accuracy", "RISE reasoning", "RISE consistency", "RISE plausibility"),
-    ),
-    "kris": Benchmark("kris", KEPT, judged=("KRIS instruction", "KRIS knowledge", "KRIS consistency", "KRIS quality")),
-    "mgie": Benchmark("manifest", ("DINO", "L1", "SSIM", "LPIPS", "CVS", "CTS")),
-    "manifest": Benchmark(
-        "manifest",
-        (
-            *("DINO", "L1", "L2", "PSNR", "SSIM", "LPIPS", "CLIP-I", "CLIP-T", "CLIP direction", "CLIP Score"),
-            *KEPT,
-        ),
-    ),
-}
-
-
-def find(name: str) -> Benchmark:
-    """A benchmark by name. Raises UserError."""
-    if name not in BENCHMARKS:
-        raise UserError(f"benchmark '{name}' is not one of {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[name]
+def find_benchmark(name: str) -> Benchmark:
+    """A benchmark by name. Raises UserError naming the choices where there is none."""
+    known = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in known:
+        raise UserError(f"benchmark '{name}' is not one of {', '.join(sorted(known))}")
+    return known[name].load()()

@@ -1,7 +1,7 @@
-"""Edits in a folder, one picture a record: made there by a pipeline, or taken from any other system.
+"""A folder of edits, one picture per record: made by a pipeline, or by any other system.
 
 edits = Edits("REPORT/edits", pipe, seed=0)
-picture = edits(record)  # read if it is there, else made and kept
+picture = edits(record)  # read from the folder, or made and saved there
 """
 
 from __future__ import annotations
@@ -22,22 +22,24 @@ from reasonbrain.errors import UserError
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.images import OUTPUT_FORMATS, load_image, save_image
 
-System = Callable[[Record], Image.Image | None]  # an edit of the record, or None where there is none
+System = Callable[[Record], Image.Image | None]  # the system's edit of a record; None where it is missing
 MADE_BY = "made-by.json"
 
 
-def file_name(record_id: str) -> str:
-    """A record's id as one file name without suffix: what no file system takes is written as in a URL (a/b: a%2Fb)."""
+def file_stem(record_id: str) -> str:
+    """A record's id as a file name without suffix. Characters that file systems do not allow are percent-encoded as in
+    a URL: a/b becomes a%2Fb."""
     return re.sub(r'[/\\:*?"<>|%\x00-\x1f]|^\.', lambda found: f"%{ord(found[0]):02X}", record_id)
 
 
 class Edits:
-    """``edits(record)``: the picture ``<folder>/<file_name(id)>`` with any suffix of ``OUTPUT_FORMATS``.
+    """``edits(record)`` returns the picture ``<folder>/<file_stem(id)>`` with any suffix of ``OUTPUT_FORMATS``.
 
-    Without a pipeline one that is missing is None. With one it is made, always from the noise of ``seed`` and with the
-    objects found in the words, as `reasonbrain edit` does, and written whole or not at all.
-    ``instruction``: said instead of the record's own, and no objects.
-    Raises UserError for a folder that is not there, for pictures made by another model or with other settings, and,
+    Without a pipeline, a missing picture is None. With a pipeline it is made: from the noise of ``seed``, with the
+    objects found in the instruction, as `reasonbrain edit` does. Files are written completely or not at all.
+    ``instruction`` replaces the records' own; no objects are found in it.
+
+    Raises UserError for a folder that does not exist, for pictures made by another model or with other settings, and,
     when called, for a picture that cannot be read."""
 
     def __init__(
@@ -46,7 +48,7 @@ class Edits:
         self.folder, self.pipe, self.seed, self.instruction = folder, pipe, seed, instruction
         if pipe is None:
             if not folder.is_dir():
-                raise UserError(f"edits '{folder}': there is no such folder")
+                raise UserError(f"edits '{folder}': the folder does not exist")
             return
         made_by = {"seed": seed, "edit": asdict(pipe.settings.edit), "weights": fingerprint(pipe)}
         try:
@@ -60,12 +62,12 @@ class Edits:
         for key, value in made_by.items():
             if there.get(key) != value:
                 raise UserError(
-                    f"edits '{folder}' were made with another {key}: {there.get(key)}, not {value}; name another folder"
+                    f"edits '{folder}' were made with another {key}: {there.get(key)}, not {value}; use another folder"
                 )
 
     def find(self, record_id: str) -> Path | None:
-        """Where a record's edit is."""
-        paths = (self.folder / f"{file_name(record_id)}{suffix}" for suffix in OUTPUT_FORMATS)
+        """The path of a record's edit; None if it is missing."""
+        paths = (self.folder / f"{file_stem(record_id)}{suffix}" for suffix in OUTPUT_FORMATS)
         return next((path for path in paths if path.is_file()), None)
 
     def __call__(self, record: Record) -> Image.Image | None:
@@ -74,7 +76,7 @@ class Edits:
         return load_image(path) if path else None
 
     def make(self, records: Sequence[Record]) -> None:
-        """Makes those that are missing, in one batch; each starts from the same noise, as if it were alone."""
+        """Makes the missing edits in one batch. Each starts from the same noise, as it would alone."""
         missing = [record for record in records if not self.find(record.id)]
         if self.pipe is None or not missing:
             return
@@ -85,12 +87,12 @@ class Edits:
             generator=torch.Generator().manual_seed(self.seed),
         ).images
         for record, image in zip(missing, made, strict=True):
-            save_image(image, self.folder / f"{file_name(record.id)}.png")
+            save_image(image, self.folder / f"{file_stem(record.id)}.png")
 
 
 def fingerprint(pipe: ReasonBrainPipeline) -> str:
-    """Of the configuration's slots and the first numbers of every tensor: training moves them, reading all would take
-    minutes for 12 B parameters."""
+    """A hash of the configuration's slots and of the first values of every tensor. Training changes these; hashing all
+    12 B parameters would take minutes."""
     digest = hashlib.blake2b(repr(asdict(pipe.settings.model)).encode(), digest_size=16)
     for name, tensor in pipe.model.state_dict().items():
         digest.update(name.encode())

@@ -1,12 +1,12 @@
-"""Runs a benchmark: makes the edits or takes another system's, measures them, writes the report.
+"""Runs a benchmark: makes the edits or reads another system's, scores them, and writes the report.
 
     reasonbrain eval --benchmark mini -o REPORT                                     # the embedded default
     reasonbrain eval --benchmark magicbrush --data DIR --checkpoint RUN -o REPORT   # a training run
     reasonbrain eval --benchmark magicbrush --data DIR --edits THEIRS -o REPORT     # any other system's pictures
-    reasonbrain eval ... --against OTHER_REPORT                                     # and are the two different?
-    reasonbrain eval ... --judge URL --judge-model NAME                             # judged metrics as well, judged.py
+    reasonbrain eval ... --against OTHER_REPORT                                     # significance of the difference
+    reasonbrain eval ... --judge URL --judge-model NAME                             # judged metrics too, see judged.py
 
-Pictures of a few records are held at a time; of a record only its numbers stay.
+The pictures of a few records are in memory at a time; only the scores of a record are kept.
 """
 
 from __future__ import annotations
@@ -26,56 +26,62 @@ from reasonbrain.data.records import Record, Records
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation import report
-from reasonbrain.eval.evaluation.benchmarks import Benchmark, find
+from reasonbrain.eval.evaluation.against import read_other
+from reasonbrain.eval.evaluation.benchmarks import Benchmark, find_benchmark
 from reasonbrain.eval.evaluation.edits import Edits, System
 from reasonbrain.eval.evaluation.judged import Judged, judge_rows
 from reasonbrain.eval.evaluation.metrics import Metric, look_at, scores
 from reasonbrain.eval.evaluation.networks import Models
-from reasonbrain.modules.data.reasonmini import benchmark as mini
 from reasonbrain.utils.endpoint import Endpoint
 
-TOGETHER = 2**16  # pixels in a batch: 16 pictures of 64 x 64, one of 512 x 512
+TOGETHER = 2**16  # pixels per batch: 16 pictures of 64 x 64, one of 512 x 512
 BAR: dict[str, Any] = {"desc": "edits and metrics", "unit": "record", "disable": None}
 PACKAGES = ("reasonbrain", "torch", "torchmetrics", "transformers", "diffusers", "scikit-image", "scipy", "numpy")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the command was asked for. ``edits``: another system's folder, instead of a model of ours. ``metrics``:
-    instead of the benchmark's. ``clip``, ``dino``: networks instead of the benchmark's. ``judge``: an OpenAI-compatible
-    endpoint that serves ``judge_model``."""
+    """The command's options."""
 
     benchmark: str
-    data: str | None = None
+    data: str | None = None  # see Benchmark.records
     checkpoint: str = "tiny"
     config: str | None = None
     overrides: tuple[str, ...] = ()
-    edits: Path | None = None
+    edits: Path | None = None  # another system's folder, in place of a model
     limit: int | None = None
-    seed: int = 0
-    metrics: tuple[str, ...] = ()
+    seed: int = 0  # of edits and intervals
+    metrics: tuple[str, ...] = ()  # in place of the benchmark's; so are the networks below
     clip: str | None = None
     dino: str | None = None
-    judge: str | None = None
+    judge: str | None = None  # an OpenAI-compatible endpoint that serves judge_model
     judge_model: str | None = None
 
 
 def evaluate(request: Request, output: Path, against: Path | None = None) -> dict[str, Any]:
-    """Writes OUTPUT/report.json, .md and .html, and what edits it makes to OUTPUT/edits and a judge's answers to
-    OUTPUT/answers, where they are found again.
-    Returns the report. Raises UserError for what cannot be read, written or compared, and for a metric asked for by
-    name whose network is missing; one that only belongs to the benchmark is reported as not available."""
-    benchmark = find(request.benchmark)
+    """Writes OUTPUT/report.json, .md and .html and returns the report. Edits go to OUTPUT/edits and a judge's answers
+    to OUTPUT/answers; a later run reuses both.
+
+    ``against``: the folder of another report to compare with. A metric of the benchmark whose network cannot be loaded
+    is reported as not available. Raises UserError where such a metric was requested by name, and for data, edits,
+    checkpoints or reports that cannot be read, written or compared."""
+    benchmark = find_benchmark(request.benchmark)
     if bool(request.judge) != bool(request.judge_model):
         only = request.judge or request.judge_model
-        raise UserError(f"--judge and --judge-model go together; given is '{only}' alone")
-    chosen = benchmark.chosen(request.metrics, bool(request.judge))
+        raise UserError(f"--judge and --judge-model must be given together, not '{only}' alone")
+    chosen = benchmark.select_metrics(request.metrics, bool(request.judge))
     metrics = {name: metric for name, metric in chosen.items() if isinstance(metric, Metric)}
     judged = {name: metric for name, metric in chosen.items() if isinstance(metric, Judged)}
     records = benchmark.records(request.data, request.limit)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     models = Models(request.clip or benchmark.clip, request.dino or benchmark.dino, benchmark.lpips, device)
-    unavailable = missing_networks(metrics, models, request)
+    unavailable = unavailable_metrics(metrics, models)
+    for name in unavailable if request.metrics else ():
+        raise UserError(f"metric '{name}': {unavailable[name]}")
+    for name, reason in unavailable.items():
+        for need in {"clip", "dino"}.intersection(metrics[name].needs):
+            if getattr(request, need):
+                raise UserError(f"--{need}: {reason}")
     metrics = {name: metric for name, metric in metrics.items() if name not in unavailable}
     used = {need: models.ids[need] for m in metrics.values() for need in m.needs if need in Models.NAMES}
     if judged:
@@ -91,7 +97,7 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
         "versions": {"python": sys.version.split()[0], **{p: _version(p) for p in PACKAGES}},
         "device": str(device),
     }
-    other = report.read(against, found) if against else None
+    other = read_other(against, found) if against else None
 
     pipe = None
     if request.edits is None:
@@ -104,10 +110,8 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
         raise UserError(f"output '{output}': {e.strerror}") from None
     edits = Edits(request.edits or output / "edits", pipe, request.seed)
     judge = Endpoint(str(request.judge), used["judge"], output / "answers") if judged else None
-    baselines: dict[str, System] = {"do nothing": lambda record: record.source}
-    if benchmark.reader == "mini":
-        baselines |= mini.baselines(pipe, output, request.seed)
-    found |= measure(records, benchmark, metrics, models, edits, baselines)
+    baselines = benchmark.baselines(pipe, output, request.seed)
+    found |= score_records(records, benchmark, metrics, models, edits, baselines)
     if judge:
         found["judged"] = judge_rows(found["records"], records, edits, judged, judge)
     found["edits"] = str(request.edits.resolve()) if request.edits else "edits"
@@ -116,23 +120,14 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
     return found
 
 
-def missing_networks(metrics: dict[str, Metric], models: Models, request: Request) -> dict[str, str]:
-    """Why which metrics cannot be had. Raises UserError where one, or its network, was asked for by name."""
-    reasons = {
-        need: models.missing(need) for m in metrics.values() for need in dict.fromkeys(m.needs) if need in Models.NAMES
-    }
-    unavailable = {
-        name: reason for name, m in metrics.items() for need in m.needs if (reason := reasons.get(need)) is not None
-    }
-    for name in unavailable if request.metrics else ():
-        raise UserError(f"metric '{name}': {unavailable[name]}")
-    for need in ("clip", "dino"):
-        if getattr(request, need) and reasons.get(need):
-            raise UserError(f"--{need}: {reasons[need]}")
-    return unavailable
+def unavailable_metrics(metrics: dict[str, Metric], models: Models) -> dict[str, str]:
+    """The metrics whose networks cannot be loaded, with the reasons."""
+    needed = dict.fromkeys(need for metric in metrics.values() for need in metric.needs if need in Models.NAMES)
+    reasons = {need: reason for need in needed if (reason := models.missing(need))}
+    return {name: reasons[need] for name, metric in metrics.items() for need in metric.needs if need in reasons}
 
 
-def measure(
+def score_records(
     records: Records,
     benchmark: Benchmark,
     metrics: dict[str, Metric],
@@ -140,16 +135,17 @@ def measure(
     edits: Edits,
     baselines: dict[str, System],
 ) -> dict[str, Any]:
-    """``records``: a row each, with the scores of every system. Not scored: ``missing``, ids without an edit;
-    ``unreadable``, edits that are no pictures and records that cannot be read. Raises UserError where there is no edit
-    at all."""
+    """Scores the edits and the baselines: a row per record in ``records``, with the scores of every system.
+
+    Not scored: ``missing``, ids of records without an edit; ``unreadable``, edits and records that cannot be read, with
+    the reasons. Raises UserError if no record was scored."""
     rows: list[dict[str, Any]] = []
     missing: list[str] = []
     unreadable: dict[str, str] = {}
 
     def score(record: Record, system: System) -> dict[str, float | None] | None:
         picture = system(record)
-        return picture and scores(look_at(record, picture, benchmark.compared), metrics, models)
+        return scores(look_at(record, picture, benchmark.compared), metrics, models) if picture else None
 
     for index, record in tqdm(together(records, unreadable, [edits, *baselines.values()]), **BAR, total=len(records)):
         try:
@@ -168,13 +164,13 @@ def measure(
         rows.append({"id": record.id, "index": index, "instruction": text, "groups": groups, "scores": of})
     if not rows:
         raise UserError(
-            f"edits '{edits.folder}': none of the {len(records)} records has a picture there that can be read"
+            f"edits '{edits.folder}': none of the {len(records)} records has a readable picture in this folder"
         )
     return {"records": rows, "missing": missing, "unreadable": unreadable}
 
 
 def together(records: Records, unreadable: dict[str, str], systems: Sequence[System]) -> Iterator[tuple[int, Record]]:
-    """Numbers and records, a few of which are edited at once; small pictures gain by it, large ones do not."""
+    """Record numbers and records. Edits are made for a few records at once: this speeds up small pictures."""
     few: list[tuple[int, Record]] = []
 
     def done() -> Iterator[tuple[int, Record]]:

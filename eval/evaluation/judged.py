@@ -1,16 +1,19 @@
-"""What a judge is asked: judged metrics, their questions, pictures and scales, and what is made of the answers.
+"""Judged metrics: the questions, pictures and scales that a multimodal judge gets, and the scores from its answers.
 
-The criteria and scales are the benchmarks', the words are ours, so figures are near to published ones and not the same.
+The criteria and scales are the benchmarks'; the wording is ours. Scores are therefore close to published ones, but not
+directly comparable.
 
 - **RISE ...** (arXiv:2504.02826; PhoenixZ810/RISEBench, gpt_eval.py): 1 to 5 for reasoning, appearance consistency and
-  visual plausibility; in logical_reasoning the first two are 0 or 1, taken as 1 or 5, and there is no third. Score:
-  0.5, 0.3, 0.2; logical 0.7, 0.3; where the benchmark sets consistency free, its weight goes to reasoning. A reasoning
-  of 1 halves it, but not below 1. Accuracy: all that apply are 5.
-- **KRIS ...** (arXiv:2505.16707; mercurystraw/Kris_Bench, metrics_*.py): visual consistency, visual quality,
-  instruction following, and in the tasks about knowledge knowledge plausibility, each 1 to 5.
-- **Ins-Align** (SmartEdit, arXiv:2312.06739): did the edit do what it was asked to? 0 or 1. People answered there.
-- **MLLM Score** (EditWorld, arXiv:2405.14785): how well the edit fits instruction and expected result, 0 to 1. No
-  prompt is published; this asks for tenths.
+  visual plausibility. In logical_reasoning the first two are 0 or 1, mapped to 1 and 5, and plausibility is left out.
+  The score weighs them 0.5, 0.3, 0.2 (logical: 0.7, 0.3). For records marked consistency_free, the weight of
+  consistency goes to reasoning. A reasoning of 1 halves the score, with 1 as the minimum. Accuracy: 1 if all parts that
+  apply are 5.
+- **KRIS ...** (arXiv:2505.16707; mercurystraw/Kris_Bench, metrics_*.py): visual consistency, visual quality and
+  instruction following, and knowledge plausibility in the knowledge tasks, each 1 to 5.
+- **Ins-Align** (SmartEdit, arXiv:2312.06739): whether the edit follows the instruction, 0 or 1. In the paper people
+  answer.
+- **MLLM Score** (EditWorld, arXiv:2405.14785): how well the edit fits the instruction and the expected result, 0 to 1.
+  The paper publishes no prompt; this one asks for tenths.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from reasonbrain.utils.endpoint import Endpoint, Failed, Refused
 
 LINE = re.compile(r'^[\s*_`>#"{]*(?:final )?score[\s*_`"]*[:=][\s*_`"]*(-?[\d./]*\d)[\s*_`".,}]*$', re.I | re.M)
 
-THREADS = 8  # records judged at a time
+THREADS = 8  # records judged in parallel
 CAPTIONS = {
     "source": "The original picture:",
     "edit": "The edited picture:",
@@ -46,14 +49,13 @@ TENTHS = {n: n / 10 for n in range(11)}
 
 @dataclass(frozen=True)
 class Question:
-    """``levels``: what an answer stands for. ``values``: the answers there are, and the score of each. ``shown``: of
-    source, edit and target, in this order. ``facts``: what the judge is told."""
+    """A question to the judge, answered by a whole number."""
 
     asks: str
-    levels: Mapping[int, str]
-    values: Mapping[int, float]
-    shown: tuple[str, ...]
-    facts: Mapping[str, str] = field(default_factory=dict)
+    levels: Mapping[int, str]  # meanings of answers
+    values: Mapping[int, float]  # the valid answers, and the score of each
+    shown: tuple[str, ...]  # of source, edit and target, in the order in which they are shown
+    facts: Mapping[str, str] = field(default_factory=dict)  # texts shown, by their heading
 
     @property
     def text(self) -> str:
@@ -70,36 +72,35 @@ Scores = dict[str, float | None]
 
 @dataclass(frozen=True)
 class Judged:
-    """``ask``: the question about a record, None where it does not apply. ``combine``: makes the score of a record's
-    ``parts``, which are asked for; then nothing is asked besides."""
+    """A judged metric: one question about a record, or a combination of other judged metrics."""
 
-    ask: Callable[[Record], Question | None] = lambda record: None
-    parts: tuple[str, ...] = ()
-    combine: Callable[[Record, Scores], float | None] | None = None
-    higher_is_better = True  # of all of them
+    ask: Callable[[Record], Question | None] = lambda record: None  # None: the metric does not apply to the record
+    parts: Mapping[str, Judged] = field(default_factory=dict)  # by name; these are asked in place of ``ask``
+    combine: Callable[[Record, Scores], float | None] | None = None  # the score from those of the parts
+    higher_is_better = True  # for every judged metric
 
 
 def judge_rows(
     rows: list[dict[str, Any]], records: Records, edits: Edits, metrics: Mapping[str, Judged], judge: Endpoint
 ) -> dict[str, dict[str, Any]]:
-    """Puts the judged scores of the edits before the rows' others; other systems are not judged. Returns for each
-    metric that was asked for how many are ``judged``, and the ids of the ``unparsable`` answers and ``failed`` calls.
+    """Adds the judged scores of the edits to the rows, in front of the others. Baselines are not judged.
 
-    Raises UserError where no call is answered at all, and like ``Endpoint.ask``."""
-    names = list(dict.fromkeys(part for name, metric in metrics.items() for part in metric.parts or (name,)))
-    tally: dict[str, dict[str, Any]] = {name: {"judged": 0, "unparsable": [], "failed": []} for name in names}
+    Returns for each metric asked: how many records were ``judged``, and the ids of ``unparsable`` answers and
+    ``failed`` calls. Raises UserError if every call failed, and like ``Endpoint.ask``."""
+    asked = {part: of for name, metric in metrics.items() for part, of in (metric.parts or {name: metric}).items()}
+    tally: dict[str, dict[str, Any]] = {name: {"judged": 0, "unparsable": [], "failed": []} for name in asked}
     failures: list[str] = []
-    reading = Lock()  # readers are not made for threads
+    reading = Lock()  # readers are not thread-safe
 
     def of(row: dict[str, Any]) -> tuple[Scores, dict[str, str]]:
         with reading:
             record = records[row["index"]]
             edit = edits(record)
         assert edit
-        scores: Scores = dict.fromkeys(names)
+        scores: Scores = dict.fromkeys(asked)
         outcomes = {}
-        for name in names:
-            if question := JUDGED[name].ask(record):
+        for name, metric in asked.items():
+            if question := metric.ask(record):
                 try:
                     scores[name] = _judge(question, record, edit, judge)
                     outcomes[name] = "unparsable" if scores[name] is None else "judged"
@@ -124,7 +125,7 @@ def judge_rows(
         pool.shutdown(cancel_futures=True)
     failed = sum(len(t["failed"]) for t in tally.values())
     if failed and not any(t["judged"] or t["unparsable"] for t in tally.values()):
-        raise UserError(f"all {failed} calls of the judge failed; the last: {failures[-1]}")
+        raise UserError(f"all {failed} calls to the judge failed; the last: {failures[-1]}")
     return tally
 
 
@@ -135,8 +136,8 @@ def _judge(question: Question, record: Record, edit: Image.Image, judge: Endpoin
 
 
 def read_score(answer: str, values: Mapping[int, float]) -> float | None:
-    """The value of the whole number on the line "score: N", also written N/HIGHEST. None where there is no such line,
-    where several differ, or where ``values`` has no such number: a judge is never guessed at."""
+    """The value of the number on the line "score: N" or "score: N/HIGHEST". None if there is no such line, if several
+    lines differ, or if ``values`` does not contain the number. Nothing is guessed."""
     spelled = {text: value for n, value in values.items() for text in (str(n), f"{n}/{max(values)}")}
     found = {spelled.get(text) for text in LINE.findall(answer)}
     return found.pop() if len(found) == 1 else None
@@ -179,7 +180,7 @@ def _logical(record: Record) -> bool:
 
 
 def _beside(record: Record) -> str:
-    """What RISEBench lays beside the edit: in these two categories the reference picture, where there is one."""
+    """The picture that RISEBench compares the edit with: in two categories the reference picture, if there is one."""
     return "target" if record.target and record.category in ("spatial_reasoning", "logical_reasoning") else "source"
 
 
@@ -215,7 +216,7 @@ RISE = {"RISE reasoning": 0.5, "RISE consistency": 0.3, "RISE plausibility": 0.2
 
 
 def rise_weights(record: Record) -> dict[str, float]:
-    """The weights of the dimensions that apply to a record."""
+    """The weights of the parts that apply to a record."""
     weights = {"RISE reasoning": 0.7, "RISE consistency": 0.3} if _logical(record) else dict(RISE)
     if "consistency_free" in record.notes:
         weights["RISE reasoning"] += weights.pop("RISE consistency")
@@ -223,7 +224,7 @@ def rise_weights(record: Record) -> dict[str, float]:
 
 
 def rise_score(record: Record, scores: Scores) -> float | None:
-    """1 to 5; None where a part of it is not known. RISEBench's tables show 25 (score - 1)."""
+    """1 to 5; None if a part is missing. RISEBench's tables show 25 (score - 1)."""
     known = {name: score for name in rise_weights(record) if (score := scores[name]) is not None}
     if known.keys() != rise_weights(record).keys():
         return None
@@ -232,12 +233,12 @@ def rise_score(record: Record, scores: Scores) -> float | None:
 
 
 def rise_accuracy(record: Record, scores: Scores) -> float | None:
-    """1 where all that applies is 5, else 0; None where a part of it is not known."""
+    """1 if all parts that apply are 5, else 0; None if a part is missing."""
     parts = [scores[name] for name in rise_weights(record)]
     return None if None in parts else float(all(part == 5 for part in parts))
 
 
-# the tasks that are not about knowledge, by their folders in both published layouts
+# the tasks that need no knowledge, by the names of their folders in both published layouts
 PERCEPTION = (
     *("count_change", "object_count", "color_change", "size_adjustment", "part_completion", "anomaly_correction"),
     *("position_movement", "viewpoint_change", "view_pair", "multi-instruction_execution"),
@@ -280,12 +281,15 @@ def mllm_score(record: Record) -> Question:
     return Question(asks, levels, TENTHS, ("source", "edit"), _facts(record, (record.captions or ("", ""))[1]))
 
 
-JUDGED: dict[str, Judged] = {
-    "RISE score": Judged(parts=tuple(RISE), combine=rise_score),
-    "RISE accuracy": Judged(parts=tuple(RISE), combine=rise_accuracy),
+RISE_PARTS = {
     "RISE reasoning": Judged(rise_reasoning),
     "RISE consistency": Judged(rise_consistency),
     "RISE plausibility": Judged(rise_plausibility),
+}
+JUDGED: dict[str, Judged] = {
+    "RISE score": Judged(parts=RISE_PARTS, combine=rise_score),
+    "RISE accuracy": Judged(parts=RISE_PARTS, combine=rise_accuracy),
+    **RISE_PARTS,
     "KRIS instruction": Judged(kris_instruction),
     "KRIS knowledge": Judged(kris_knowledge),
     "KRIS consistency": Judged(lambda record: Question(KEPT, UNTOUCHED, FIVE, ("source", "edit"), _facts(record))),

@@ -1,20 +1,20 @@
-"""What is measured of an edit: a metric is a function of a record and an edit, here with the models it looks through.
+"""Metrics: functions of a record and an edit, computed from pixels or by the networks of networks.py.
 
     case = look_at(record, edit)
-    measured = scores(case, chosen(["L1", "CLIP-I"]), Models())
+    measured = scores(case, {"L1": METRICS["L1"]}, Models())
 
-**Inside and outside the change mask** every metric of a whole picture is taken again. Where it is a mean over pixels
-(L1, L2, PSNR), over those of the region alone. SSIM: the mean of its local map over the region; the windows at its edge
-reach 5 pixels across. Where a network looks at pictures (LPIPS, DINO, CLIP): both with everything else made black, as
-SmartEdit does (TencentARC/SmartEdit, test/metrics_evaluation.py).
+Where a record has a change mask, metrics are also computed **inside and outside** the mask. Means over pixels (L1, L2,
+PSNR) are taken over the pixels of the region. SSIM is the mean of its local map over the region; windows at the border
+reach 5 pixels across it. For networks (LPIPS, DINO, CLIP) both pictures are made black outside the region, as in
+SmartEdit (TencentARC/SmartEdit, test/metrics_evaluation.py).
 
-An edit is compared at the size of its target, or of the source where there is no target: scaled with Pillow's bicubic
-filter, as MagicBrush does (OSU-NLP-Group/MagicBrush, evaluation/image_eval.py).
+An edit is compared at the size of its target, or of the source if there is no target. It is scaled with Pillow's
+bicubic filter, as in MagicBrush (OSU-NLP-Group/MagicBrush, evaluation/image_eval.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -25,40 +25,39 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from reasonbrain.data.records import Record
 from reasonbrain.eval.evaluation.networks import Models, cosine
 
-TOP_PSNR = 100.0  # in dB: that of equal pictures, which would be infinite
+TOP_PSNR = 100.0  # in dB; equal pictures, whose PSNR is infinite, get this
 
 
 @dataclass(frozen=True)
 class Case:
-    """A record and an edit of it, of one size. ``mask`` [h, w] bool: where the edit may change the picture (None: not
-    known). ``where`` [h, w] bool: what is looked at (None: everything)."""
+    """A record and an edit of it, scaled to one size."""
 
     record: Record
     edit: Image.Image
     source: Image.Image
     target: Image.Image | None
-    mask: np.ndarray | None
-    where: np.ndarray | None = None
+    mask: np.ndarray | None  # [h, w] bool: where the edit may change the picture; None: unknown
+    where: np.ndarray | None = None  # [h, w] bool: the region to measure; None: everything
 
     def pixels(self, name: str) -> np.ndarray:
-        """``edit``, ``source`` or ``target`` in 0..1: [h, w, 3], or [n, 3] of a region."""
+        """``edit``, ``source`` or ``target`` as values in 0..1: [h, w, 3], or [n, 3] for a region."""
         array = np.asarray(getattr(self, name), dtype=np.float64) / 255
         return array if self.where is None else array[self.where]
 
     def picture(self, name: str) -> Image.Image:
-        """The same as a picture, black outside the region."""
+        """``edit``, ``source`` or ``target`` as a picture, black outside the region."""
         image: Image.Image = getattr(self, name)
         return image if self.where is None else Image.fromarray(np.asarray(image) * self.where[..., None])
 
     def cut_out(self, where: np.ndarray) -> Case:
-        """All pictures made black outside ``where``, and then looked at whole."""
+        """A case of whole pictures that are black outside ``where`` [h, w] bool."""
         case = replace(self, where=where)
         target = case.picture("target") if case.target else None
         return replace(self, edit=case.picture("edit"), source=case.picture("source"), target=target)
 
     def has(self, need: str) -> bool:
-        """Whether the record brings a ``target``, a ``mask``, a ``caption`` of the target, ``captions`` of both, or the
-        ``object`` that ReasonEdit names (its note CLIP)."""
+        """Whether the record has a ``target``, a ``mask``, a ``caption`` of the target, ``captions`` of source and
+        target, or the ``object`` that ReasonEdit names (its note CLIP)."""
         if need in ("target", "mask"):
             return getattr(self, need) is not None
         if need == "object":
@@ -68,7 +67,7 @@ class Case:
 
 
 def look_at(record: Record, edit: Image.Image, size: int | None = None) -> Case:
-    """An edit of any size beside its record, both scaled to ``size`` x ``size`` where a benchmark asks for that."""
+    """A record and an edit of any size, scaled to ``size`` x ``size`` (None: the target's size)."""
     pixels = (size, size) if size else (record.target or record.source).size
 
     def scaled(image: Image.Image) -> Image.Image:
@@ -86,18 +85,17 @@ Measure = Callable[[Case, Models], float]
 
 @dataclass(frozen=True)
 class Metric:
-    """``needs``: what a record must bring (``Case.has``) and which of ``Models`` it looks through. ``regions``: also
-    taken inside and outside the mask."""
+    """A metric and what it needs."""
 
     measure: Measure
-    needs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()  # parts of the record (``Case.has``) and networks (``Models.NAMES``)
     higher_is_better: bool = True
-    regions: bool = True
+    regions: bool = True  # also computed inside and outside the mask
 
 
 def scores(case: Case, metrics: dict[str, Metric], models: Models) -> dict[str, float | None]:
-    """Every metric by its name, and where there is a mask ``<name> inside`` and ``<name> outside``. None: the record
-    lacks what the metric needs, or the region is empty."""
+    """The value of every metric by name; with a mask, also ``<name> inside`` and ``<name> outside``. None if the record
+    lacks what the metric needs, or if the region is empty."""
     found: dict[str, float | None] = {}
     for name, metric in metrics.items():
         able = all(case.has(need) for need in metric.needs if need not in Models.NAMES)
@@ -115,19 +113,19 @@ def l1(case: Case, models: Models, reference: str = "target") -> float:
 
 
 def l2(case: Case, models: Models, reference: str = "target") -> float:
-    """Mean squared difference, 0..1; MagicBrush's L2 is this, without a root."""
+    """Mean squared difference, 0..1, without a root, as MagicBrush's L2."""
     return float(np.square(case.pixels("edit") - case.pixels(reference)).mean())
 
 
 def psnr(case: Case, models: Models, reference: str = "target") -> float:
-    """Peak signal-to-noise ratio in dB, ``TOP_PSNR`` at most."""
+    """Peak signal-to-noise ratio in dB, at most ``TOP_PSNR``."""
     a, b = case.pixels("edit"), case.pixels(reference)
     return TOP_PSNR if np.array_equal(a, b) else min(TOP_PSNR, float(peak_signal_noise_ratio(b, a, data_range=1)))
 
 
 def ssim(case: Case, models: Models, reference: str = "target") -> float:
     """Structural similarity (Wang et al. 2004): Gaussian windows of 11 pixels, sigma 1.5, averaged over channels and
-    all places, those at the border too, where the picture is mirrored; as torchmetrics has it, and SmartEdit by it."""
+    all positions. At the border the picture is mirrored, as in torchmetrics, which SmartEdit uses."""
     a, b = (np.asarray(getattr(case, name), dtype=np.float64) / 255 for name in ("edit", reference))
     a, b = (np.pad(image, ((5, 5), (5, 5), (0, 0)), mode="reflect") for image in (a, b))
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "channel_axis": -1}
@@ -136,41 +134,42 @@ def ssim(case: Case, models: Models, reference: str = "target") -> float:
 
 
 def lpips(case: Case, models: Models, reference: str = "target") -> float:
-    """Learned perceptual distance (Zhang et al. 2018, arXiv:1801.03924), by torchmetrics."""
+    """Learned perceptual distance (Zhang et al. 2018, arXiv:1801.03924), computed by torchmetrics."""
     return models.lpips(case.picture("edit"), case.picture(reference))
 
 
 def clip_image(case: Case, models: Models, reference: str = "target") -> float:
-    """Cosine of CLIP's image embeddings: CLIP-I; MGIE's CVS; to the source Emu Edit's CLIP_im."""
+    """Cosine similarity of CLIP's image embeddings: CLIP-I; MGIE's CVS; with the source, Emu Edit's CLIP_im."""
     return cosine(models.clip.image(case.picture("edit")), models.clip.image(case.picture(reference)))
 
 
 def dino(case: Case, models: Models, reference: str = "target") -> float:
-    """Cosine of DINO's [CLS] embeddings (arXiv:2104.14294)."""
+    """Cosine similarity of DINO's [CLS] embeddings (arXiv:2104.14294)."""
     return cosine(models.dino.image(case.picture("edit")), models.dino.image(case.picture(reference)))
 
 
 def clip_text(case: Case, models: Models) -> float:
-    """Cosine of CLIP's embeddings of the edit and of the target's caption: CLIP-T; MGIE's CTS; Emu Edit's CLIP_out."""
+    """Cosine similarity of CLIP's embeddings of the edit and of the target's caption: CLIP-T; MGIE's CTS; Emu Edit's
+    CLIP_out."""
     return cosine(models.clip.image(case.picture("edit")), models.clip.text(_captions(case)[1]))
 
 
 def clip_score(case: Case, models: Models) -> float:
-    """max(100 cos, 0), as torchmetrics scales it; Hessel et al. (arXiv:2104.08718) take 2.5 in place of 100."""
+    """max(100 cos, 0), scaled as in torchmetrics; Hessel et al. (arXiv:2104.08718) use 2.5 in place of 100."""
     return max(100 * clip_text(case, models), 0.0)
 
 
 def clip_direction(case: Case, models: Models) -> float:
-    """Cosine of the change in CLIP's image embedding, of length 1 before, and in its text embedding (StyleGAN-NADA,
-    arXiv:2108.00946, eq. 2; InstructPix2Pix). 0 where the edit changed nothing."""
+    """Cosine similarity of the change in CLIP's normalised image embedding and the change in its text embedding
+    (StyleGAN-NADA, arXiv:2108.00946, eq. 2; InstructPix2Pix). 0 if the edit changed nothing."""
     image, text = models.clip.image, models.clip.text
     before, after = _captions(case)
     return cosine(image(case.picture("edit")) - image(case.picture("source")), text(after) - text(before))
 
 
 def object_score(case: Case, models: Models) -> float:
-    """CLIP Score of what the mask's box cuts out of the edit, with the name of the object: SmartEdit's, whose box ends
-    one pixel before the mask's last row and column."""
+    """CLIP Score of the edit cropped to the mask's bounding box, with the name of the object. As in SmartEdit, the box
+    ends one pixel before the mask's last row and column."""
     assert case.mask is not None
     rows, columns = (np.flatnonzero(case.mask.any(axis)) for axis in (1, 0))
     left, top = columns[0], rows[0]
@@ -179,7 +178,7 @@ def object_score(case: Case, models: Models) -> float:
 
 
 def background(measure: Measure) -> Measure:
-    """SmartEdit's way with what must stay: source and edit, black inside the mask, compared as whole pictures."""
+    """SmartEdit's comparison of the background: source and edit as whole pictures, black inside the mask."""
 
     def measured(case: Case, models: Models) -> float:
         assert case.mask is not None
@@ -193,7 +192,8 @@ def _captions(case: Case) -> tuple[str, str]:
     return case.record.captions
 
 
-PAIRED: dict[str, tuple[Callable[..., float], tuple[str, ...], bool]] = {  # of the edit and another picture
+# comparisons of the edit with another picture: function, networks, whether higher is better
+PAIRED: dict[str, tuple[Callable[..., float], tuple[str, ...], bool]] = {
     "L1": (l1, (), False),
     "L2": (l2, (), False),
     "PSNR": (psnr, (), True),
@@ -221,8 +221,3 @@ METRICS: dict[str, Metric] = {
     },
     "CLIP Score of object": Metric(object_score, ("mask", "object", "clip"), regions=False),
 }
-
-
-def chosen(names: Sequence[str]) -> dict[str, Metric]:
-    """Metrics by name, in the order given. Raises KeyError."""
-    return {name: METRICS[name] for name in names}

@@ -1,7 +1,8 @@
-"""The networks that metrics look through: CLIP, DINO and LPIPS's, loaded when they are first asked for.
+"""The networks that metrics use: CLIP, DINO and LPIPS, each loaded at its first use.
 
-Pictures are prepared as CLIP's and DINO's own code does, with Pillow: the shorter side scaled with the bicubic filter,
-the middle cut out, normalised. DINO's is scaled to 256 for a cut of 224, as in MagicBrush's evaluation/image_eval.py.
+Pictures are preprocessed with Pillow as in CLIP's and DINO's own code: the shorter side is scaled with the bicubic
+filter, the centre is cropped, values are normalised. For DINO the side is scaled to 256 and cropped to 224, as in
+MagicBrush's evaluation/image_eval.py.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from reasonbrain.utils.images import to_tensor
 CLIP_B = "openai/clip-vit-base-patch32"
 CLIP_L = "openai/clip-vit-large-patch14"
 DINO_S = "facebook/dino-vits16"
-KEPT = 16  # embeddings of the last pictures and texts: several metrics ask for the same ones
+KEPT = 16  # cached embeddings of pictures, and of texts: several metrics use the same ones
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
-    """Of two vectors; 0 where one of them is 0."""
+    """Cosine similarity of two vectors; 0 if one of them is 0."""
     return float(F.cosine_similarity(a, b, dim=0))
 
 
 class Models:
-    """``clip``, ``dino``: folders or hub ids of a CLIPModel and a ViTModel; ``lpips``: alex, squeeze or vgg."""
+    """``clip``, ``dino``: folders or hub ids of a CLIPModel and a ViTModel. ``lpips``: alex, squeeze or vgg."""
 
     NAMES = ("clip", "dino", "lpips")
 
@@ -52,7 +53,10 @@ class Models:
 
     @cached_property
     def lpips(self) -> Callable[[Image.Image, Image.Image], float]:
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+        try:
+            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+        except ModuleNotFoundError:
+            raise ImportError("torchmetrics is not installed: pip install 'reasonbrain[eval]'") from None
 
         net = LearnedPerceptualImagePatchSimilarity(self.ids["lpips"], normalize=True).to(self.device)  # type: ignore
 
@@ -65,7 +69,7 @@ class Models:
         return distance
 
     def missing(self, name: str) -> str | None:
-        """Why one of ``NAMES`` cannot be had here; None if it can."""
+        """Why one of ``NAMES`` cannot be loaded here; None if it can."""
         try:
             getattr(self, name)
         except (ImportError, OSError, RuntimeError, ValueError) as e:  # torchvision, a hub, weights of another kind
@@ -74,19 +78,19 @@ class Models:
 
 
 class _Eye(ABC):
-    """Embeddings of pictures by a network."""
+    """A network that embeds pictures."""
 
     def __init__(self, name: str, kind: Any, device: torch.device, **options: Any) -> None:
         found = AutoConfig.from_pretrained(name).model_type
-        if found != kind.config_class.model_type:  # transformers would make up what is missing
-            raise ValueError(f"it is a {found}, not a {kind.config_class.model_type}")
+        if found != kind.config_class.model_type:  # transformers would draw the missing weights at random
+            raise ValueError(f"the model is a {found}, not a {kind.config_class.model_type}")
         self.model = kind.from_pretrained(name, dtype=torch.float32, **options)
         self.model.eval().to(device)
         self.device = device
         self._recent = lru_cache(KEPT)(self._embed)
 
     def image(self, picture: Image.Image) -> Tensor:
-        """RGB -> [D] of length 1."""
+        """An RGB picture -> [D], normalised to length 1."""
         return self._recent(picture.size, picture.tobytes())
 
     @torch.no_grad()
@@ -114,9 +118,9 @@ class Clip(_Eye):
 
     @torch.no_grad()
     def _text(self, text: str) -> Tensor:
-        """[D] of length 1; what is beyond CLIP's 77 tokens is cut off."""
+        """A text -> [D], normalised to length 1. Tokens beyond CLIP's 77 are cut off."""
         length = self.model.config.text_config.max_position_embeddings
-        # split: "<|endoftext|>" in a caption is text and ends nothing
+        # split_special_tokens: "<|endoftext|>" in a caption is text and does not end it
         tokens = self.tokenizer(
             text, truncation=True, max_length=length, split_special_tokens=True, return_tensors="pt"
         ).to(self.device)

@@ -1,61 +1,38 @@
-"""The report of a benchmark run: tables with intervals, significance against another report, in JSON and Markdown.
+"""The report of a benchmark run: tables with intervals, and significance against another report, as JSON, Markdown and
+HTML (page.py).
 
-report.json has every record's numbers; nothing in it depends on when it was made. page.py adds the HTML page.
+report.json contains the scores of every record. The files do not depend on the time at which they are written.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from reasonbrain.data.records import Records
-from reasonbrain.errors import UserError
-from reasonbrain.eval.evaluation import page
+from reasonbrain.eval.evaluation.against import Other
 from reasonbrain.eval.evaluation.edits import Edits
+from reasonbrain.eval.evaluation.page import page
 from reasonbrain.eval.evaluation.stats import holm, interval, p_value
 from reasonbrain.utils.files import whole_file
 
-MANY = 12  # values of a group beyond which they share one table
-
-
-@dataclass(frozen=True)
-class Other:
-    """Another report: its system's name, its edits, and their scores by record id."""
-
-    system: str
-    edits: Edits | None
-    scores: dict[str, dict[str, float | None]]
-
-
-def read(path: Path, found: dict[str, Any]) -> Other:
-    """A report folder to compare with. Raises UserError where there is none, or it measured something else."""
-    try:
-        other = json.loads((path / "report.json").read_text(encoding="utf-8"))
-        scores = {row["id"]: row["scores"]["edits"] for row in other["records"]}
-        for key in ("benchmark", "networks"):
-            if other[key] != found[key]:
-                raise UserError(f"--against '{path}' is of another {key}: {other[key]}, not {found[key]}")
-        folder = path / other["edits"]  # where it is absolute, it stays what it is
-        return Other(other["system"], Edits(folder) if folder.is_dir() else None, scores)
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UserError(f"--against '{path}' holds no report.json of `reasonbrain eval` ({e!r})") from None
+MANY = 12  # groups with more values get one table for all of them
 
 
 def tables(found: dict[str, Any], groups: Sequence[str], other: Other | None) -> list[dict[str, Any]]:
-    """A table of all records and one of each value of each group, ready for JSON::
+    """A table of all records and one for each value of each group, ready for JSON::
 
         {"group": "category", "value": "causal", "records": 50, "scores": {"L1 outside": {
             "higher_is_better": false,
             "systems": {"edits": {"n": 50, "mean": 0.0031, "low": 0.0022, "high": 0.0041}, "do nothing": {...}},
             "against": {"n": 50, "mean": ..., "difference": -0.002, "low": ..., "high": ..., "p": 0.04, "holm": 0.12}}}}
 
-    ``low`` and ``high`` bound the 95 % interval of the mean, and of the mean difference; ``holm`` is corrected for all
-    scores of the table. Systems are scored on the records whose edit is there, ``against`` on those in both reports."""
+    ``low`` and ``high`` bound the 95 % interval of the mean, or of the mean difference. ``holm`` is ``p`` corrected for
+    all scores of the table. Systems are compared on the records with an edit, ``against`` on those in both reports."""
     rows, seed = found["records"], found["seed"]
     made = [_table("all", "", rows, found["metrics"], other, seed)]
     for group in groups:
@@ -100,7 +77,7 @@ def _paired(score: str, rows: list[dict[str, Any]], other: Other, seed: int) -> 
 
 
 def grid(table: dict[str, Any], found: dict[str, Any], other: Other | None) -> list[list[str]]:
-    """A table as cells, the heading first."""
+    """A table as cells, the header row first."""
     first = next(iter(table["scores"].values()))["systems"]
     names = [found["system"] if system == "edits" else system for system in first]
     lines = [["", "n", *names]]
@@ -116,7 +93,7 @@ def grid(table: dict[str, Any], found: dict[str, Any], other: Other | None) -> l
 
 
 def overview(group: list[dict[str, Any]]) -> list[list[str]]:
-    """A row for each value of a group with many, of the edits alone."""
+    """One table for a group with many values: a row per value, with the means of the edits only."""
     lines = [[group[0]["group"], "n", *(f"{name} {_arrow(s)}" for name, s in group[0]["scores"].items())]]
     for table in group:
         means = [_number(s["systems"]["edits"]["mean"]) for s in table["scores"].values()]
@@ -125,7 +102,7 @@ def overview(group: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def sections(found: dict[str, Any], other: Other | None) -> list[tuple[str, list[list[str]]]]:
-    """Heading and cells of everything that is shown."""
+    """Heading and cells of every table in the report."""
     shown = []
     for group in dict.fromkeys(table["group"] for table in found["tables"]):
         part = [table for table in found["tables"] if table["group"] == group]
@@ -139,7 +116,7 @@ def sections(found: dict[str, Any], other: Other | None) -> list[tuple[str, list
 
 
 def notes(found: dict[str, Any], other: Other | None) -> list[str]:
-    """What a reader has to know beside the tables."""
+    """Facts beside the tables: counts, networks, and what is missing."""
     said = [
         f"{len(found['records'])} records scored; seed {found['seed']}; reasonbrain {found['versions']['reasonbrain']}",
         "mean [95 % bootstrap interval over records]; ↑ higher is better, ↓ lower is better",
@@ -148,7 +125,8 @@ def notes(found: dict[str, Any], other: Other | None) -> list[str]:
         said.append("networks: " + ", ".join(f"{k} {v}" for k, v in found["networks"].items()))
     if other:
         said.append(
-            f"difference: this minus {other.system}, same records; p: two-sided paired permutation test, Holm's"
+            f"difference: this minus {other.system}, same records; p: two-sided paired permutation test, "
+            f"Holm's correction"
         )
     for name, of in found.get("judged", {}).items():
         lost = f"{len(of['unparsable'])} unparsable answers and {len(of['failed'])} failed calls not scored"
@@ -162,6 +140,7 @@ def notes(found: dict[str, Any], other: Other | None) -> list[str]:
 
 
 def markdown(found: dict[str, Any], other: Other | None) -> str:
+    """report.md."""
     lines = [f"# {found['benchmark']}: {found['system']}", "", *(f"- {_plain(note)}" for note in notes(found, other))]
     for title, cells in sections(found, other):
         head, *rest = (f"| {' | '.join(_plain(c) for c in line)} |" for line in cells)
@@ -170,8 +149,10 @@ def markdown(found: dict[str, Any], other: Other | None) -> str:
 
 
 def write(found: dict[str, Any], output: Path, records: Records, edits: Edits, other: Other | None) -> None:
-    """report.json, report.md and report.html, each whole or not at all. Raises UserError when the disk refuses."""
-    shown = page.page(found, notes(found, other), sections(found, other), records, edits, other)
+    """Writes report.json, report.md and report.html, each completely or not at all.
+
+    Raises UserError for a file that cannot be written."""
+    shown = page(found, notes(found, other), sections(found, other), records, edits, other)
     texts = {"json": [json.dumps(found, allow_nan=False)], "md": [markdown(found, other)], "html": shown}
     for suffix, text in texts.items():
         with whole_file(output / f"report.{suffix}") as file:
@@ -179,7 +160,7 @@ def write(found: dict[str, Any], output: Path, records: Records, edits: Edits, o
 
 
 def _plain(text: str) -> str:
-    """One line of Markdown that is not HTML and splits no table."""
+    """The text as one line of Markdown, without HTML and without column separators."""
     return " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace("|", "\\|")
 
 

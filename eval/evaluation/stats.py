@@ -1,5 +1,5 @@
-"""How sure a mean is: intervals over records (bootstrap) and seeds (Student's t), and a paired test of two systems on
-the same records. By scipy, seeded."""
+"""Statistics of scores, by scipy: confidence intervals over records (bootstrap) and over seeds (Student's t), and a
+paired test of two systems on the same records. Random draws are seeded."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from scipy.stats import bootstrap, permutation_test, sem, t
 
 RESAMPLES = 2000
 FLIPS = 9999
-ROOM = 2**20  # numbers held at once while resampling
+ROOM = 2**20  # values in memory at once while resampling
 
 
 def interval(values: Sequence[float], seed: int) -> tuple[float, float] | None:
-    """The 95 % percentile bootstrap interval of the mean over records; None for fewer than two values, which say
-    nothing about their spread. Equal values give an interval without width: it knows only what it has seen."""
+    """The 95 % percentile bootstrap interval of the mean over records; None for fewer than two values. Equal values
+    give an interval of width 0, as resampling cannot draw other values."""
     if len(values) < 2:
         return None
     rng = np.random.default_rng(seed)
@@ -32,8 +32,8 @@ def interval(values: Sequence[float], seed: int) -> tuple[float, float] | None:
 
 
 def mean_interval(values: Sequence[float]) -> dict[str, Any]:
-    """``n``, ``mean``, and ``low`` and ``high``, the 95 % interval of the mean by Student's t: for the few seeds of a
-    study, whose bootstrap would be too narrow. None for fewer than two values."""
+    """``n``, ``mean``, and the bounds ``low`` and ``high`` of the 95 % interval of the mean by Student's t. For the few
+    seeds of a study, a bootstrap interval would be too narrow. The bounds are None for fewer than two values."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return {"n": len(values), "mean": mean, "low": None, "high": None}
@@ -42,8 +42,9 @@ def mean_interval(values: Sequence[float]) -> dict[str, Any]:
 
 
 def p_value(differences: Sequence[float], seed: int) -> float | None:
-    """Two-sided paired permutation test: were the systems the same, each record's difference could as well have the
-    other sign. Exact where the signs allow for 9999 patterns or fewer, else 9999 are drawn. None for fewer than two."""
+    """p of a two-sided paired permutation test: under the null hypothesis, each record's difference is as likely with
+    the opposite sign. Exact for up to 9999 sign patterns, otherwise from 9999 random ones. None for fewer than two
+    values."""
     if len(differences) < 2:
         return None
     found = permutation_test(
@@ -59,7 +60,8 @@ def p_value(differences: Sequence[float], seed: int) -> float | None:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's correction for many tests at once (Scandinavian Journal of Statistics 6, 1979), in the order given."""
+    """p values after Holm's correction for multiple tests (Scandinavian Journal of Statistics 6, 1979), in the order
+    given."""
     p = np.asarray(p_values, dtype=float)
     order = np.argsort(p, kind="stable")
     stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)).clip(max=1.0)

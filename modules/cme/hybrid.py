@@ -67,7 +67,13 @@ class HybridBlock(nn.Module):
 
 @register("cme", "hybrid")
 class HybridEnhancer(Plugin):
-    """``blocks`` hybrid blocks; each side gives ``queries`` tokens."""
+    """The Cross-Modal Enhancer: hybrid blocks whose visual and textual sides read each other.
+
+    Args:
+        blocks: number of hybrid blocks (paper: 5)
+        queries: tokens of R-_V and of R-_T each
+        heads: attention heads; they divide ``width``
+    """
 
     @register_to_config
     def __init__(self, width: int, blocks: int = 5, queries: int = 77, heads: int = 8) -> None:

@@ -16,7 +16,13 @@ from reasonbrain.registry import register
 
 @register("connector", "qformer")
 class QFormer(Plugin):
-    """``queries`` learned queries of width D; each of ``layers`` layers attends to V."""
+    """Learned queries that read V; every layer attends to it.
+
+    Args:
+        layers: number of layers (paper: 6)
+        queries: learned queries, the tokens of V^ (paper: 77)
+        heads: attention heads; they divide ``width``
+    """
 
     @register_to_config
     def __init__(self, width: int, layers: int = 6, queries: int = 77, heads: int = 12) -> None:

@@ -91,10 +91,20 @@ def grow_inputs(linear: nn.Linear, extra: int) -> nn.Linear:
 
 @register("diffusion", "flux")
 class Flux(PublishedBase):
-    """``pretrained``: a FLUX repository (transformer, vae, scheduler); ``architecture`` may give the configs of any of
-    the three instead. ``autoencoder``: a folder with another VAE. ``trained``: full, lora (``lora_rank``) or frozen;
-    what is new beside the transformer trains always. ``precision``: of the transformer where it is not trained in full:
-    float32, bfloat16 or nf4."""
+    """FLUX.1 that sees the source image. The layers added to the transformer always train.
+
+    Args:
+        pretrained: a FLUX repository (transformer, vae, scheduler): a hub id or a folder
+        architecture: configs of ``transformer``, ``vae`` or ``scheduler``; a part that has one is built from it,
+            without weights
+        autoencoder: a folder with another VAE
+        source: where the source image enters: ``channel`` (joined to z_t on the channel axis) or ``sequence`` (its
+            tokens follow those of z_t, as in FLUX.1 Kontext)
+        trained: what trains of the transformer: ``full``, ``lora`` or ``frozen``
+        lora_rank: rank of the adapters with ``trained: lora``
+        heads: attention heads of the term that R-_V + R-_T add to the image stream; they divide ``width``
+        precision: of a transformer that is not trained in full: ``float32``, ``bfloat16`` or ``nf4``
+    """
 
     weight_sources = ("pretrained", "autoencoder")
     preparing = ("vae",)

@@ -17,7 +17,12 @@ from reasonbrain.registry import register
 
 @register("frce.text", "id_controller")
 class IdController(Plugin):
-    """``layers`` blocks of cross-attention on R_V and feed-forward."""
+    """R_T: the object tokens after cross-attention on R_V.
+
+    Args:
+        layers: blocks of cross-attention and feed-forward
+        heads: attention heads; they divide ``width``
+    """
 
     @register_to_config
     def __init__(self, width: int, layers: int = 2, heads: int = 8) -> None:

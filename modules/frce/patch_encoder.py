@@ -14,7 +14,13 @@ from reasonbrain.registry import register
 
 @register("frce.patch", "patch_encoder")
 class PatchEncoder(Plugin):
-    """``pool``: neighbouring pool x pool patches are averaged into one cue at the end (1: a cue a patch)."""
+    """Local visual cues: self-attention over the image patches.
+
+    Args:
+        layers: self-attention blocks
+        heads: attention heads; they divide ``width``
+        pool: pool x pool neighbouring patches are averaged into one cue; 1: one cue per patch
+    """
 
     @register_to_config
     def __init__(self, width: int, layers: int = 4, heads: int = 8, pool: int = 1) -> None:

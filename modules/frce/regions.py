@@ -14,10 +14,17 @@ from reasonbrain.interfaces import Features, no_mask, no_tokens
 from reasonbrain.modules.common.layers import SelfBlock
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
+from reasonbrain.utils.images import to_uint8
 
 
 class RegionEncoder(Plugin):
-    """Pools patch features inside each region, adds where and how large it is, and encodes the regions together."""
+    """Pools patch features inside each region, adds where and how large it is, and encodes the regions together.
+
+    Args:
+        layers: self-attention blocks over the regions
+        heads: attention heads; they divide ``width``
+        max_regions: R, the number of cues; the smallest regions beyond it share the last one
+    """
 
     def build(self, width: int, layers: int, heads: int) -> None:
         self.place = nn.Linear(5, width)
@@ -57,8 +64,13 @@ def region_geometry(member: Tensor, area: Tensor) -> Tensor:
 
 @register("frce.region", "superpixel")
 class SuperpixelRegions(RegionEncoder):
-    """Felzenszwalb's graph segmentation: without weights, and good enough where objects have plain colours.
-    A larger ``scale`` gives larger regions; regions below ``min_share`` of the picture's area are merged."""
+    """Object-level visual cues of regions from Felzenszwalb's graph segmentation. It has no weights, and suffices where
+    objects have plain colours.
+
+    Args:
+        scale: a larger scale gives larger regions
+        min_share: regions smaller than this share of the image's area are merged
+    """
 
     @register_to_config
     def __init__(
@@ -75,8 +87,7 @@ class SuperpixelRegions(RegionEncoder):
 
     def segment(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in 0..1 -> labels [B, H, W], the largest region first."""
-        pictures = (images.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().astype(np.uint8)
-        return torch.from_numpy(np.stack([self._segment_one(p) for p in pictures])).to(images.device)
+        return torch.from_numpy(np.stack([self._segment_one(p) for p in to_uint8(images)])).to(images.device)
 
     def _segment_one(self, picture: np.ndarray) -> np.ndarray:
         smallest = max(1, round(self.config.min_share * picture.shape[0] * picture.shape[1]))

@@ -19,6 +19,7 @@ from transformers import AutoImageProcessor, SamConfig, SamImageProcessorPil, Sa
 
 from reasonbrain.modules.frce.regions import RegionEncoder, by_area
 from reasonbrain.registry import register
+from reasonbrain.utils.images import to_uint8
 
 
 def select(logits: Tensor, scores: Tensor, iou: float, stability: float, overlap: float = 0.7) -> Tensor:
@@ -54,8 +55,17 @@ def paint(masks: np.ndarray) -> np.ndarray:
 
 @register("frce.region", "sam")
 class SamRegions(RegionEncoder):
-    """``points_per_side`` squared points prompt SAM, ``points_per_batch`` at a time; it answers each with three masks.
-    The thresholds are those of SAM's automatic mask generator. SAM itself stays frozen."""
+    """Object-level visual cues of regions from SAM, which stays frozen. A grid of points prompts it; SAM answers each
+    point with three masks.
+
+    Args:
+        pretrained: a SAM model: a hub id or a folder
+        architecture: its config; the model is built from it, without weights
+        points_per_side: points on a side of the grid
+        points_per_batch: points per forward pass
+        iou_threshold: masks with a lower predicted IoU are dropped, as in SAM's automatic mask generator
+        stability_threshold: masks with a lower stability score are dropped, likewise
+    """
 
     weight_sources = ("pretrained",)
     preparing = ("sam",)
@@ -101,8 +111,7 @@ class SamRegions(RegionEncoder):
     @torch.no_grad()
     def segment(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in 0..1 -> labels [B, H, W], the largest region first, -1 where no mask is."""
-        pictures = (images.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().astype(np.uint8)
-        return torch.from_numpy(np.stack([paint(self._masks(p)) for p in pictures])).to(images.device)
+        return torch.from_numpy(np.stack([paint(self._masks(p)) for p in to_uint8(images)])).to(images.device)
 
     def _masks(self, picture: np.ndarray) -> np.ndarray:
         """The masks found in a picture [H, W, 3] uint8: [K, H, W] bool."""

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -27,13 +26,23 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from reasonbrain.checkpoint import embedded
 from reasonbrain.interfaces import Cues, Guidance, Inputs, no_tokens
 from reasonbrain.modules.common.precision import PublishedBase, computes, hold_base, train_in_float32
+from reasonbrain.utils.images import to_uint8
 
 IGNORE = -100
 STEP = 8  # a row's text is padded to a multiple of so many tokens: few lengths, so that rows of a batch find company
 
 
 class MllmPlugin(PublishedBase):
-    """Subclasses load ``self.model`` and say how their family writes a prompt and places its tokens."""
+    """Subclasses load ``self.model`` and say how their family writes a prompt and places its tokens.
+
+    Args:
+        pretrained: a published model of the family: a hub id or a folder
+        architecture: its config; the model is built from it, without weights
+        img_tokens: r, the number of [IMG] tokens (paper: 32); 0: no guidance, only the sentence
+        lora_rank: rank of LoRA on the language model (paper: 8); 0: no LoRA
+        lora_alpha: LoRA's scale is lora_alpha / lora_rank (paper: 16)
+        precision: of the frozen model: ``float32``, ``bfloat16`` or ``nf4``
+    """
 
     image_token: str
     prompt: tuple[str, str, str]  # before the image, between the cues and the instruction, after the instruction
@@ -93,13 +102,8 @@ class MllmPlugin(PublishedBase):
 
     def pixels(self, images: Tensor) -> dict[str, Tensor]:
         """The family's own preprocessing of images [B, 3, H, W] in 0..1."""
-        pictures = (images.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().astype(np.uint8)
-        out = self.image_processor(images=list(pictures), return_tensors="pt")
+        out = self.image_processor(images=list(to_uint8(images)), return_tensors="pt")
         return {k: v.to(self.device) for k, v in out.items()}
-
-    def image_lengths(self, pixels: dict[str, Tensor]) -> list[int]:
-        """How many tokens each picture becomes."""
-        raise NotImplementedError
 
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:
         """Embeddings of the pictures' tokens, row by row: [B, rows, columns, hidden]."""
@@ -118,25 +122,26 @@ class MllmPlugin(PublishedBase):
         """Position ids of the left-padded rows, each with a picture of ``rows`` x ``columns`` tokens."""
         raise NotImplementedError
 
-    def generate_inputs(self, is_image: Tensor) -> dict[str, Tensor]:
-        """What the family's ``generate`` takes beside ids, mask and pixels."""
+    def generate_inputs(self, is_image: Tensor, rows: int, columns: int) -> dict[str, Tensor]:
+        """What the family's ``generate`` needs beside ids, embeddings and mask to count positions as ``positions``
+        does."""
         return {}
 
     def text_length(self, instruction: str) -> int:
         """How many tokens the text of a row takes up, padding included."""
-        (row,), _ = self.tokenize([instruction], [0], 0)
+        (row,), _ = self.tokenize([instruction], 0, 0)
         return len(row) + -len(row) % STEP
 
-    def tokenize(self, texts: Sequence[str], lengths: list[int], cues: int) -> tuple[list[list[int]], int]:
+    def tokenize(self, texts: Sequence[str], picture: int, cues: int) -> tuple[list[list[int]], int]:
         """Rows of ids, one an instruction, with a picture of so many tokens and ``cues`` placeholders after it; and the
         id of the picture's tokens."""
         before, between, after = (self.tokenizer(p, add_special_tokens=False).input_ids for p in self.prompt)
         image = self.tokenizer.convert_tokens_to_ids(self.image_token)
         rows = []
-        for text, n in zip(texts, lengths, strict=True):
+        for text in texts:
             # split: an instruction that spells out a special token ("<|image_pad|>") is just text
             words = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
-            rows.append(before + [image] * n + between + [self.tokenizer.pad_token_id] * cues + words + after)
+            rows.append(before + [image] * picture + between + [self.tokenizer.pad_token_id] * cues + words + after)
         return rows, image
 
     def pad_left(self, rows: list[list[int]], beside: int) -> tuple[Tensor, Tensor]:
@@ -147,6 +152,11 @@ class MllmPlugin(PublishedBase):
         ids = torch.tensor([[pad] * (length - len(r)) + r for r in rows], device=self.device)
         mask = torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in rows], device=self.device)
         return ids, mask
+
+    def embed(self, ids: Tensor, is_image: Tensor, pictures: Tensor) -> Tensor:
+        """Embeddings [B, L, hidden] of ids, with the pictures' tokens [B, rows, columns, hidden] in their places."""
+        embeds = self.model.get_input_embeddings()(ids)
+        return embeds.masked_scatter(is_image[..., None], pictures.to(embeds.dtype))
 
     @computes
     def forward(self, inputs: Inputs, cues: Cues) -> Guidance:
@@ -159,12 +169,11 @@ class MllmPlugin(PublishedBase):
         soft_mask = torch.cat([cues.visual_mask, cues.textual_mask], dim=1)
         pictures = self.known_features(inputs)
         size = pictures.shape[1:3]
-        rows, image = self.tokenize(inputs.instructions, [size.numel()] * len(pictures), soft.shape[1])
+        rows, image = self.tokenize(inputs.instructions, size.numel(), soft.shape[1])
         beside = size.numel() + soft.shape[1] + r
         ids, mask = self.pad_left([row + [self.tokenizer.pad_token_id] * r for row in rows], beside)
         is_image = ids == image
-        embeds = self.model.get_input_embeddings()(ids)
-        embeds = embeds.masked_scatter(is_image[..., None], pictures.to(embeds.dtype))
+        embeds = self.embed(ids, is_image, pictures)
 
         # the cues stand right after the part that follows the picture: the same distance from the last image token
         last = is_image.shape[1] - 1 - is_image.flip(1).long().argmax(1)
@@ -204,22 +213,23 @@ class MllmPlugin(PublishedBase):
     def reason(self, inputs: Inputs, max_new_tokens: int = 96) -> list[str]:
         """What happens, in one sentence a row or whatever else the MLLM learned to say, decoded greedily by the MLLM as
         it was before LoRA; where LoRA has been merged into its weights, as it is now."""
-        pixels = self.pixels(inputs.images)
-        lengths = self.image_lengths(pixels)
-        rows, image = self.tokenize(inputs.instructions, lengths, 0)
-        ids, mask = self.pad_left(rows, lengths[0])  # pictures of one size: as many tokens each
+        pictures = self.known_features(inputs)
+        size = pictures.shape[1:3]
+        rows, image = self.tokenize(inputs.instructions, size.numel(), 0)
+        ids, mask = self.pad_left(rows, size.numel())
+        is_image = ids == image
         trainable = {n for n, p in self.model.named_parameters() if p.requires_grad}
         self.adapters(False)
         try:
             out = self.model.generate(
                 input_ids=ids,
+                inputs_embeds=self.embed(ids, is_image, pictures),  # read in place of the prompt's ids
                 attention_mask=mask,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 # ZeRO-3 has shared the weights out: no process may end before the others
                 synced_gpus=hasattr(next(self.model.parameters()), "ds_id"),
-                **self.generate_inputs(ids == image),
-                **pixels,
+                **self.generate_inputs(is_image, *size),
             )
         finally:
             self.adapters(True)

@@ -17,8 +17,7 @@ from reasonbrain.registry import register
 
 @register("mllm", "llava")
 class Llava(MllmPlugin):
-    """``img_tokens``: r, the number of [IMG] tokens; 0: it gives no guidance, only its sentence. ``precision`` of the
-    published model: float32, bfloat16 or nf4."""
+    """LLaVA-1.5, frozen, with LoRA and [IMG] tokens."""
 
     preparing = ("model.model.vision_tower", "model.model.multi_modal_projector")
     image_token = "<image>"
@@ -56,22 +55,17 @@ class Llava(MllmPlugin):
         side = self.model.config.vision_config.image_size
         self.__dict__["pixels"] = lambda images: {"pixel_values": images.new_zeros(len(images), 3, side, side)}
 
-    def image_lengths(self, pixels: dict[str, Tensor]) -> list[int]:
-        vision = self.model.config.vision_config
-        cls = int(self.model.config.vision_feature_select_strategy == "full")  # LLaVA-1.5: "default", no CLS token
-        return [(vision.image_size // vision.patch_size) ** 2 + cls] * len(pixels["pixel_values"])
-
-    def tokenize(self, texts: Sequence[str], lengths: list[int], cues: int) -> tuple[list[list[int]], int]:
+    def tokenize(self, texts: Sequence[str], picture: int, cues: int) -> tuple[list[list[int]], int]:
         """``<s>USER: <image>\\n... ASSISTANT:``, split as one text: a sentencepiece token depends on what stands
         before it, and this is how LLaVA-1.5 was trained. The cues stand right after the picture."""
         image = self.tokenizer.convert_tokens_to_ids(self.image_token)
         before, _, after = self.prompt
         rows = []
-        for text, n in zip(texts, lengths, strict=True):
+        for text in texts:
             words = text.replace(self.image_token, "")  # there is one picture, whatever the user writes
             ids = self.tokenizer(f"{before}{self.image_token}\n{words}{after}").input_ids
             at = ids.index(image)
-            rows.append(ids[:at] + [image] * n + [self.tokenizer.pad_token_id] * cues + ids[at + 1 :])
+            rows.append(ids[:at] + [image] * picture + [self.tokenizer.pad_token_id] * cues + ids[at + 1 :])
         return rows, image
 
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:

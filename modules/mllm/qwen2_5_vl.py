@@ -16,8 +16,7 @@ from reasonbrain.registry import register
 
 @register("mllm", "qwen2_5_vl")
 class Qwen25VL(MllmPlugin):
-    """``img_tokens``: r, the number of [IMG] tokens; 0: it gives no guidance, only its sentence. ``precision`` of the
-    published model: float32, bfloat16 or nf4."""
+    """Qwen2.5-VL, frozen, with LoRA and [IMG] tokens."""
 
     preparing = ("model.model.visual",)
     image_token = "<|image_pad|>"
@@ -67,10 +66,6 @@ class Qwen25VL(MllmPlugin):
             positions=lambda ids, mask, rows, columns: torch.zeros(3, *ids.shape, dtype=torch.long),
         )
 
-    def image_lengths(self, pixels: dict[str, Tensor]) -> list[int]:
-        merged = self.model.config.vision_config.spatial_merge_size**2
-        return (pixels["image_grid_thw"].prod(-1) // merged).tolist()
-
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:
         visual, grid = self.model.model.visual, pixels["image_grid_thw"]
         tokens = visual(pixels["pixel_values"].to(visual.dtype), grid_thw=grid).pooler_output
@@ -79,10 +74,11 @@ class Qwen25VL(MllmPlugin):
 
     def positions(self, ids: Tensor, mask: Tensor, rows: int, columns: int) -> Tensor:
         """Qwen's 3-D positions [3, B, L]: the picture's tokens by time, row and column."""
-        is_image = (ids == self.tokenizer.convert_tokens_to_ids(self.image_token)).int()
-        merged = self.model.config.vision_config.spatial_merge_size
-        grid = torch.tensor([[1, rows * merged, columns * merged]] * len(ids), device=ids.device)
-        return self.model.model.get_rope_index(ids, is_image, image_grid_thw=grid, attention_mask=mask)[0]
+        is_image = ids == self.tokenizer.convert_tokens_to_ids(self.image_token)
+        inputs = self.generate_inputs(is_image, rows, columns)
+        return self.model.model.get_rope_index(ids, attention_mask=mask, **inputs)[0]
 
-    def generate_inputs(self, is_image: Tensor) -> dict[str, Tensor]:
-        return {"mm_token_type_ids": is_image.int()}
+    def generate_inputs(self, is_image: Tensor, rows: int, columns: int) -> dict[str, Tensor]:
+        merged = self.model.config.vision_config.spatial_merge_size
+        grid = torch.tensor([[1, rows * merged, columns * merged]] * len(is_image), device=is_image.device)
+        return {"mm_token_type_ids": is_image.int(), "image_grid_thw": grid}

@@ -7,7 +7,8 @@
     reasonbrain bench train --config tiny
     reasonbrain eval --benchmark mini -o report
     reasonbrain ablate components -o ablations
-    reasonbrain modules
+    reasonbrain modules cme:hybrid
+    reasonbrain config tiny model.cme=null
     reasonbrain data check data/reason50k
     reasonbrain data show data/reason50k -o gallery.html
     reasonbrain data mini --split test --count 50 --seed 7 -o mini-test
@@ -15,27 +16,29 @@
     reasonbrain data build seeds.jsonl -o built --url http://localhost:8000/v1 --model LLM --pipeline PIPELINE
     reasonbrain data review built
 
-Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 (training diverged or lost a process), 2 (a user's
-mistake), 130 (interrupted), 3 (`data check` found problems, or some edits of `batch` failed).
+Results go to stdout, progress and errors to stderr. Exit codes: 0, 1 (training diverged or lost a process), 2 (user
+error), 130 (interrupted), 3 (`data check` found problems, or some edits of `batch` failed).
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 import warnings
+from importlib.metadata import requires
 from typing import Any
 
 import click
 
 from reasonbrain import __version__
-from reasonbrain.cli import data, edit, evaluate, train
+from reasonbrain.cli import data, edit, evaluate, show, train
 from reasonbrain.errors import RunError, UserError
 
 
 class _Mistake(click.ClickException):
-    """The user's to mend: one line, without a traceback."""
+    """An error the user can fix: one line, without a traceback."""
 
     exit_code = 2
 
@@ -47,14 +50,30 @@ class _Failure(_Mistake):
     exit_code = 1
 
 
+def _missing(package: str) -> _Mistake | None:
+    """The error for a package that is not installed; None where no extra of ours installs it."""
+    for requirement in requires("reasonbrain") or ():
+        if found := re.match(rf"{re.escape(package)}\b.*extra == [\"'](\w+)", requirement, re.IGNORECASE):
+            extra = found[1]
+            return _Mistake(
+                f"package '{package}' is not installed; it is in the extra [{extra}]: "
+                f"pip install 'reasonbrain[{extra}]'"
+            )
+    return None
+
+
 class _Commands(click.Group):
-    """Turns what a user can mend into one line and an exit code."""
+    """Turns errors that the user can fix into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except UserError as e:
             raise _Mistake(str(e)) from None
+        except ModuleNotFoundError as e:
+            if (mistake := _missing((e.name or "").partition(".")[0])) is None:
+                raise
+            raise mistake from None
         except FloatingPointError as e:
             raise _Failure(f"training diverged at {e}") from None
         except RunError as e:
@@ -67,8 +86,8 @@ class _Commands(click.Group):
 @click.group(cls=_Commands)
 @click.version_option(__version__)
 def main() -> None:
-    """Edits pictures from hypothetical instructions ("What would happen if ...?")."""
-    # before the libraries are imported; who sets these hears them
+    """Edit images from hypothetical instructions ("What would happen if ...?")."""
+    # before the libraries are imported; a value that the user has set is kept
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -79,6 +98,6 @@ def main() -> None:
 
 for command in (
     *(edit.edit, edit.batch, train.train, train.export, train.init, train.plan),
-    *(evaluate.bench, evaluate.evaluate, evaluate.ablate, edit.modules, data.data),
+    *(evaluate.bench, evaluate.evaluate, evaluate.ablate, show.modules, show.config, data.data),
 ):
     main.add_command(command)

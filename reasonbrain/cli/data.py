@@ -114,9 +114,9 @@ def cache(overrides: tuple[str, ...], config: str, output: str) -> None:
 @click.option("--min-score", type=click.IntRange(0, 10), default=7, show_default=True, help="The judge's.")
 @click.option("--no-review", is_flag=True, help="Accept what the filters let pass, unless somebody rejected it.")
 @click.option("--shares", type=float, nargs=3, default=(90, 5, 5), show_default=True, help="Of train, val and test.")
-@click.option("--engine", type=click.Choice(("local", "ray")), default="local", show_default=True)
+@click.option("--executor", type=click.Choice(("local", "ray")), default="local", show_default=True)
 def build(
-    seeds: Path, output: Path, url: str, no_review: bool, shares: tuple[float, ...], engine: str, **settings: Any
+    seeds: Path, output: Path, url: str, no_review: bool, shares: tuple[float, ...], executor: str, **settings: Any
 ) -> None:
     """Makes records of SEEDS, target pictures with prompts, as Reason50K was made, and prints what came of them.
 
@@ -134,7 +134,7 @@ def build(
     llm = Endpoint(url, settings["model"], output.absolute() / "answers")
     models = Models(settings["clip"], lpips=settings["lpips"])
     tools = Tools(output.absolute(), seeds.absolute().parent, Settings(**settings), llm, models)
-    click.echo(run(seeds, tools, engine, not no_review, shares))
+    click.echo(run(seeds, tools, executor, not no_review, shares))
 
 
 @data.command()

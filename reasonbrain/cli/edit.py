@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from reasonbrain.errors import UserError
-from reasonbrain.registry import plugins
 
 
 def trained(config: str | None, checkpoint: str | None, overrides: tuple[str, ...]) -> str:
-    """The checkpoint to edit with: what is named, or the embedded default."""
+    """The checkpoint to edit with: the one named, or the embedded default.
+
+    Raises UserError for another configuration without a checkpoint."""
     if config and config != "tiny" and not checkpoint:
         from reasonbrain.config.loading import load_config
 
@@ -29,12 +30,14 @@ def trained(config: str | None, checkpoint: str | None, overrides: tuple[str, ..
 @click.argument("image")
 @click.argument("instruction")
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("-o", "--output", required=True, help="Where the result goes: .png, .jpg, .webp, .tif or .bmp.")
-@click.option("--config", help="The preset or YAML file that the model was made by.  [default: tiny]")
-@click.option("--checkpoint", help="A trained model: a folder, or a run of `reasonbrain train`.  [default: tiny]")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Same seed, same picture.  [default: 0]")
-@click.option("--steps", type=int, help="Sampling steps; more are slower and finer.  [default: the configuration's]")
-@click.option("--panel", help="Also write one picture of source, regions, focus, result and reasoning.")
+@click.option("-o", "--output", required=True, help="The edited image: .png, .jpg, .webp, .tif or .bmp.")
+@click.option("--config", help="The preset or YAML file of the model.  [default: tiny]")
+@click.option("--checkpoint", help="A trained model: its folder, or a run of `reasonbrain train`.  [default: tiny]")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Equal seeds give equal images.  [default: 0]"
+)
+@click.option("--steps", type=int, help="Sampling steps.  [default: the configuration's]")
+@click.option("--panel", help="Also write an image that shows source, regions, attention, result and reasoning.")
 def edit(
     image: str,
     instruction: str,
@@ -46,7 +49,7 @@ def edit(
     steps: int | None,
     panel: str | None,
 ) -> None:
-    """Edits IMAGE as INSTRUCTION implies, and prints where the result is.
+    """Edit IMAGE as INSTRUCTION implies. Prints the path of the result.
 
     KEY=VALUE changes the configuration: edit.guidance=2, model.cme=null."""
     from reasonbrain.utils.images import check_output, load_image, save_image
@@ -89,38 +92,28 @@ def edit(
 @click.command()
 @click.argument("jobs", type=click.Path(path_type=Path))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The results' folder.")
-@click.option("--instruction", help="What happens in the pictures, where JOBS is a folder of them.")
-@click.option("--config", help="The preset or YAML file that the model was made by.  [default: tiny]")
-@click.option("--checkpoint", help="A trained model: a folder, or a run of `reasonbrain train`.  [default: tiny]")
-@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Rows in a pass.")
-@click.option("--workers", type=click.IntRange(1), help="Replicas of the model.  [default: one a device]")
-@click.option("--engine", type=click.Choice(("processes", "ray")), default="processes", show_default=True)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder of the results.")
+@click.option("--instruction", help="The instruction for all images, if JOBS is a folder of images.")
+@click.option("--config", help="The preset or YAML file of the model.  [default: tiny]")
+@click.option("--checkpoint", help="A trained model: its folder, or a run of `reasonbrain train`.  [default: tiny]")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Rows per forward pass.")
+@click.option("--workers", type=click.IntRange(1), help="Replicas of the model.  [default: one per device]")
+@click.option("--executor", type=click.Choice(("processes", "ray")), default="processes", show_default=True)
 @click.pass_context
-def batch(ctx: click.Context, checkpoint: str | None, workers: int | None, engine: str, **job: Any) -> None:
-    """Edits every row of JOBS (.jsonl, .csv, .parquet, or a folder of pictures), and prints where the results are.
+def batch(ctx: click.Context, checkpoint: str | None, workers: int | None, executor: str, **job: Any) -> None:
+    """Edit many images: the rows of JOBS. Prints the paths of the results.
 
-    The same command goes on where it was stopped. Exit code 3 if some rows could not be edited; why is in the results.
+    JOBS is a .jsonl, .csv or .parquet file, or a folder of images. The same command resumes an interrupted batch. Exit
+    code 3: some rows could not be edited; the results say why.
     KEY=VALUE changes the configuration: edit.guidance=2. See docs/batch.md."""
     from reasonbrain.editing.batch.rows import Job
     from reasonbrain.editing.batch.run import run
 
     name = trained(job["config"], checkpoint, job["overrides"])
-    failed = run(Job(checkpoint=name, **job), workers, engine)
+    failed = run(Job(checkpoint=name, **job), workers, executor)
     if failed:
-        click.echo(f"{failed} results failed; why is in results.jsonl", err=True)
+        click.echo(f"{failed} results failed; results.jsonl has the reasons", err=True)
     if "WORLD_SIZE" not in os.environ:  # torchrun would stop the other processes
         for file in ("results.jsonl", "gallery.html"):
             click.echo(job["output"] / file)
         ctx.exit(3 if failed else 0)
-
-
-@click.command()
-def modules() -> None:
-    """Lists the plug-ins of every slot: slot, name, module, package."""
-    rows = [("SLOT", "NAME", "MODULE", "PACKAGE")]
-    rows += [(p.slot, p.name, p.module, p.package) for p in plugins()]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        click.echo("  ".join(map(str.ljust, row, widths)).rstrip())
-    click.echo("Any slot can also be null: model.<slot>=null.")

@@ -13,12 +13,13 @@ import click
 @click.command()
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--config", default="tiny", show_default=True, help="A preset or a YAML file.")
-@click.option("-o", "--output", "run", required=True, help="The run's folder; a run that is there is continued.")
-@click.option("--deepspeed", help="A DeepSpeed JSON (configs/deepspeed/zero3.json): train with ZeRO.")
+@click.option("-o", "--output", "run", required=True, help="The folder of the run; an existing run is resumed.")
+@click.option("--deepspeed", help="Train under ZeRO with this DeepSpeed JSON (configs/deepspeed/zero3.json).")
 @click.option("--local_rank", hidden=True)  # the deepspeed launcher adds it
 def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | None, local_rank: str | None) -> None:
-    """Trains a model, and prints where it is.
+    """Train a model. Prints its path.
 
+    The same command resumes an interrupted run.
     KEY=VALUE changes the configuration: train.steps=100, model.frce.region.name=sam."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("reasonbrain").setLevel(logging.INFO)
@@ -35,7 +36,7 @@ def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | No
         try:
             run_training(cfg, Path(run), Path(deepspeed) if deepspeed else None)
         except Preempted as e:
-            click.echo(f"{e}; the same command goes on from there", err=True)
+            click.echo(f"{e}; the same command resumes from there", err=True)
             return
     if os.environ.get("RANK", "0") == "0":  # one of the processes that share a run speaks for all
         click.echo(Path(run) / "model")
@@ -43,12 +44,12 @@ def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | No
 
 @click.command()
 @click.argument("run")
-@click.option("-o", "--output", required=True, help="A new or an empty folder, or a checkpoint to be replaced.")
-@click.option("--last", is_flag=True, help="The last weights instead of the averaged ones.")
-@click.option("--merged", is_flag=True, help="Add LoRA adapters to the weights they adapt.")
-@click.option("--adapters", is_flag=True, help="Only what trained; published weights are named, not copied.")
+@click.option("-o", "--output", required=True, help="A new or an empty folder, or a checkpoint to replace.")
+@click.option("--last", is_flag=True, help="Export the last weights instead of the averaged ones.")
+@click.option("--merged", is_flag=True, help="Merge LoRA adapters into the weights that they adapt.")
+@click.option("--adapters", is_flag=True, help="Export only what trained; published weights are named, not copied.")
 def export(run: str, output: str, last: bool, merged: bool, adapters: bool) -> None:
-    """Makes a model of RUN's last checkpoint, and prints where it is."""
+    """Make a model from the last checkpoint of RUN. Prints its path."""
     from reasonbrain.train.export import export as export_run
 
     export_run(Path(run), Path(output), not last, merged, adapters)
@@ -60,9 +61,9 @@ def export(run: str, output: str, last: bool, merged: bool, adapters: bool) -> N
 @click.option("--config", default="tiny", show_default=True, help="A preset or a YAML file.")
 @click.option("-o", "--output", required=True, help="A new or an empty folder.")
 def init(overrides: tuple[str, ...], config: str, output: str) -> None:
-    """Writes the model that a training of a configuration starts from, and prints where it is.
+    """Write the model that a training starts from. Prints its path.
 
-    Train with train.start=OUTPUT: under ZeRO-3 no process then holds more of it than its part and a file."""
+    Train with train.start=OUTPUT: under ZeRO-3 no process then holds more than its part of the model and one file."""
     from reasonbrain.config.loading import load_config
 
     cfg = load_config(config, overrides)
@@ -75,14 +76,15 @@ def init(overrides: tuple[str, ...], config: str, output: str) -> None:
 @click.command()
 @click.argument("config")
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
-@click.option("--gpus", type=int, required=True, help="How many GPUs share the run.")
-@click.option("--gpu-memory", "memory", type=float, required=True, help="Memory of each, in GB (2^30 bytes).")
+@click.option("--gpus", type=int, required=True, help="Number of GPUs.")
+@click.option("--gpu-memory", "memory", type=float, required=True, help="Memory per GPU, in GB (2^30 bytes).")
 @click.option("--size", type=int, help="Pixels on a side.  [default: data.size]")
-@click.option("--json", "as_json", is_flag=True, help="Everything in bytes, as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, in bytes.")
 def plan(config: str, overrides: tuple[str, ...], gpus: int, memory: float, size: int | None, as_json: bool) -> None:
-    """Says what training CONFIG would need: parameters, memory, FLOPs, and what to change if it does not fit.
+    """Predict the memory and FLOPs of a training. Says what to change if it does not fit.
 
-    Needs neither weights nor GPUs. KEY=VALUE changes the configuration: train.micro_batch=1."""
+    CONFIG is a preset or a YAML file. Needs neither weights nor GPUs.
+    KEY=VALUE changes the configuration: train.micro_batch=1."""
     from reasonbrain.train.planning import plan as planning
 
     if size is not None:

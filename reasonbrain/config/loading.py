@@ -37,7 +37,14 @@ def presets() -> list[str]:
 def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
     """A preset by name, or a YAML file by path, with ``key=value`` overrides.
 
-    Raises UserError for an unknown preset, key or plug-in, and for a value of the wrong type."""
+    Raises UserError like ``read_config`` and ``make_config``."""
+    return make_config(read_config(name), overrides)
+
+
+def read_config(name: str) -> DictConfig:
+    """The sections of a preset or a YAML file as they are written, for ``make_config``.
+
+    Raises UserError for an unknown preset, and for a file that is missing or is not YAML with sections."""
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         path = Path(str(files("reasonbrain.configs") / f"{name}.yaml"))
@@ -51,11 +58,13 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
         raise UserError(f"config file '{path}' is not readable YAML: {str(e).splitlines()[0]}") from None
     if not isinstance(raw, DictConfig):
         raise UserError(f"config file '{path}' must hold the sections {', '.join(Config.__annotations__)}")
-    return make_config(raw, overrides)
+    return raw
 
 
 def make_config(raw: Any, overrides: Sequence[str] = ()) -> Config:
-    """A checked Config from a mapping and overrides. Raises UserError like ``load_config``."""
+    """A checked Config from a mapping and ``key=value`` overrides.
+
+    Raises UserError for an unknown key or plug-in, and for a value of the wrong type."""
     raw = OmegaConf.create(raw)
     for text in overrides:
         key, equals, _ = text.partition("=")
@@ -95,20 +104,21 @@ def check_slot(model: ModelConfig, slot: str) -> None:
     params = {k: v for k, v in given.items() if k != "name"}
     allowed = plugin_parameters(cls)
     _unknown(params, allowed, f"model.{slot}")
-    schema = make_dataclass("Schema", [(n, allowed[n], field(default=MISSING)) for n in params])
+    schema = make_dataclass("Schema", [(n, allowed[n].annotation, field(default=MISSING)) for n in params])
     try:
         params = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), params))  # type: ignore
     except OmegaConfBaseException as e:
         raise UserError(f"model.{slot}.{getattr(e, 'full_key', '')}: {str(e).splitlines()[0]}") from None
     given.update(params)
+    cls.check_config(params, model)
 
 
-def plugin_parameters(cls: type) -> dict[str, Any]:
-    """Name -> type of a plug-in's parameters; ``width`` is given by the model."""
+def plugin_parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The ``__init__`` arguments of a plug-in by name, types resolved; without ``width``, which the model gives."""
     init = inspect.unwrap(cls.__init__)  # type: ignore[misc]
     hints = get_type_hints(init)
-    parameters = list(inspect.signature(init).parameters.values())[1:]
-    return {p.name: hints.get(p.name, Any) for p in parameters if p.name != "width"}
+    arguments = list(inspect.signature(init).parameters.values())[1:]
+    return {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in arguments if p.name != "width"}
 
 
 def _unknown(given: Iterable[str], allowed: Iterable[str], where: str) -> None:
@@ -157,8 +167,6 @@ def _check_ranges(cfg: Config) -> None:
         raise UserError(f"model.attention: '{cfg.model.attention}' is not one of {', '.join(ATTENTION)}")
     if cfg.train.tracker not in (*TRACKERS, None):
         raise UserError(f"train.tracker: '{cfg.train.tracker}' is not one of {', '.join(TRACKERS)}, null")
-    if (cfg.model.encoders or {}).get("reads") == "sentence" and cfg.model.mllm is None:
-        raise UserError("model.encoders.reads: 'sentence' is what the MLLM says, but model.mllm is null; name one")
     check_data(cfg.data, cfg.train.validate_every is not None)
 
 

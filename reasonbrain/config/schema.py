@@ -1,139 +1,230 @@
-"""The sections of a configuration, typed. Nothing here imports anything of ours."""
+"""The sections of a configuration, typed. The string below a field is its documentation: ``reference.py`` reads it.
+
+Nothing here imports anything of ours.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
+TRACKERS = ("tensorboard", "wandb", "trackio")
+ATTENTION = ("auto", "sdpa", "math", "flash_attention_2", "flash_attention_3")
+
+Slot = Any  # {name: <plug-in>, ...its parameters}, or None
+
 
 @dataclass
 class FrceConfig:
     """The three branches of FRCE."""
 
-    patch: Any = None
-    region: Any = None
-    text: Any = None
+    patch: Slot = None
+    """Patch branch: local visual cues from the image patches."""
 
+    region: Slot = None
+    """Region branch: segments the image and gives object-level visual cues."""
 
-TRACKERS = ("tensorboard", "wandb", "trackio")
-ATTENTION = ("auto", "sdpa", "math", "flash_attention_2", "flash_attention_3")
+    text: Slot = None
+    """Textual branch: R_T, the cues that keep the identity of the key objects."""
 
 
 @dataclass
 class ModelConfig:
-    """``width`` is D, the width of everything that passes from slot to slot. ``attention``: the kernel for it, see
-    attention.py; ``auto`` takes the fastest that works where the model runs."""
+    """The model. A slot holds ``{name: <plug-in>, ...its parameters}``, or null to leave that part out."""
 
     width: int = 768
+    """D, the width of every sequence that passes from slot to slot. Each plug-in projects to and from it."""
+
     attention: str = "auto"
-    encoders: Any = None
+    """Attention kernel: ``auto`` (the fastest that works on the device), ``sdpa``, ``math``, ``flash_attention_2`` or
+    ``flash_attention_3``."""
+
+    encoders: Slot = None
+    """E_I and E_T: image patches and text tokens."""
+
     frce: FrceConfig = field(default_factory=FrceConfig)
-    mllm: Any = None
-    connector: Any = None
-    cme: Any = None
-    diffusion: Any = None
+
+    mllm: Slot = None
+    """The multimodal LLM with LoRA and its [IMG] tokens."""
+
+    connector: Slot = None
+    """Maps the hidden states V of the [IMG] tokens to the guidance V^."""
+
+    cme: Slot = None
+    """The Cross-Modal Enhancer: gives the condition of the diffusion model from features, cues and V^."""
+
+    diffusion: Slot = None
+    """The diffusion model that draws the edit, with its autoencoder and noise schedule."""
 
 
 @dataclass
 class EditConfig:
-    """``size``: longest side in pixels at which an edit is computed (larger pictures are scaled down for it and
-    the change is scaled back up; null: no limit). ``guidance``: the value of FLUX's distilled guidance.
-    ``preserve``: keep the source's own pixels wherever the edit changed nothing."""
+    """How an image is edited."""
 
     steps: int = 28
+    """Sampling steps."""
+
     guidance: float = 2.5
+    """Value of FLUX's distilled guidance. It costs no second pass, unlike classifier-free guidance."""
+
     size: int | None = 1024
+    """Longest side in pixels at which an edit is computed. A larger image is scaled down for the edit and the change
+    is scaled back up. null: no limit."""
+
     preserve: bool = True
+    """Keep the source's own pixels wherever the edit changed nothing."""
 
 
 @dataclass
 class PartConfig:
-    """A data set of a mixture; ``weight`` is its share, in proportion to the others'."""
+    """One data set of a mixture."""
 
     name: str = "manifest"
+    """The reader, as in ``data.name``."""
+
     path: str | None = None
+    """The data, as in ``data.path``."""
+
     weight: float = 1.0
+    """Share of the records drawn from this data set, relative to the weights of the others."""
 
 
 @dataclass
 class DataConfig:
-    """``name``: ``mini``, a reader (docs/data.md) with ``path``: a file, a folder or a pattern of files, or ``mixture``
-    with ``mixture``: several of these. ``size``: a picture has about size x size pixels; one that is read keeps its
-    aspect ratio. ``count``: records of ``mini``. ``turns``: how often a kind of ``mini`` takes its turn (one not named:
-    once). ``skip_bad``: a record that cannot be read is counted and the next one of its size takes its place, instead
-    of ending the run. ``features``: a folder made by `reasonbrain data cache`. ``validation``: a path for
-    ``train.validate_every``; ``mini`` has its own split."""
+    """The training data."""
 
     name: str = "mini"
+    """``mini`` (ReasonMini, drawn on the fly), a reader (see the page on data sets), or ``mixture``."""
+
     path: str | None = None
+    """What the reader opens: a file, a folder, or a pattern of files such as ``"shards/*.tar"``."""
+
     mixture: list[PartConfig] = field(default_factory=list)
+    """The data sets of ``data.name=mixture``."""
+
     count: int = 20000
+    """Number of records of ``mini``."""
+
     turns: dict[str, int] = field(default_factory=dict)
+    """Relative frequency of each kind of ``mini``. A kind that is not named has 1."""
+
     size: int = 64
+    """Pixel budget: an image is scaled to about ``size`` x ``size`` pixels and keeps its aspect ratio."""
+
     seed: int = 0
+    """Seed of the records of ``mini``."""
+
     skip_bad: bool = False
+    """Count a record that cannot be read and take the next one of its size, instead of ending the run."""
+
     features: str | None = None
+    """Folder of precomputed features, written by ``reasonbrain data cache``."""
+
     validation: str | None = None
+    """Data for ``train.validate_every``: a path that ``data.name`` reads. ``mini`` has a validation split of its own.
+    """
 
 
 @dataclass
 class SlotTrainConfig:
-    """How one slot trains. null: as the run does. ``train``: false freezes it."""
+    """Training settings of one slot. null: the value of the run."""
 
     train: bool = True
+    """``false`` freezes the slot."""
+
     lr: float | None = None
+    """Peak learning rate."""
+
     weight_decay: float | None = None
+    """Weight decay of matrices. Vectors have none."""
+
     warmup: int | None = None
+    """Warm-up steps."""
 
 
 @dataclass
 class TrainConfig:
-    """One training run.
-
-    ``start``: a checkpoint to start from instead of published parts (`reasonbrain init` makes one of them).
-    ``batch_size``: records in an optimizer step, over all processes. ``micro_batch``: records in one forward pass of
-    one process (null: its whole share); what is left is accumulated. ``draws``: noise levels a record is trained at in
-    one step, for one pass through the conditioning path.
-    ``optimizer``: ``adamw``, ``adamw_8bit``, or ``muon`` for the matrices between hidden layers. The rate warms
-    up over ``warmup`` steps, then falls by a cosine to ``final_lr`` x ``lr``. ``slots``: other settings for single
-    slots, named with "_" (``frce_patch``). ``ema``: decay of the averaged weights, those that a finished run writes.
-    ``bad_steps``: how many steps in a row may be skipped for a loss that is no number before the run ends.
-    ``checkpointing``: slots whose blocks keep only their inputs for the backward pass and compute the rest again.
-    ``compile``: slots whose repeated blocks torch.compile takes.
-    ``save_every``, ``keep``: a checkpoint every so many steps, and how many of them stay.
-    ``validate_every``: the loss of 16 validation records and edits of four, every so many steps. ``tracker``: where to
-    watch the run, beside RUN/log.jsonl: ``tensorboard``, ``wandb``, ``trackio`` or null.
-    ``lm_weight`` weighs L_MLLM in L = L_MLLM + L_DM (the paper's: 1)."""
+    """One training run."""
 
     start: str | None = None
+    """Checkpoint to start from, instead of the published weights. ``reasonbrain init`` writes one of those."""
+
     steps: int = 1000
+    """Optimizer steps."""
+
     batch_size: int = 16
+    """Records per optimizer step, over all processes."""
+
     micro_batch: int | None = None
+    """Records per forward pass of one process; gradients are accumulated over the rest of its share. null: the whole
+    share in one pass."""
+
     draws: int = 1
+    """Noise levels at which each record is trained per pass through the conditioning path."""
+
     optimizer: str = "adamw"
+    """``adamw``, ``adamw_8bit`` (bitsandbytes; not under DeepSpeed), or ``muon`` for matrices between hidden layers
+    and AdamW for the rest."""
+
     lr: float = 1e-3
+    """Peak learning rate."""
+
     weight_decay: float = 1e-2
+    """Weight decay of matrices. Vectors have none."""
+
     warmup: int = 100
+    """Steps of linear warm-up; a cosine decay follows."""
+
     final_lr: float = 0.05
+    """Learning rate at the last step, as a fraction of ``lr``."""
+
     slots: dict[str, SlotTrainConfig] = field(default_factory=dict)
+    """Settings of single slots, named with an underscore: ``frce_patch``, ``mllm``."""
+
     grad_clip: float = 1.0
+    """Gradients are clipped to this global norm."""
+
     ema: float = 0.999
+    """Decay of the averaged weights. A finished run writes the averaged weights."""
+
     seed: int = 0
+    """Seed of the order of the records, the noise and new weights."""
+
     save_every: int = 500
+    """Steps between checkpoints."""
+
     keep: int = 2
+    """Number of checkpoints kept."""
+
     log_every: int = 50
+    """Steps between log lines."""
+
     validate_every: int | None = None
+    """Steps between validations: the loss of 16 records and edits of four. null: none."""
+
     tracker: str | None = "tensorboard"
+    """Where to watch the run, beside RUN/log.jsonl: ``tensorboard``, ``wandb``, ``trackio`` or null."""
+
     bad_steps: int = 5
+    """The run ends after this many consecutive steps with a NaN or infinite loss or gradient."""
+
     checkpointing: list[str] = field(default_factory=list)
+    """Slots with activation checkpointing: their blocks keep only their inputs and recompute the rest in the backward
+    pass."""
+
     compile: list[str] = field(default_factory=list)
+    """Slots whose repeated blocks are compiled with ``torch.compile``."""
+
     bf16: bool = False
+    """Train with bfloat16 autocast; under DeepSpeed, with bfloat16 weights beside fp32 master weights."""
+
     lm_weight: float = 1.0
+    """Weight of L_MLLM in L = lm_weight x L_MLLM + L_DM. The paper uses 1."""
 
 
 @dataclass
 class Config:
-    """Everything a run or an edit needs."""
+    """Everything that a run or an edit needs."""
 
     model: ModelConfig = field(default_factory=ModelConfig)
     edit: EditConfig = field(default_factory=EditConfig)
@@ -142,7 +233,7 @@ class Config:
 
 
 def slot_config(model: ModelConfig, slot: str) -> dict[str, Any] | None:
-    """The slot's mapping, or None."""
+    """The mapping that fills ``slot``, for example "frce.patch", or None for a null slot."""
     node: Any = model
     for part in slot.split("."):
         node = getattr(node, part)

@@ -1,1 +1,1 @@
-"""How data in Reason50K's format is made from target pictures and prompts: `reasonbrain data build`."""
+"""Construction of data in Reason50K's format from target pictures and prompts: `reasonbrain data build`."""

@@ -1,61 +1,68 @@
-"""Reason50K's construction: targets and prompts become triples of source, hypothetical instruction and target.
+"""Reason50K's construction: target pictures and prompts become triples of source, hypothetical instruction and target.
 
 reasonbrain data build seeds.jsonl -o built --url http://localhost:8000/v1 --model LLM --pipeline PIPELINE
 reasonbrain data review built
-reasonbrain data build ...                         # the same again: writes train.jsonl, val.jsonl, test.jsonl
+reasonbrain data build ...                         # the same command again: writes train.jsonl, val.jsonl, test.jsonl
 
-In the folder: settings.json; answers/, the endpoint's, each paid for once; STAGE.jsonl, the finished rows of each
-stage; pictures/ID/{target,mask,0,1,...}.png; review.jsonl; dropped.jsonl, everything that was left out and why; and the
-splits, manifests as Reason50K's. A row is done by a stage when its line is there, so the same command goes on wherever
-it was stopped.
+The output folder:
+
+    settings.json       the settings; another build into the folder must have the same
+    answers/            the endpoint's answers; no question is asked twice
+    STAGE.jsonl         the finished rows of each stage
+    pictures/ID/        target.png, mask.png, and the candidates for the source: 0.png, 1.png, ...
+    review.jsonl        verdicts of the review
+    dropped.jsonl       what was left out, with the reason
+    train.jsonl ...     the splits, manifests in Reason50K's format
+    lock                held while a command builds here
+
+A row is finished by a stage when its line is in STAGE.jsonl, so the same command resumes an interrupted build.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import json
 import logging
-import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
-from reasonbrain.dataprep.engines import ENGINES
-from reasonbrain.dataprep.journal import Journal, Row
+from reasonbrain.dataprep.executors import EXECUTORS
 from reasonbrain.dataprep.split import write_splits
 from reasonbrain.dataprep.stages import STAGES, Stage, Tools
 from reasonbrain.errors import UserError
 from reasonbrain.modules.data.manifest import Manifest
 from reasonbrain.objects import finder_name
 from reasonbrain.utils.files import whole_file
+from reasonbrain.utils.journal import Journal, JsonRow, read_by_id
+from reasonbrain.utils.locks import alone
 
 log = logging.getLogger(__name__)
 
 
-def build(seeds: Path, tools: Tools, engine: str, review: bool, shares: Sequence[float]) -> str:
-    """Takes every seed through every stage, writes the splits of what is accepted, and returns a summary to be read.
-    ``review``: accepted is what a person accepted; else everything that the filters let pass and nobody rejected.
-    ``shares``: of train, val and test.
+def build(seeds: Path, tools: Tools, executor: str, review: bool, shares: Sequence[float]) -> str:
+    """Passes every seed through every stage, writes the splits of the accepted rows, and returns a summary as text.
 
-    Raises UserError where seeds are malformed, the folder was built with other settings or is being built now, or a
-    tool cannot be had."""
+    ``executor``: one of EXECUTORS. ``review``: True accepts what a person accepted; False accepts everything that
+    passed the filters and was not rejected. ``shares``: of train, val and test.
+
+    Raises UserError for malformed seeds, for a folder that was built with other settings or is being built by another
+    process, and for a tool that cannot be loaded."""
     rows = read_seeds(seeds)
     folder = tools.folder
-    with _alone(folder):
+    with alone(folder / "lock", busy=f"output '{folder}' is being built by another process"):
         _same_settings(folder / "settings.json", dataclasses.asdict(tools.settings))
         log.info("objects are found by %s", finder_name())
         lines, ended = [], []
         for stage in STAGES:
-            done = run_stage(stage, rows, tools, engine)
+            done = run_stage(stage, rows, tools, executor)
             rows = [row for row in done if "dropped" not in row]
             ended += [row for row in done if "dropped" in row]
-            lines.append(f"{stage.name:12}{len(done):8d} rows, {len(rows)} go on")
-        verdicts = Journal(folder / "review.jsonl").rows
+            lines.append(f"{stage.name:12}{len(done):8d} rows, {len(rows)} of them passed")
+        verdicts = read_by_id(folder / "review.jsonl")
         said = {row["id"]: verdicts.get(row["id"], {}).get("verdict", "" if review else "accept") for row in rows}
         ended += [row | {"dropped": "rejected in review"} if said[row["id"]] == "reject" else row for row in rows]
         dropped = [line for row in ended for line in left_out(row)]
@@ -66,37 +73,42 @@ def build(seeds: Path, tools: Tools, engine: str, review: bool, shares: Sequence
     lines += [f"{number:8d} left out: {reason}" for reason, number in counts.most_common()]
     lines += [f"{name:12}{size:8d} records" for name, size in sizes.items()]
     if waiting := sum(not verdict for verdict in said.values()):
-        lines.append(f"{waiting} wait for: reasonbrain data review {folder}")
+        lines.append(f"{waiting} not reviewed yet: reasonbrain data review {folder}")
     return "\n".join(lines)
 
 
-def run_stage(stage: Stage, rows: Sequence[Row], tools: Tools, engine: str) -> list[Row]:
-    """The rows as the stage leaves them, in their order; what its journal holds is not worked on again."""
-    journal = Journal(tools.folder / f"{stage.name}.jsonl")
-    todo = [row for row in rows if row["id"] not in journal.rows]
-    with tqdm(total=len(rows), initial=len(rows) - len(todo), desc=stage.name, disable=None) as bar:
-        for row in ENGINES[engine](stage, todo, tools) if todo else ():
+def run_stage(stage: Stage, rows: Sequence[JsonRow], tools: Tools, executor: str) -> list[JsonRow]:
+    """The rows after the stage, in their order. Rows in the stage's journal are not processed again."""
+    path = tools.folder / f"{stage.name}.jsonl"
+    done = read_by_id(path)
+    todo = [row for row in rows if row["id"] not in done]
+    with (
+        Journal(path) as journal,
+        tqdm(total=len(rows), initial=len(rows) - len(todo), desc=stage.name, disable=None) as bar,
+    ):
+        for row in EXECUTORS[executor](stage, todo, tools) if todo else ():
             journal.add(row)
+            done[row["id"]] = row
             bar.update()
-    return [journal.rows[row["id"]] for row in rows]
+    return [done[row["id"]] for row in rows]
 
 
-def left_out(row: Row) -> list[Row]:
-    """Why the row, and each candidate of it, went no further: {"id", "reason", "image"?}."""
+def left_out(row: JsonRow) -> list[JsonRow]:
+    """Why the row and its candidates were dropped: {"id", "reason", "image"?} for each that was."""
     parts = [part for part in (row, *row.get("candidates", ())) if "dropped" in part]
     images = [{"image": part["image"]} if part is not row else {} for part in parts]
     return [{"id": row["id"], "reason": part["dropped"]} | image for part, image in zip(parts, images, strict=True)]
 
 
-def read_seeds(path: Path) -> list[Row]:
-    """Lines of {"id", "image", "prompt", "category"?, "mask"?}; pictures are relative to the file.
+def read_seeds(path: Path) -> list[JsonRow]:
+    """Reads lines of {"id", "image", "prompt", "category"?, "mask"?}; paths of pictures are relative to the file.
 
-    Raises UserError, naming the line, where one is malformed, and where ids are no file names or come twice."""
+    Raises UserError, naming the line, for a malformed line, an id that is not a valid file name, and a repeated id."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as e:
         raise UserError(f"seeds '{path}' cannot be read: {e}") from None
-    rows: dict[str, Row] = {}
+    rows: dict[str, JsonRow] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -109,37 +121,24 @@ def read_seeds(path: Path) -> list[Row]:
             raise UserError(f"seeds '{path}', line {number}: {wrong[0]} is not text")
         if not re.fullmatch(r"\w[\w.-]*", name):
             raise UserError(
-                f"seeds '{path}', line {number}: id '{name}' is no file name of letters, digits, '.', '-', '_'"
+                f"seeds '{path}', line {number}: id '{name}' is not a file name of letters, digits, '.', '-', '_'"
             )
         if name in rows:
-            raise UserError(f"seeds '{path}', line {number}: id '{name}' comes twice")
+            raise UserError(f"seeds '{path}', line {number}: id '{name}' is used twice")
         if row.get("category") and row["category"] not in Manifest.categories:
             choices = ", ".join(Manifest.categories)
             raise UserError(f"seeds '{path}', line {number}: category '{row['category']}' is not one of {choices}")
         rows[name] = row | {"id": name}
     if not rows:
-        raise UserError(f"seeds '{path}' hold no seed")
+        raise UserError(f"seeds '{path}' contain no seed")
     return list(rows.values())
 
 
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """A lock on the folder, which ends with the process, however that ends."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UserError(f"output '{folder}' is being built by another process") from None
-    finally:
-        os.close(handle)
-
-
-def _same_settings(path: Path, wanted: Row) -> None:
+def _same_settings(path: Path, wanted: JsonRow) -> None:
     there = json.loads(path.read_text()) if path.exists() else wanted
     for name, value in there.items():
         if wanted[name] != value:
             said = f"was built with {name}={value}, not {wanted[name]}"
-            raise UserError(f"output '{path.parent}' {said}: take a new folder")
+            raise UserError(f"output '{path.parent}' {said}: use a new folder")
     with whole_file(path) as file:
         json.dump(wanted, file, indent=1)

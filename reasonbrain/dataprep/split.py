@@ -1,4 +1,4 @@
-"""Train, val and test: manifests as Reason50K's, in each of which a category has the share that it has in the whole."""
+"""Splits into train, val and test: manifests in Reason50K's format, stratified by category."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from reasonbrain.dataprep.journal import Row
 from reasonbrain.modules.data.manifest import Manifest
 from reasonbrain.utils.files import whole_file
+from reasonbrain.utils.journal import JsonRow
 
 SPLITS = ("train", "val", "test")
 
 
-def write_splits(folder: Path, rows: Sequence[Row], shares: Sequence[float]) -> dict[str, int]:
-    """Writes ``folder``/train.jsonl, val.jsonl and test.jsonl; returns how many records each has. ``shares`` are of
-    train, val and test; their sum is taken for the whole.
+def write_splits(folder: Path, rows: Sequence[JsonRow], shares: Sequence[float]) -> dict[str, int]:
+    """Writes ``folder``/train.jsonl, val.jsonl and test.jsonl, and returns the number of records in each. ``shares``:
+    of train, val and test, relative to their sum.
 
-    Each category is put in the order of its ids' hashes and cut at its shares: which split a record is in depends on
-    nothing but the ids of its category."""
-    found: dict[str, list[Row]] = {name: [] for name in SPLITS}
+    Each category is sorted by the hashes of its ids and cut by the shares, so the split of a record depends only on the
+    ids in its category."""
+    found: dict[str, list[JsonRow]] = {name: [] for name in SPLITS}
     for category in Manifest.categories:
         some = sorted(
             (row for row in rows if row["category"] == category),
@@ -35,8 +35,8 @@ def write_splits(folder: Path, rows: Sequence[Row], shares: Sequence[float]) -> 
     return {name: len(members) for name, members in found.items()}
 
 
-def record(row: Row) -> Row:
-    """A line of the manifest."""
+def record(row: JsonRow) -> JsonRow:
+    """A finished row as a line of the manifest."""
     pictures = f"pictures/{row['id']}"
     line = {"id": row["id"], "category": row["category"], "src_image": row["source"]}
     line |= {"tgt_image": f"{pictures}/target.png", "instruction": row["instruction"]}

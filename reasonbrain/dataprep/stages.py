@@ -1,13 +1,13 @@
-"""The stages of Reason50K's construction, target first (arXiv:2507.01908), each a plain function row -> row.
+"""The stages of Reason50K's construction, target first (arXiv:2507.01908). Each is a function from row to row.
 
-target        the target picture, scaled; the seed's mask with it
-instruction   an LLM rewrites the prompt into a hypothetical instruction, and names the category if the seed does not
-objects       the things that the instruction speaks of
-sources       candidate source pictures, drawn from the objects and from the target
-measured      CLIP: does a candidate show the objects? LPIPS: is it the target's scene, and yet not the target?
-judged        an MLLM scores what is left; the best candidate is the source
+target        scales the target picture, and the seed's mask
+instruction   an LLM rewrites the prompt into a hypothetical instruction, and names the category if the seed has none
+objects       finds the objects that the instruction names
+sources       generates candidates for the source picture from the objects and the target
+measured      filters: a candidate shows the objects (CLIP), and the target's scene, but not the target itself (LPIPS)
+judged        an MLLM scores the remaining candidates; the best one becomes the source
 
-A stage adds fields. ``dropped`` in a row, or in one of its ``candidates``, is the reason why it goes no further.
+A stage adds fields. ``dropped`` in a row or in one of its ``candidates`` is the reason why later stages skip it.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
-from reasonbrain.dataprep.journal import Row
 from reasonbrain.errors import UserError
 from reasonbrain.modules.data.manifest import Manifest
 from reasonbrain.objects import find_objects, finder_name
 from reasonbrain.utils.endpoint import Endpoint, Refused
 from reasonbrain.utils.images import load_image, save_image
+from reasonbrain.utils.journal import JsonRow
 
-MULTIPLE = 16  # of which sides are: what every latent diffusion model here can encode
-LONGEST = 400  # characters of an instruction; what is longer is no instruction
+MULTIPLE = 16  # sides of target pictures are multiples of this, which every latent diffusion model here can encode
+LONGEST = 400  # characters; a longer answer is not an instruction
 
 KINDS = {
     "physical": "by the laws of physics",
@@ -55,41 +55,36 @@ number, from 0 (not at all) to 10 (exactly)."""
 
 @dataclass(frozen=True)
 class Settings:
-    """What a folder is built with; the same for all of its rows. ``pipeline``: a folder or a hub id of a diffusers
-    text-to-image or inpainting pipeline. ``strength``: how much of a candidate is drawn anew, 1: all of it. ``steps``:
-    of sampling (None: the pipeline's own). ``size``: the longest side in pixels. ``clip``, ``lpips``: as in
-    eval/models.py; lpips "none" leaves it out. The ``min`` and ``max`` are what a candidate may have: CLIP a cosine,
-    LPIPS a distance, the score 0..10."""
+    """The settings of a build, the same for all rows of a folder."""
 
-    model: str
-    pipeline: str
-    clip: str
-    lpips: str
-    candidates: int = 4
-    strength: float = 0.85
-    steps: int | None = None
-    size: int = 1024
-    min_clip: float = 0.2
-    min_lpips: float = 0.05
+    model: str  # the endpoint's model
+    pipeline: str  # a folder or a hub id of a diffusers text-to-image or inpainting pipeline
+    clip: str  # this and the next: as in eval/evaluation/networks.py
+    lpips: str  # "none" skips this filter
+    candidates: int = 4  # per row
+    strength: float = 0.85  # how much of a candidate is generated anew; 1: all of it
+    steps: int | None = None  # of sampling; None: the pipeline's default
+    size: int = 1024  # longest side in pixels
+    min_clip: float = 0.2  # cosine similarity of a candidate and its objects
+    min_lpips: float = 0.05  # distance of a candidate from the target
     max_lpips: float = 0.7
-    min_score: int = 7
+    min_score: int = 7  # of the judge, 0 to 10
 
 
 @dataclass
 class Tools:
-    """What stages work with. ``seeds``: the folder that the seeds' pictures are relative to. ``models``: CLIP and
-    LPIPS, eval/models.py's. Nothing is loaded before a stage asks for it, so tools travel to other processes."""
+    """What stages use. Models are loaded when a stage first needs them, so tools can be sent to other processes."""
 
-    folder: Path
-    seeds: Path
+    folder: Path  # the output
+    seeds: Path  # the folder that paths of the seeds' pictures are relative to
     settings: Settings
     llm: Endpoint
-    models: Any
+    models: Any  # CLIP and LPIPS: Models of eval/evaluation/networks.py
 
     @cached_property
     def pipeline(self) -> Any:
-        """For inpainting, which begins with the target under noise: a mask that is all white makes of it image to
-        image. Raises UserError where diffusers knows no such pipeline."""
+        """The diffusers pipeline for inpainting, which starts from the target under noise. With an all-white mask this
+        is image-to-image generation. Raises UserError if diffusers cannot load it for inpainting."""
         import torch
         from diffusers import AutoPipelineForInpainting
 
@@ -102,12 +97,13 @@ class Tools:
         pipe.set_progress_bar_config(disable=True)
         return pipe.to("cuda" if gpu else "cpu")
 
-    def picture(self, row: Row, name: str) -> Path:
+    def picture(self, row: JsonRow, name: str) -> Path:
+        """The path of a row's picture."""
         return self.folder / "pictures" / row["id"] / f"{name}.png"
 
 
-def target(row: Row, tools: Tools) -> Row:
-    """Adds nothing: writes target.png, and mask.png (white may change) where the seed has one."""
+def target(row: JsonRow, tools: Tools) -> JsonRow:
+    """Adds no field. Writes target.png, and mask.png (white where the picture may change) if the seed has a mask."""
     try:
         image = load_image(tools.seeds / row["image"])
         shrink = min(1.0, tools.settings.size / max(image.size))
@@ -122,8 +118,8 @@ def target(row: Row, tools: Tools) -> Row:
     return row
 
 
-def instruction(row: Row, tools: Tools) -> Row:
-    """Adds ``instruction`` and, where the seed names none, ``category``."""
+def instruction(row: JsonRow, tools: Tools) -> JsonRow:
+    """Adds ``instruction``, and ``category`` if the seed has none."""
     kind = f", which came {KINDS[row['category']]}" if row.get("category") else ""
     said = _answer(tools.llm.ask(REWRITE.format(prompt=row["prompt"], kind=kind)))
     words = " ".join(said.split()).strip("\"'“” ")
@@ -137,16 +133,16 @@ def instruction(row: Row, tools: Tools) -> Row:
     return row | ({"category": named[0]} if len(named) == 1 else {"dropped": f"no category in '{said}'"})
 
 
-def objects(row: Row, tools: Tools) -> Row:
-    """Adds ``objects``, and ``finder``: what found them."""
+def objects(row: JsonRow, tools: Tools) -> JsonRow:
+    """Adds ``objects``, and ``finder``: the name of the method that found them."""
     found = find_objects(row["instruction"])
     row = row | {"objects": found, "finder": finder_name()}
     return row if found else row | {"dropped": "the instruction names no object"}
 
 
-def sources(row: Row, tools: Tools) -> Row:
-    """Adds ``candidates``, {"image", "seed"}. A candidate is drawn from the objects in words and from the target under
-    noise; where the seed has a mask, inside it only. A picture that is there is not drawn again."""
+def sources(row: JsonRow, tools: Tools) -> JsonRow:
+    """Adds ``candidates``, {"image", "seed"}. A candidate is generated from the target under noise with the objects as
+    the prompt; if the seed has a mask, only inside the mask. A picture that exists is not generated again."""
     import torch
 
     settings = tools.settings
@@ -175,7 +171,7 @@ def sources(row: Row, tools: Tools) -> Row:
     return row | {"candidates": made}
 
 
-def measured(row: Row, tools: Tools) -> Row:
+def measured(row: JsonRow, tools: Tools) -> JsonRow:
     """Adds ``clip`` and ``lpips`` to every candidate."""
     settings, models = tools.settings, tools.models
     for name in ("clip", *(["lpips"] if settings.lpips != "none" else [])):
@@ -185,7 +181,7 @@ def measured(row: Row, tools: Tools) -> Row:
     made = []
     for candidate in row["candidates"]:
         image = load_image(tools.folder / candidate["image"])
-        clip = float(models.clip.image(image) @ models.clip.text(caption(row)))  # of length 1: the cosine
+        clip = float(models.clip.image(image) @ models.clip.text(caption(row)))  # both normalised: the cosine
         lpips = None if settings.lpips == "none" else models.lpips(image, after)
         reason = too_far(clip, lpips, settings)
         made.append(candidate | {"clip": clip, "lpips": lpips} | ({"dropped": reason} if reason else {}))
@@ -193,7 +189,7 @@ def measured(row: Row, tools: Tools) -> Row:
 
 
 def too_far(clip: float, lpips: float | None, settings: Settings) -> str | None:
-    """Why a candidate with these measures is left out; None if it is not."""
+    """Why a candidate with these measures is dropped; None if it is kept."""
     if clip < settings.min_clip:
         return f"CLIP {clip:.3f} is below {settings.min_clip:g}: not the objects"
     if lpips is not None and lpips < settings.min_lpips:
@@ -203,8 +199,8 @@ def too_far(clip: float, lpips: float | None, settings: Settings) -> str | None:
     return None
 
 
-def judged(row: Row, tools: Tools) -> Row:
-    """Adds ``score`` to every candidate that is left, and ``source``: the picture with the highest."""
+def judged(row: JsonRow, tools: Tools) -> JsonRow:
+    """Adds ``score`` to every remaining candidate, and ``source``: the picture with the highest score."""
     after = load_image(tools.picture(row, "target"))
     made = []
     for candidate in row["candidates"]:
@@ -229,31 +225,30 @@ def judged(row: Row, tools: Tools) -> Row:
     return _left(row | ({"source": best["image"]} if best else {}), made)
 
 
-def caption(row: Row) -> str:
-    """What the source shows, in words: the objects, as the paper draws it."""
+def caption(row: JsonRow) -> str:
+    """The prompt for the source picture: the objects, as in the paper."""
     return ", ".join(row["objects"])
 
 
 def _answer(said: str) -> str:
-    """Without what a reasoning model thought aloud."""
+    """The answer without a reasoning model's <think> part."""
     return re.sub(r"<think>.*?</think>", "", said, flags=re.DOTALL).strip()
 
 
-def _left(row: Row, candidates: list[Row]) -> Row:
+def _left(row: JsonRow, candidates: list[JsonRow]) -> JsonRow:
     row = row | {"candidates": candidates}
     return row if any("dropped" not in c for c in candidates) else row | {"dropped": "no candidate is left"}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """``threads``: rows at a time on one machine; those that wait for the endpoint are several. ``models``: it runs
-    networks of its own, on a GPU where there is one."""
+    """A stage: its function and how it runs. A row that the endpoint refuses is dropped."""
 
-    work: Callable[[Row, Tools], Row]
-    threads: int = 1
-    models: bool = False
+    work: Callable[[JsonRow, Tools], JsonRow]
+    threads: int = 1  # rows processed in parallel on one machine; more for stages that wait for the endpoint
+    models: bool = False  # it runs networks of its own, on a GPU if there is one
 
-    def __call__(self, row: Row, tools: Tools) -> Row:
+    def __call__(self, row: JsonRow, tools: Tools) -> JsonRow:
         try:
             return self.work(row, tools)
         except Refused as e:

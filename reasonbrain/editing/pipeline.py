@@ -7,9 +7,9 @@ pipe(image, "What would happen if someone blew on this candle?").images[0].save(
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,21 +18,20 @@ from diffusers.utils import BaseOutput
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
 from reasonbrain.attention import set_attention
 from reasonbrain.checkpoint import load_model, save_model
-from reasonbrain.config.loading import make_config
 from reasonbrain.config.schema import Config, EditConfig
 from reasonbrain.editing.batch.rows import parse_all
 from reasonbrain.editing.batch.scheduler import Result, edit_rows
+from reasonbrain.editing.core import Core
 from reasonbrain.errors import UserError
-from reasonbrain.interfaces import Condition
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
-from reasonbrain.utils.images import load_image, pad_to_multiple, to_pil, to_tensor
+from reasonbrain.utils.images import load_image, to_pil
 
 Picture = str | Path | Image.Image | np.ndarray
+OnStepEnd = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 
 @dataclass
@@ -46,30 +45,6 @@ class ReasonBrainOutput(BaseOutput):
     reasoning: list[str] | None
     regions: list[np.ndarray]
     focus: list[np.ndarray | None]
-
-
-class Sources(NamedTuple):
-    """What edits need of B pictures of one size, whatever the instructions: ``original`` [B, 3, H, W] in 0..1,
-    ``small`` [B, 3, h, w], at the size that is computed at, its ``regions`` [B, h, w], its ``latents`` [B, C, h', w'],
-    these decoded again, ``plain`` [B, 3, h, w], and ``ready``, its image features by slot. What is not needed is
-    ``small``: without a diffusion model latents and plain, and ``plain`` where edits do not ``preserve``."""
-
-    original: Tensor
-    small: Tensor
-    regions: Tensor
-    latents: Tensor
-    plain: Tensor
-    ready: dict[str, Tensor]
-
-
-def change_mask(edited: Tensor, source: Tensor, low: float = 0.03, high: float = 0.08) -> Tensor:
-    """Where an edit changed the picture: [B, 1, H, W] in 0..1, from the decoded edit and the decoded source.
-
-    What the autoencoder itself does to a picture is in both and cancels out. The mask reaches one pixel beyond the
-    change and fades over the next, and leaves out changes below ``low`` (0..1)."""
-    difference = (edited - source).abs().amax(1, keepdim=True)
-    reached = F.max_pool2d(((difference - low) / (high - low)).clamp(0, 1), 3, 1, 1)
-    return F.avg_pool2d(F.pad(reached, (1, 1, 1, 1), mode="replicate"), 3, 1)
 
 
 class ReasonBrainPipeline(DiffusionPipeline):
@@ -88,7 +63,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
         connector: Any = None,
         cme: Any = None,
         diffusion: Any = None,
-        config: dict[str, Any] | None = None,
+        settings: Config | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -101,13 +76,14 @@ class ReasonBrainPipeline(DiffusionPipeline):
             cme=cme,
             diffusion=diffusion,
         )
-        self.settings: Config = make_config(config or {})
+        self.settings = settings or Config()
+        self._model: ReasonBrain | None = None
 
     @classmethod
     def from_model(cls, model: ReasonBrain, cfg: Config) -> ReasonBrainPipeline:
         """A pipeline around a model in memory."""
-        pipe = cls(**dict(model.parts.items()))
-        pipe.settings = cfg
+        pipe = cls(**dict(model.parts.items()), settings=cfg)
+        pipe._model = model
         return pipe
 
     @classmethod
@@ -127,9 +103,21 @@ class ReasonBrainPipeline(DiffusionPipeline):
 
     @property
     def model(self) -> ReasonBrain:
-        """The slots as a ReasonBrain."""
-        parts = {slot: getattr(self, slot.replace(".", "_")) for slot in SLOTS}
-        return ReasonBrain({s: p for s, p in parts.items() if p is not None}, self.settings.model.width)
+        """The components as one model; the same module until a component is replaced."""
+        if self._model is None:
+            parts = {slot: getattr(self, slot.replace(".", "_")) for slot in SLOTS}
+            self._model = ReasonBrain({s: p for s, p in parts.items() if p is not None}, self.settings.model.width)
+        return self._model
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in self._optional_components:  # pipe.cme = None
+            self._model = None
+
+    def core(self) -> Core:
+        """The steps of an edit with this pipeline's model, which then computes attention as configured."""
+        set_attention(self.model, self.settings.model.attention)
+        return Core(self.model, self._execution_device, self.progress_bar)
 
     def __call__(
         self,
@@ -142,7 +130,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
         output_type: str = "pil",
         reasoning: bool = False,
         preserve: bool | None = None,
-        callback_on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]] | None = None,
+        callback_on_step_end: OnStepEnd | None = None,
     ) -> ReasonBrainOutput:
         """Edits one or many pictures, of any sizes; a result has its source's size.
 
@@ -150,18 +138,19 @@ class ReasonBrainPipeline(DiffusionPipeline):
         on its company), or one a picture. ``callback_on_step_end(pipe, step, timestep, {"latents": ...})`` is called
         with the packed latents of a batch of like-sized pictures. ``reasoning``: also say what happens, in a sentence.
         Raises UserError for an empty instruction, no steps, or numbers of pictures and instructions that differ."""
-        set_attention(self.model, self.settings.model.attention)
         single = isinstance(image, (str, Path, Image.Image, np.ndarray))
         pictures = [load_image(i) for i in ([image] if single else image)]  # type: ignore
         texts = [instruction] * len(pictures) if isinstance(instruction, str) else list(instruction)
-        edit = EditConfig(**asdict(self.settings.edit))
+        edit = replace(self.settings.edit)
         edit.steps = edit.steps if num_inference_steps is None else num_inference_steps
         edit.guidance = edit.guidance if guidance_scale is None else guidance_scale
         edit.preserve = edit.preserve if preserve is None else preserve
         _check(pictures, texts, objects, generator, edit, output_type)
 
+        core = self.core()
         blank: list[Any] = [None] * len(pictures)
-        out = ReasonBrainOutput(blank[:], blank[:], blank[:], blank[:], blank[:])
+        said = blank[:] if reasoning and self.mllm is not None else None
+        out = ReasonBrainOutput(blank[:], blank[:], said, blank[:], blank[:])
         groups: dict[tuple[int, int], list[int]] = {}
         for row, picture in enumerate(pictures):
             groups.setdefault(picture.size, []).append(row)
@@ -170,18 +159,16 @@ class ReasonBrainPipeline(DiffusionPipeline):
             if start is not None:  # the same noise for every size
                 generator.set_state(start)  # type: ignore[union-attr]
             self._edit_group(
+                core,
                 rows,
                 [pictures[r] for r in rows],
                 [texts[r] for r in rows],
                 None if objects is None else [objects[r] for r in rows],
                 [generator[r] for r in rows] if isinstance(generator, (list, tuple)) else generator,
                 edit,
-                reasoning,
                 callback_on_step_end,
                 out,
             )
-        if not reasoning or self.mllm is None:
-            out.reasoning = None
         if output_type == "pil":
             out.images = [to_pil(i[None])[0] for i in out.images]
         elif output_type == "np":
@@ -194,84 +181,41 @@ class ReasonBrainPipeline(DiffusionPipeline):
         A row has ``id``, ``image`` and ``instruction``, and may have ``seed``, ``steps``, ``size``, ``reasoning`` and
         ``n``: so many variants, each a result of its own. Rows are taken as they are needed, and a row that cannot be
         edited is a result with an error. A row's picture depends on the row alone, not on the others."""
-        return edit_rows(self, parse_all(rows), batch_size)
+        return edit_rows(self.core(), self.settings.edit, parse_all(rows), batch_size)
 
-    @torch.no_grad()
     def _edit_group(
         self,
+        core: Core,
         rows: list[int],
         pictures: list[Image.Image],
         texts: list[str],
         objects: list[Any] | None,
         generator: Any,
         edit: EditConfig,
-        reasoning: bool,
-        on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]] | None,
+        on_step_end: OnStepEnd | None,
         out: ReasonBrainOutput,
     ) -> None:
         """Edits pictures of one size and puts the results into their ``rows`` of ``out``."""
-        sources = self.sources(pictures, edit)
-        inputs = self.model.prepare(sources.small, texts, objects, sources.regions, sources.ready)
-        condition, _ = self.model.condition(inputs)
-        shape = sources.latents.shape
-        if isinstance(generator, torch.Generator):
-            shape = torch.Size((1, *shape[1:]))
-        noise = randn_tensor(shape, generator, sources.latents.device, sources.latents.dtype)
-        result = self.draw(sources, condition, noise.expand(sources.latents.shape), edit, on_step_end)
-        said = self.mllm.reason(inputs) if reasoning and self.mllm is not None else [""] * len(rows)
+        sources = core.sources(pictures, edit)
+        inputs, condition = core.condition(sources, texts, objects, reasoning=out.reasoning is not None)
+        latents = sources.latents
+        shape = (1, *latents.shape[1:]) if isinstance(generator, torch.Generator) else latents.shape
+        noise = randn_tensor(shape, generator, latents.device, latents.dtype).expand(latents.shape)
+
+        def on_step(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
+            if on_step_end is None:
+                return latents
+            return on_step_end(self, step, timestep, {"latents": latents}).get("latents", latents)
+
+        result = core.draw(sources, condition, noise, edit, on_step)
         for i, row in enumerate(rows):
             out.images[row] = result[i].cpu()
             out.objects[row] = inputs.objects[i]
-            out.reasoning[row] = said[i]  # type: ignore[index]
             out.regions[row] = inputs.regions[i].cpu().numpy()
             if condition.focus is not None:
                 out.focus[row] = condition.focus[i].float().cpu().numpy()
-
-    @torch.no_grad()
-    def sources(self, pictures: Sequence[Image.Image], edit: EditConfig) -> Sources:
-        """Of pictures of one size."""
-        original = to_tensor(list(pictures)).to(self._execution_device)
-        height, width = original.shape[-2:]
-        scale = min(1.0, edit.size / max(height, width)) if edit.size else 1.0
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        small = original if scale == 1.0 else F.interpolate(original, size, mode="bicubic", antialias=True).clamp(0, 1)
-        blank: list[list[str]] = [[]] * len(small)
-        regions = self.model.prepare(small, [""] * len(small), blank).regions
-        ready = self.model.image_features(small)
-        if self.diffusion is None:
-            return Sources(original, small, regions, small, small, ready)
-        latents = self.diffusion.encode(pad_to_multiple(small, self.diffusion.multiple)[0])
-        plain = self.diffusion.decode(latents)[..., : size[0], : size[1]] if edit.preserve else small
-        return Sources(original, small, regions, latents, plain, ready)
-
-    @torch.no_grad()
-    def draw(
-        self,
-        sources: Sources,
-        condition: Condition,
-        noise: Tensor,
-        edit: EditConfig,
-        on_step_end: Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]] | None = None,
-    ) -> Tensor:
-        """The edited pictures [B, 3, H, W] in 0..1, from noise of the latents' shape."""
-        original = sources.original
-        if self.diffusion is None:
-            return original
-        with self.progress_bar(total=edit.steps) as progress:
-
-            def on_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor:
-                progress.update()
-                if on_step_end is None:
-                    return latents
-                return on_step_end(self, index, timestep, {"latents": latents}).get("latents", latents)
-
-            latents = self.diffusion.sample(condition, sources.latents, noise, edit.steps, edit.guidance, on_step)
-        h, w = size = sources.small.shape[-2:]
-        edited = self.diffusion.decode(latents)[..., :h, :w]
-        mask = change_mask(edited, sources.plain) if edit.preserve else torch.ones_like(edited[:, :1])
-        if size != original.shape[-2:]:
-            edited, mask = (F.interpolate(x, original.shape[-2:], mode="bicubic").clamp(0, 1) for x in (edited, mask))
-        return original + mask * (edited - original)
+            if out.reasoning is not None and inputs.sentences is not None:
+                out.reasoning[row] = inputs.sentences[i]
 
 
 def _check(

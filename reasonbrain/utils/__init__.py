@@ -1,1 +1,1 @@
-"""What several rooms use: files, pictures, endpoints, the Ray cluster. Knows nothing of models or data sets."""
+"""Shared helpers: files, locks, journals, pictures, galleries, endpoints, Ray. Independent of models and data sets."""

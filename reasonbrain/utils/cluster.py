@@ -1,4 +1,4 @@
-"""The Ray cluster that ``--engine ray`` works on, for batches, data that is built, and ablations.
+"""The Ray cluster of ``--executor ray``, for batches, data builds and ablations.
 
 ray = connect()
 """
@@ -12,14 +12,14 @@ from reasonbrain.errors import UserError
 
 
 def connect() -> Any:
-    """The module ``ray``, connected to the cluster that RAY_ADDRESS names, or else to one started on this machine.
+    """The module ``ray``, connected to the cluster that RAY_ADDRESS names, or to one started on this machine.
 
-    Raises UserError where Ray is not installed."""
+    Raises UserError if Ray is not installed."""
     try:
         import ray
         import ray.data
     except ImportError:
-        raise UserError("--engine ray needs Ray: pip install 'reasonbrain[ray]'") from None
+        raise UserError("--executor ray needs Ray: pip install 'reasonbrain[ray]'") from None
     if not ray.is_initialized():
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
     return ray

@@ -1,4 +1,4 @@
-"""Text files that are written whole or not at all."""
+"""Text files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from reasonbrain.errors import UserError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file to write to; it takes the place of ``path`` when all of it is on the disk.
+    """A text file to write to. It replaces ``path`` when the block ends without an error.
 
-    Raises UserError where it cannot be written, and leaves what was there."""
+    Raises UserError if it cannot be written, and leaves the old file as it was."""
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("w", encoding="utf-8") as file:

@@ -1,8 +1,8 @@
 """Pictures in and out: any file or array to a plain RGB picture, to tensors and back, and safely onto the disk.
 
 image = load_image("cat.tif")
-padded, box = pad_to_multiple(to_tensor([image]), 16)
-save_image(to_pil(crop(padded, box))[0], "cat.png", {"instruction": "..."})
+padded = pad_to_multiple(to_tensor([image]), 16)
+save_image(to_pil(padded[..., : image.height, : image.width])[0], "cat.png", {"instruction": "..."})
 """
 
 from __future__ import annotations
@@ -66,8 +66,6 @@ TRANSPOSED = {  # EXIF orientation -> what makes the picture upright
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-Box = tuple[int, int, int, int]  # top, left, height, width
 
 
 def load_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
@@ -278,27 +276,25 @@ def to_tensor(images: list[Image.Image]) -> Tensor:
     return torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in images]).float() / 255
 
 
+def to_uint8(images: Tensor) -> np.ndarray:
+    """[B, 3, H, W] in 0..1 as 8-bit pictures [B, H, W, 3]; values outside 0..1 are clipped."""
+    return (images.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
 def to_pil(images: Tensor) -> list[Image.Image]:
     """[B, 3, H, W] as RGB pictures; values outside 0..1 are clipped.
 
     Raises ValueError on NaN or infinity, which would pass as black or white."""
     if not torch.isfinite(images).all():
         raise ValueError("the picture holds NaN or infinity")
-    array = (images.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture) for picture in array]
+    return [Image.fromarray(picture) for picture in to_uint8(images)]
 
 
-def pad_to_multiple(images: Tensor, multiple: int) -> tuple[Tensor, Box]:
+def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
     """[B, C, H, W] made larger at the right and the bottom, by repeating the last column and row, until H and W are
-    multiples of ``multiple``; with the box that ``crop`` takes back out."""
+    multiples of ``multiple``."""
     h, w = images.shape[-2:]
-    return F.pad(images, (0, -w % multiple, 0, -h % multiple), mode="replicate"), (0, 0, h, w)
-
-
-def crop(images: Tensor, box: Box) -> Tensor:
-    """The part [..., height, width] of images [..., H, W] inside the box."""
-    top, left, h, w = box
-    return images[..., top : top + h, left : left + w]
+    return F.pad(images, (0, -w % multiple, 0, -h % multiple), mode="replicate")
 
 
 def check_output(path: str | Path) -> None:

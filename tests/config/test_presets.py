@@ -111,7 +111,12 @@ def test_shapes_fit_all_the_way(built) -> None:
 
 
 def test_tokens_of_a_picture(built) -> None:
-    """LLaVA-1.5 sees 24 x 24 patches of its 336 pixels; Qwen merges 2 x 2 patches of 14 pixels (here 74 x 72)."""
+    """LLaVA-1.5 sees 24 x 24 patches of its 336 pixels; Qwen merges 2 x 2 patches of 14 pixels."""
     name, _, model = built
-    pixels = {"pixel_values": torch.zeros(1, 3, 336, 336), "image_grid_thw": torch.tensor([[1, 74, 72]])}
-    assert model.slot("mllm").image_lengths(pixels) == [576 if "llava" in name else 37 * 36]
+    mllm = model.slot("mllm")
+    if "llava" in name:
+        embeds = mllm.image_embeds({"pixel_values": torch.zeros(1, 3, 336, 336, device="meta")})
+        assert embeds.shape == (1, 1, 576, mllm.img_in.shape[-1])
+    else:
+        visual = mllm.model.model.visual
+        assert (visual.patch_size, visual.spatial_merge_size) == (14, 2)

@@ -13,7 +13,6 @@ from building import lines, run, url, write_seeds
 from PIL import Image
 
 from reasonbrain.data.opening import open_reader
-from reasonbrain.dataprep.journal import Journal
 from reasonbrain.dataprep.review import serve
 from reasonbrain.dataprep.split import write_splits
 from reasonbrain.dataprep.stages import Settings, too_far
@@ -44,7 +43,7 @@ def test_content(endpoint, command, tmp_path):
     assert reasons["vague"] == "the instruction names no object"
     assert "against the rules" in reasons["turned-down"]
     assert reasons["unsure"] == "no category in 'I do not know'"
-    assert "wait for: reasonbrain data review" in said and not (built / "train.jsonl").read_text()
+    assert "not reviewed yet: reasonbrain data review" in said and not (built / "train.jsonl").read_text()
 
     judged = {row["id"]: row for row in lines(built / "judged.jsonl")}
     assert judged.keys() == {"candle-0", "candle-1", "candle-2", "candle-3", "plant", "masked"}
@@ -171,30 +170,19 @@ def test_thresholds():
     assert ["objects" in said[0], "itself" in said[1], "another" in said[2], "objects" in said[3]] == [True] * 4
 
 
-def test_half_a_line_is_not_a_row(tmp_path):
-    journal = Journal(tmp_path / "a.jsonl")
-    journal.add({"id": "1"})
-    with (tmp_path / "a.jsonl").open("ab") as file:
-        file.write(b'{"id": "2", "text": "cut o')
-    again = Journal(tmp_path / "a.jsonl")
-    assert list(again.rows) == ["1"]
-    again.add({"id": "3"})
-    assert [row["id"] for row in lines(tmp_path / "a.jsonl")] == ["1", "3"]
-
-
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ('{"id": "../x", "image": "a", "prompt": "b"}', "no file name"),
+        ('{"id": "../x", "image": "a", "prompt": "b"}', "not a file name"),
         ('{"id": 1, "image": "a"}', "line 1"),
         ('{"id": 1, "image": "a", "prompt": 2}', "line 1: prompt is not text"),
         (
             '{"id": 1, "image": "a", "prompt": "b"}\n{"id": "1", "image": "a", "prompt": "b"}',
-            "line 2: id '1' comes twice",
+            "line 2: id '1' is used twice",
         ),
         ('{"id": 1, "image": "a", "prompt": "b", "category": "sad"}', "'sad' is not one of physical"),
         ("[]", "line 1"),
-        ("", "hold no seed"),
+        ("", "contain no seed"),
     ],
 )
 def test_malformed_seeds(line, said, command, tmp_path):

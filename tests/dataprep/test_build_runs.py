@@ -64,9 +64,9 @@ def test_on_ray(endpoint, command, tmp_path, monkeypatch):
     write_seeds(tmp_path / "seeds", [{"id": f"s{i}", "prompt": "a red candle", "category": "causal"} for i in range(2)])
     run(command(url(endpoint), "--no-review", "--candidates", "2"))
     os.rename(tmp_path / "built", tmp_path / "local")
-    said = run(command("http://127.0.0.1:9/v1", "--engine", "ray", "--candidates", "2"), code=2)
+    said = run(command("http://127.0.0.1:9/v1", "--executor", "ray", "--candidates", "2"), code=2)
     assert said.rstrip().splitlines()[-1].startswith("error: endpoint 'http://127.0.0.1:9/v1'")
-    run(command(url(endpoint), "--engine", "ray", "--no-review", "--candidates", "2"))
+    run(command(url(endpoint), "--executor", "ray", "--no-review", "--candidates", "2"))
     for name in STAGES:
         one, two = ({r["id"]: r for r in lines(tmp_path / f / f"{name}.jsonl")} for f in ("built", "local"))
         assert one == two and len(one) == 2

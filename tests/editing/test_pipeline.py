@@ -8,7 +8,8 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from reasonbrain.editing.pipeline import ReasonBrainPipeline, change_mask
+from reasonbrain.editing.core import change_mask
+from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.registry import SLOTS
 from reasonbrain.utils.images import to_tensor

@@ -105,3 +105,31 @@ def test_batch_is_single(cme, known):
         alone = cme(one, Cues(*(v[row] for v in cues)), guidance[row])
         torch.testing.assert_close(both.visual[row], alone.visual, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(both.focus[row], alone.focus, rtol=1e-4, atol=1e-5)
+
+
+def test_focus_shows_where_the_visual_queries_look():
+    """Row by row over the grid: the patches that the last block's fusion attends to most, in a grid of 2 x 3."""
+    torch.manual_seed(2)
+    enhancer = HybridEnhancer(width=WIDTH, blocks=1, queries=4, heads=2).eval()
+    mask = torch.ones(1, 3).bool()
+    patches = torch.randn(1, 6, WIDTH)
+    text, empty = torch.randn(1, 3, WIDTH), torch.zeros(1, 0, WIDTH)
+    none = torch.zeros(1, 0).bool()
+    features = Features(patches, (2, 3), text, mask, torch.randn(1, 7), empty, none)
+    cues = Cues(empty, none, empty, none)
+    with torch.no_grad():
+        focus = enhancer(features, cues, torch.randn(1, 3, WIDTH)).focus
+        assert focus.shape == (1, 2, 3)
+        torch.testing.assert_close(focus.sum((1, 2)), torch.ones(1))
+        # with one block and no cues the refined patches are the patches after the block's own cross-attention
+        block = enhancer.hybrid_blocks[0].visual
+        seen = {}
+        hook = block.fused.register_forward_hook(lambda module, args, out: seen.update(context=args[1]))
+        reads = block.read.register_forward_hook(lambda module, args, out: seen.update(queries=out))
+        guidance = torch.randn(1, 3, WIDTH)
+        focus = enhancer(features, cues, guidance).focus
+        hook.remove()
+        reads.remove()
+        weights = block.fused.weights(seen["queries"], seen["context"])
+    expected = (weights / weights.sum(-1, keepdim=True)).view(1, 2, 3)
+    torch.testing.assert_close(focus, expected)

@@ -297,3 +297,40 @@ def test_a_rows_noise_is_its_seeds(flux, known):
     assert l_dm(plug, condition, latents, latents.flip(0), [3, 5]) != l_dm(
         plug, condition, latents, latents.flip(0), [3, 4]
     )
+
+
+@pytest.mark.parametrize("source", ["channel", "sequence"])
+def test_every_noised_copy_keeps_the_source_of_its_own_row(flux, wake, known, source):
+    """The errors of two rows with three draws each are those of each row alone."""
+    plug = wake(flux(f"source={source}"))
+    condition, latents = known
+    target = torch.randn(latents.shape, generator=torch.Generator().manual_seed(9))
+    with torch.no_grad():
+        errors, sigma = plug.errors(condition, latents, target, [5, 6], draws=3)
+        for row in range(2):
+            one = Condition(*(None if x is None else x[row : row + 1] for x in condition))
+            here = slice(row, row + 1)
+            alone, levels = plug.errors(one, latents[here], target[here], [5 + row], draws=3)
+            torch.testing.assert_close(errors[3 * row : 3 * row + 3], alone, rtol=1e-4, atol=1e-5)
+            assert torch.equal(sigma[3 * row : 3 * row + 3], levels)
+
+
+def test_the_order_of_the_inputs_is_noised_latent_then_source_then_image_term(flux, wake, known):
+    """Trained weights depend on it: x_embedder's columns belong to these parts."""
+    plug = wake(flux("source=channel"))
+    condition, latents = known
+    given = plug.conditioning(condition, latents)
+    z, sigma = torch.randn(2, H * W // 4, 16), torch.tensor([0.3, 0.9])
+    seen = []
+    hook = plug.transformer.x_embedder.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    with torch.no_grad():
+        plug.velocity(z, sigma, given, 1.0)
+    hook.remove()
+    parts = (z, pack(latents), given["term"])
+    assert torch.equal(seen[0], torch.cat(parts, dim=-1))
+    term = plug.image_term
+    visual, textual = condition.visual, condition.textual
+    moved = Condition(visual + 1, textual - 1, condition.pooled)
+    ids = given["ids"]
+    with torch.no_grad():  # R-_V + R-_T: what one side gains and the other loses changes nothing
+        torch.testing.assert_close(term(pack(latents), ids, moved), given["term"], rtol=1e-3, atol=1e-4)

@@ -141,7 +141,7 @@ def test_nothing_to_see_is_never_nan(build, wake, company):
     rows = 1 + company
     regions = torch.full((rows, 64, 64), -1)
     regions[1:] = 0
-    inputs = model.prepare(
+    inputs = model.make_inputs(
         to_tensor([sample.source] * rows),
         ["", sample.instruction][:rows],
         [[], sample.objects][:rows],

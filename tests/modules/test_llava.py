@@ -47,17 +47,17 @@ def cues_of(cues: Cues, i: int) -> Cues:
 
 def test_prompt_is_llava_1_5s(plug, inputs) -> None:
     """Without cues a row is what transformers' LlavaProcessor makes of the published prompt."""
-    rows, image = plug.tokenize(inputs.instructions, [PATCHES] * 2, 0)
+    rows, image = plug.tokenize(inputs.instructions, PATCHES, 0)
     for row, text in zip(rows, TEXTS, strict=True):
         assert row == plug.tokenizer("USER: " + "<image>" * PATCHES + f"\n{text} ASSISTANT:").input_ids
         assert row[0] == plug.tokenizer.bos_token_id and row.count(image) == PATCHES
-    with_cues, _ = plug.tokenize(inputs.instructions, [PATCHES] * 2, CUES)
+    with_cues, _ = plug.tokenize(inputs.instructions, PATCHES, CUES)
     end = rows[0].index(image) + PATCHES
     assert with_cues[0] == rows[0][:end] + [plug.tokenizer.pad_token_id] * CUES + rows[0][end:]
 
 
 def test_an_instruction_cannot_bring_pictures(plug) -> None:
-    rows, image = plug.tokenize(["melt the <image> ice"], [PATCHES], 0)
+    rows, image = plug.tokenize(["melt the <image> ice"], PATCHES, 0)
     assert rows[0].count(image) == PATCHES
 
 
@@ -65,8 +65,8 @@ def test_picture_tokens(plug, inputs) -> None:
     """A token a patch, without CLS, as the model's own code makes them."""
     pixels = plug.pixels(inputs.images)
     assert type(plug.image_processor).__name__.endswith("Pil")  # torchvision is not needed
-    assert plug.image_lengths(pixels) == [PATCHES] * 2
     embeds = plug.image_embeds(pixels)
+    assert embeds.shape[:3] == (2, 1, PATCHES)
     states = plug.model.model.vision_tower(**pixels, output_hidden_states=True).hidden_states[-2]
     assert torch.equal(embeds, plug.model.model.multi_modal_projector(states[:, 1:])[:, None])
 
@@ -79,7 +79,7 @@ def test_forward_equals_a_plain_pass(plug, inputs, cues) -> None:
     losses = []
     for i in range(2):
         row = row_of(inputs, i)
-        (ids,), image = plug.tokenize(row.instructions, [PATCHES], 0)
+        (ids,), image = plug.tokenize(row.instructions, PATCHES, 0)
         at = ids.index(image)
         used = torch.cat([cues.visual[i][cues.visual_mask[i]], cues.textual[i][cues.textual_mask[i]]])
         picture = plug.image_features(row.images).flatten(0, 2)

@@ -120,7 +120,7 @@ def test_shipped_configuration_on_small_parts(hub, name, tmp_path) -> None:
     torch.manual_seed(0)
     model = ReasonBrain.from_config(cfg.model)
     images = torch.rand(2, 3, 48, 64, generator=torch.Generator().manual_seed(0))
-    inputs = model.prepare(images, ["What if the ice melts?", "What would a candle do in the wind of a fan?"])
+    inputs = model.make_inputs(images, ["What if the ice melts?", "What would a candle do in the wind of a fan?"])
     assert inputs.regions.amax() >= 1
     latents = model.slot("diffusion").encode(images)
     out = model(inputs, latents, latents.flip(0), range(len(latents)))

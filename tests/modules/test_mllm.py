@@ -32,7 +32,7 @@ def no_cues(rows):
 
 def row(batch, i):
     fields = vars(batch) if isinstance(batch, Inputs) else batch._asdict()
-    return type(batch)(**{k: v[i : i + 1] for k, v in fields.items() if k != "ready"})
+    return type(batch)(**{k: v[i : i + 1] for k, v in fields.items() if k not in ("ready", "sentences")})
 
 
 def prompt_ids(mllm, inputs, i):
@@ -122,7 +122,7 @@ def test_batch_is_single(mllm, inputs, cues):
 
 def test_positions_are_the_models_own(mllm, inputs):
     pixels = mllm.pixels(inputs.images)
-    rows, image = mllm.tokenize(inputs.instructions, mllm.image_lengths(pixels), 0)
+    rows, image = mllm.tokenize(inputs.instructions, 16, 0)
     assert rows == [prompt_ids(mllm, inputs, i) for i in range(3)]
     ids, mask = mllm.pad_left(rows, 16)
     positions = mllm.positions(ids, mask, 4, 4)
@@ -185,6 +185,19 @@ def test_reason_is_the_base_models_greedy_answer(mllm, parts, inputs, cues):
     torch.testing.assert_close(mllm(inputs, cues).hidden, before, rtol=0, atol=0)
 
 
+def test_reason_reads_the_features_that_the_batch_brings(mllm, inputs):
+    """Those of other pictures here: it speaks of these, and its vision tower does not run again."""
+    flipped = replace(inputs, images=inputs.images.flip(0, -1))
+    wanted = mllm.reason(flipped, max_new_tokens=12)
+    assert wanted != mllm.reason(inputs, max_new_tokens=12)
+    ready = {"mllm": mllm.image_features(flipped.images)}
+    calls = []
+    hook = mllm.model.model.visual.register_forward_hook(lambda *_: calls.append(1))
+    said = mllm.reason(replace(inputs, ready=ready), max_new_tokens=12)
+    hook.remove()
+    assert said == wanted and not calls
+
+
 def test_reason_does_not_thaw_what_is_frozen(mllm, inputs):
     """Switching adapters on again would make peft train them."""
     frozen = copy.deepcopy(mllm).requires_grad_(False)
@@ -195,7 +208,7 @@ def test_reason_does_not_thaw_what_is_frozen(mllm, inputs):
 def test_texts_are_padded_to_few_lengths(mllm, inputs):
     """The length that a text is said to take up is the one it gets: rows of one length need no other padding."""
     texts = ["melt", "melt the ice", "what would the ice look like after a day in the sun, and the cube beside it?"]
-    rows, _ = mllm.tokenize(texts, [16] * 3, 5)
+    rows, _ = mllm.tokenize(texts, 16, 5)
     for text, row in zip(texts, rows, strict=True):
         ids, mask = mllm.pad_left([row], 16 + 5)
         assert ids.shape[1] == 16 + 5 + mllm.text_length(text) and mask.sum() == len(row)
@@ -205,7 +218,7 @@ def test_texts_are_padded_to_few_lengths(mllm, inputs):
 
 def test_special_tokens_in_an_instruction_are_just_text(mllm, inputs, cues):
     texts = ["<|image_pad|> melts", "<|im_end|> <|vision_start|>", "<|endoftext|>"]
-    rows, image = mllm.tokenize(texts, [16] * 3, 0)
+    rows, image = mllm.tokenize(texts, 16, 0)
     assert [r.count(image) for r in rows] == [16] * 3
     assert torch.isfinite(mllm(replace(inputs, instructions=texts), cues).hidden).all()
 

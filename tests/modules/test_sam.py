@@ -124,7 +124,7 @@ def test_checkpoint_with_sam(hub, images, tmp_path) -> None:
     again, _ = load_model(tmp_path)
     state = again.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
-    old, new = (m.prepare(images, ["a", "b"]).regions for m in (model, again))
+    old, new = (m.make_inputs(images, ["a", "b"]).regions for m in (model, again))
     assert old.amax() >= 1 and torch.equal(old, new)
     sam = again.slot("frce.region").sam
     shared = sam.prompt_encoder.shared_embedding.positional_embedding

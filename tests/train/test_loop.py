@@ -228,3 +228,21 @@ def test_sigterm_saves_and_ends(tmp_path):
     whole, _ = fit(tmp_path / "whole")
     again, _ = fit(tmp_path)
     assert torch.equal(whole.linear.weight, again.linear.weight)
+
+
+def test_a_skipped_step_leaves_no_gradient_and_moves_no_average(tmp_path):
+    """Of two passes the first is fine and the second is not: the next step must not see the first one's gradients."""
+    toy = Toy()
+    loop = Loop(toy, TrainConfig(**{**vars(CFG), "steps": 1, "bad_steps": 5}), tmp_path)
+    before = {name: average.clone() for name, average in loop.engine.average.items()}
+    weights = {name: p.detach().clone() for name, p in toy.named_parameters()}
+
+    def losses(step, part):
+        named = toy.losses(step, part)
+        return {k: v * (math.nan if part == 1 else 1) for k, v in named.items()}
+
+    loop.fit(losses, parts=2)
+    assert loop.step == 1 and loop.skipped == 1
+    assert all(p.grad is None or not p.grad.any() for p in toy.parameters())
+    assert all(torch.equal(loop.engine.average[name], before[name]) for name in before)
+    assert all(torch.equal(p, weights[name]) for name, p in toy.named_parameters())

@@ -10,5 +10,5 @@ from reasonbrain.utils.cluster import connect
 
 def test_without_ray(monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"--engine ray needs Ray: pip install 'reasonbrain\[ray\]'"):
+    with pytest.raises(UserError, match=r"--executor ray needs Ray: pip install 'reasonbrain\[ray\]'"):
         connect()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import signal
@@ -17,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from reasonbrain.errors import RunError, UserError
+from reasonbrain.utils.locks import take
 
 # how long a process waits for one that lives (faults.py tells): the first one writes the model while the others wait
 PATIENCE = timedelta(minutes=30)
@@ -112,10 +112,7 @@ def claimed(run: Path, device: torch.device) -> Iterator[None]:
     taken = False
     with file:
         try:
-            if rank() == 0:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            taken = True
+            taken = rank() == 0 and not take(file)
         except OSError as e:  # some clusters' file systems have no locks
             log.warning(f"'{run / 'lock'}' cannot be locked ({e.strerror}): see that no other command trains this run")
         if anywhere([taken], device)[0]:

@@ -1,10 +1,6 @@
-"""ReasonMini as a benchmark: did it happen, and was the rest left alone? Its table is the README's.
+"""ReasonMini as a benchmark: whether the outcome is visible in the edit, and how much of the rest changed.
 
-    reasonbrain eval --benchmark mini -o REPORT [--data test] [--limit 200]
-
-Three splits: new scenes, phrasings never trained on, combinations of object, colour and background never trained on.
-Beside the edits stand the untouched source, the true target, and of a model of ours its edits without the instruction
-and its autoencoder alone on the true target, which is what an edit through it can reach.
+reasonbrain eval --benchmark mini -o REPORT [--data test] [--limit 200]
 """
 
 from __future__ import annotations
@@ -16,9 +12,11 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from reasonbrain.data.records import Record
+from reasonbrain.config.schema import DataConfig
+from reasonbrain.data.records import MiniRecords, Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
+from reasonbrain.eval.evaluation.benchmarks import Benchmark
 from reasonbrain.eval.evaluation.edits import Edits, System
 from reasonbrain.eval.evaluation.metrics import Case, Metric
 from reasonbrain.eval.evaluation.networks import Models
@@ -27,23 +25,24 @@ from reasonbrain.modules.data.reasonmini.canvas import Look
 from reasonbrain.utils.images import to_pil, to_tensor
 
 SPLITS = ("test", "paraphrase", "compositional")
-COUNT = 200  # records a split, unless another number is asked for
-SEED = 7  # of the world: the same records for everyone
-SIZE = 64
+COUNT = 200  # records per split, unless a limit is given
+SEED = 7  # of the records: everyone measures the same ones
+SIZE = 64  # pixels
 
 
 class MiniSplits:
-    """The first ``count`` records of each split, drawn on the fly. ``notes``: split, kind and the scene's params.
-    ``names``: those of the kinds that take their turns, instead of all.
+    """The first ``count`` records of each split, drawn on the fly. The ``notes`` of a record: its split, its kind, and
+    the scene's params as JSON.
 
-    Raises UserError for an unknown split."""
+    ``splits``: one split (None: all three). ``names``: the kinds, in turn (none: all). Raises UserError for an unknown
+    split."""
 
     def __init__(self, splits: str | None, count: int | None, names: Sequence[str] = ()) -> None:
         self.names = names or [kind.name for _, kind in kinds()]
         self.splits = (splits,) if splits else SPLITS
         self.count = count or COUNT
         if splits and splits not in SPLITS:
-            raise UserError(f"data '{splits}': ReasonMini draws its own; choose a split from {', '.join(SPLITS)}")
+            raise UserError(f"data '{splits}' is not a split of ReasonMini; choose from {', '.join(SPLITS)}")
 
     def __len__(self) -> int:
         return len(self.splits) * self.count
@@ -60,25 +59,38 @@ class MiniSplits:
 
 
 def happened(case: Case, models: Models) -> float:
-    """1 if the kind's check sees from the pixels that it happened, else 0."""
+    """1 if the check of the record's kind finds the outcome in the edit's pixels, else 0."""
     notes = case.record.notes
     return float(find_kind(notes["kind"])[1].check(Look(case.edit), json.loads(notes["params"])))
 
 
-PASSED = {"outcome": Metric(happened, regions=False)}
+class MiniBenchmark(Benchmark):
+    """Outcome check and distance from the target, on three splits drawn on the fly: new scenes (``test``), phrasings
+    never trained on (``paraphrase``), and combinations of object, colour and background never trained on
+    (``compositional``). ``data`` names one of them. ``limit`` counts the records of each.
 
+    Baselines: the unchanged source and the true target; for a model, also its edits without the instruction, and the
+    true target passed through its autoencoder, which bounds the quality of its edits."""
 
-def baselines(pipe: ReasonBrainPipeline | None, folder: Path, seed: int) -> dict[str, System]:
-    """What stands beside the edits, by name. Edits without the instruction are kept in ``folder``."""
-    systems: dict[str, System] = {"true target": lambda record: record.target}
-    if pipe is not None:
-        without = Edits(folder / "withheld", pipe, seed, "edit this")
-        systems |= {"instruction withheld": without, "autoencoder on the true target": reconstruct(pipe)}
-    return systems
+    metrics = ("outcome", "L1", "PSNR", "SSIM")
+    own_metrics = {"outcome": Metric(happened, regions=False)}
+    groups = ("split", "category", "kind")
+
+    def records(self, data: str | None, limit: int | None, trained_on: DataConfig | None = None) -> MiniSplits:
+        """With ``trained_on``, only the kinds in that data. Raises UserError for an unknown split."""
+        return MiniSplits(data, limit, tuple(dict.fromkeys(MiniRecords(trained_on).turns)) if trained_on else ())
+
+    def baselines(self, pipe: ReasonBrainPipeline | None, folder: Path, seed: int) -> dict[str, System]:
+        """The edits without the instruction are saved in ``folder``/withheld."""
+        systems = super().baselines(pipe, folder, seed) | {"true target": lambda record: record.target}
+        if pipe is not None:
+            without = Edits(folder / "withheld", pipe, seed, "edit this")
+            systems |= {"instruction withheld": without, "autoencoder on the true target": reconstruct(pipe)}
+        return systems
 
 
 def reconstruct(pipe: ReasonBrainPipeline) -> Callable[[Record], Image.Image | None]:
-    """The true target through the autoencoder and nothing else."""
+    """The system that passes the true target through the pipeline's autoencoder."""
 
     @torch.no_grad()
     def through(record: Record) -> Image.Image:

@@ -11,47 +11,34 @@ A row is known by its place in JOBS. One whose line is there is finished; a pict
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from reasonbrain.editing.batch.rows import Job
 from reasonbrain.errors import UserError
 from reasonbrain.utils.files import whole_file
+from reasonbrain.utils.journal import JsonRow, read
+from reasonbrain.utils.locks import take
 
-Line = dict[str, Any]
-
-
-def _take(lock: BinaryIO, kind: int) -> bool:
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-        return True
-    except BlockingIOError:
-        return False
-
-
-def alone(lock: BinaryIO) -> bool:
-    """Tries to have the folder for this process alone; where others are in it, it parts from them."""
-    return _take(lock, fcntl.LOCK_EX)
+Line = JsonRow
 
 
 def enter(lock: BinaryIO, output: Path, shared: bool) -> None:
     """Keeps other commands out of the folder, but for processes of one torchrun; the first one in clears up."""
-    if _take(lock, fcntl.LOCK_EX):
+    if take(lock):
         for torn in (*output.glob(".*.tmp"), *output.glob("pictures/.*.tmp")):
             torn.unlink()
         if shared:
-            fcntl.flock(lock, fcntl.LOCK_SH)
+            take(lock, shared=True, wait=True)
         return
     for _ in range(30 if shared else 0):
-        if _take(lock, fcntl.LOCK_SH):
+        if take(lock, shared=True):
             return
         time.sleep(1)
     raise UserError(f"output '{output}' is being written by another command; wait for it or name another folder")
@@ -110,51 +97,18 @@ def _digest(jobs: Path) -> str:
     return digest.hexdigest()
 
 
-@contextmanager
-def appending(path: Path) -> Iterator[Callable[[Line], None]]:
-    """A function that adds a line, which is then on the disk, or raises UserError and leaves the file as it was. A last
-    line that was cut off is removed first."""
-
-    def refused(e: OSError) -> UserError:
-        return UserError(f"'{path}' cannot be written: {e.strerror}; the same command goes on from there")
-
-    def write(line: Line) -> None:
-        data, end = (json.dumps(line) + "\n").encode(), os.fstat(file.fileno()).st_size
-        try:
-            if file.write(data) != len(data):
-                raise OSError(0, "the disk is full")
-            os.fsync(file.fileno())
-        except OSError as e:
-            file.truncate(end)
-            raise refused(e) from None
-
-    try:
-        file = path.open("ab", buffering=0)
-    except OSError as e:
-        raise refused(e) from None
-    with file:
-        file.truncate(path.read_bytes().rfind(b"\n") + 1)
-        yield write
-
-
 def lines(output: Path) -> Iterator[Line]:
     """All results of a folder, each once. Raises UserError for a line that is none."""
     seen = set()
     for path in (output / "results.jsonl", *sorted(output.glob("results-*.jsonl"))):
-        if not path.exists():
-            continue
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):  # it is being written, or was cut off
-                    break
-                try:
-                    made = json.loads(line)
-                    key = made["row"], made["variant"]
-                except (ValueError, KeyError, TypeError):
-                    raise UserError(f"'{path}' line {number} is no result; mend it or name another folder") from None
-                if key not in seen:
-                    seen.add(key)
-                    yield made
+        for number, line in enumerate(read(path), 1):
+            try:
+                key = line["row"], line["variant"]
+            except KeyError:
+                raise UserError(f"'{path}' line {number} is no result; mend it or name another folder") from None
+            if key not in seen:
+                seen.add(key)
+                yield line
 
 
 def merge(output: Path) -> None:

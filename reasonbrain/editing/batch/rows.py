@@ -27,7 +27,7 @@ SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
+class EditRow:
     """An edit to be made. ``number``: its place among the rows, from 0. ``image``: a path, or a picture in memory.
     ``steps``, ``size``: None as configured. ``variants``: those of range(n) to be made; variant v is drawn from seed +
     v. ``error``: what is wrong with the row; the rest then means nothing."""
@@ -45,12 +45,12 @@ class Row:
     error: str = ""
 
 
-def parse(fields: Any, number: int, ids: set[bytes], root: Path = Path()) -> Row:
+def parse(fields: Any, number: int, ids: set[bytes], root: Path = Path()) -> EditRow:
     """A row of its fields; what is wrong with them is in ``error``. ``ids``: digests of those before it; its own is
     added. ``root``: where relative paths start."""
     name = f"row {number + 1}"
     if not isinstance(fields, Mapping):
-        return Row(number, name, error=f"{name} is no JSON object")
+        return EditRow(number, name, error=f"{name} is no JSON object")
     given = {k: v for k, v in fields.items() if v is not None and not (isinstance(v, str) and v == "")}
     row_id = given.get("id")
     if isinstance(row_id, int) and not isinstance(row_id, bool):
@@ -80,9 +80,9 @@ def parse(fields: Any, number: int, ids: set[bytes], root: Path = Path()) -> Row
         elif not isinstance(image, (Image.Image, np.ndarray)):
             raise UserError("no image" if image is None else f"image {image!r} is no path")
         variants = tuple(range(values.get("n", 1)))
-        return Row(number, name, image, instruction, **values, variants=variants)
+        return EditRow(number, name, image, instruction, **values, variants=variants)
     except UserError as e:
-        return Row(number, name, error=str(e))
+        return EditRow(number, name, error=str(e))
 
 
 def _writable(text: str) -> bool:
@@ -103,17 +103,17 @@ def _whole(field: str, value: Any) -> int:
     return number
 
 
-def parse_all(rows: Iterable[Any], root: Path = Path()) -> Iterator[Row]:
+def parse_all(rows: Iterable[Any], root: Path = Path()) -> Iterator[EditRow]:
     """``parse`` of one after the other; an exception among them is what is wrong with its row."""
     ids: set[bytes] = set()
     for number, fields in enumerate(rows):
         if isinstance(fields, Exception):
-            yield Row(number, f"row {number + 1}", error=f"row {number + 1}: {fields}")
+            yield EditRow(number, f"row {number + 1}", error=f"row {number + 1}: {fields}")
         else:
             yield parse(fields, number, ids, root)
 
 
-def read(jobs: Path, instruction: str | None = None) -> Iterator[Row]:
+def read(jobs: Path, instruction: str | None = None) -> Iterator[EditRow]:
     """The rows of a .jsonl, .csv or .parquet file, or one for each picture in a folder, with ``instruction``.
 
     Pictures are named relative to the file's folder. Raises UserError for a file that is missing or of another kind,
@@ -190,5 +190,5 @@ class Job:
     overrides: tuple[str, ...]
     batch_size: int
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[EditRow]:
         return read(self.jobs, self.instruction)

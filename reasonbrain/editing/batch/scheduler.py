@@ -19,24 +19,21 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from reasonbrain.attention import set_attention
 from reasonbrain.config.schema import EditConfig
-from reasonbrain.editing.batch.rows import Row
+from reasonbrain.editing.batch.rows import EditRow
+from reasonbrain.editing.core import Core, Sources
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition
 from reasonbrain.utils.images import load_image, to_pil, upright_size
 
-if TYPE_CHECKING:
-    from reasonbrain.editing.pipeline import ReasonBrainPipeline, Sources
-
 WINDOW = 16  # so many batches of rows are sorted by size and length at a time
-Parts = TypeVar("Parts", bound="Condition | Sources")
+Parts = TypeVar("Parts", Condition, Sources)
 Size = tuple[int, int]
 
 
@@ -44,7 +41,7 @@ Size = tuple[int, int]
 class Result:
     """One variant of a row: ``image``, or what went wrong in ``error``. ``seconds``: its share of the model's time."""
 
-    row: Row
+    row: EditRow
     variant: int
     image: Image.Image | None = None
     objects: list[str] = field(default_factory=list)
@@ -66,37 +63,37 @@ class _Edit:
     condition: Condition
 
 
-def edit_rows(pipe: ReasonBrainPipeline, rows: Iterable[Row], batch_size: int) -> Iterator[Result]:
-    """The results of rows, in no particular order. What is wrong with a row is in its results.
+def edit_rows(core: Core, edit: EditConfig, rows: Iterable[EditRow], batch_size: int) -> Iterator[Result]:
+    """The results of rows, in no particular order. What is wrong with a row is in its results. ``edit``: what rows do
+    not set themselves.
 
     Raises UserError where ``batch_size`` rows do not fit into the device's memory."""
-    set_attention(pipe.model, pipe.settings.model.attention)
     rows = iter(rows)
     with ThreadPoolExecutor(4) as pool:
         while window := list(islice(rows, WINDOW * batch_size)):
-            yield from _Window(pipe, batch_size, pool).run(window)
+            yield from _Window(core, edit, batch_size, pool).run(window)
 
 
 class _Window:
     """Rows that are sorted into batches together."""
 
-    def __init__(self, pipe: ReasonBrainPipeline, batch_size: int, pool: ThreadPoolExecutor) -> None:
-        self.pipe, self.batch_size, self.pool = pipe, batch_size, pool
+    def __init__(self, core: Core, edit: EditConfig, batch_size: int, pool: ThreadPoolExecutor) -> None:
+        self.core, self.edit, self.batch_size, self.pool = core, edit, batch_size, pool
         self.waiting: dict[tuple[Any, ...], list[_Edit]] = {}  # by what a denoising batch has in common
         self.loaded: dict[Any, Future[Image.Image]] = {}
         self.known: dict[Any, Sources] = {}  # what rows to come need of pictures that were there before
         self.uses: Counter[Any] = Counter()
 
-    def run(self, rows: list[Row]) -> Iterator[Result]:
+    def run(self, rows: list[EditRow]) -> Iterator[Result]:
         for row in rows:
             if row.error:
                 yield Result(row, 0, error=row.error)
         rows = [row for row in rows if not row.error]
-        groups: dict[tuple[Any, ...], list[Row]] = {}
+        groups: dict[tuple[Any, ...], list[EditRow]] = {}
         for row, size in zip(rows, self.pool.map(_size, rows), strict=True):
             self.uses[self._picture(row)] += 1
             groups.setdefault((size, *self._kind(row)), []).append(row)
-        batches: deque[tuple[Size | None, list[Row]]] = deque(
+        batches: deque[tuple[Size | None, list[EditRow]]] = deque(
             (size, group[i : i + self.batch_size])
             for (size, *_), group in groups.items()
             for i in range(0, len(group), self.batch_size)
@@ -123,49 +120,48 @@ class _Window:
             yield from self._draw(self.batch_size)
         yield from self._draw(1)
 
-    def _kind(self, row: Row) -> tuple[int | None, bool, int]:
+    def _kind(self, row: EditRow) -> tuple[int | None, bool, int]:
         """What the rows of a batch have in common, beside the size of their pictures."""
-        mllm = self.pipe.mllm
+        mllm = self.core.model.slot("mllm")
         return row.size, row.reasoning, 0 if mllm is None else mllm.text_length(row.instruction)
 
-    def _picture(self, row: Row) -> Any:
+    def _picture(self, row: EditRow) -> Any:
         """Which picture it is, at the size that it is computed at."""
         return row.image if isinstance(row.image, Path) else id(row.image), row.size
 
-    def _load(self, batches: Iterable[tuple[Size | None, list[Row]]]) -> None:
+    def _load(self, batches: Iterable[tuple[Size | None, list[EditRow]]]) -> None:
         """Starts to decode the next batch's pictures."""
         for _, batch in islice(batches, 1):
             for row in batch:
                 if self._picture(row) not in self.loaded:
                     self.loaded[self._picture(row)] = self.pool.submit(load_image, row.image)
 
-    def _release(self, row: Row) -> None:
+    def _release(self, row: EditRow) -> None:
         key = self._picture(row)
         self.uses[key] -= 1
         if not self.uses[key]:
             self.loaded.pop(key)
             self.known.pop(key, None)
 
-    def _settings(self, row: Row) -> EditConfig:
-        edit = self.pipe.settings.edit
-        return replace(edit, steps=row.steps or edit.steps, size=row.size or edit.size)
+    def _settings(self, row: EditRow) -> EditConfig:
+        return replace(self.edit, steps=row.steps or self.edit.steps, size=row.size or self.edit.size)
 
-    @torch.no_grad()
-    def _condition(self, rows: list[Row], pictures: list[Image.Image]) -> None:
+    def _condition(self, rows: list[EditRow], pictures: list[Image.Image]) -> None:
         """The conditioning path of a batch; its edits wait to be drawn."""
-        start, pipe = time.perf_counter(), self.pipe
+        start = time.perf_counter()
         new = {self._picture(r): p for r, p in zip(rows, pictures, strict=True) if self._picture(r) not in self.known}
         if new:
-            sources = self._guarded(partial(pipe.sources, self._filled(list(new.values())), self._settings(rows[0])))
+            sources = self._guarded(
+                partial(self.core.sources, self._filled(list(new.values())), self._settings(rows[0]))
+            )
             self.known |= {key: _one(sources, i) for i, key in enumerate(new)}
         whole = self._filled(rows)
         sources = _joined([self.known[self._picture(row)] for row in whole])
-        inputs = pipe.model.prepare(
-            sources.small, [row.instruction for row in whole], None, sources.regions, sources.ready
-        )
-        condition, _ = self._guarded(partial(pipe.model.condition, inputs))
+        texts = [row.instruction for row in whole]
+        work = partial(self.core.condition, sources, texts, reasoning=rows[0].reasoning)
+        inputs, condition = self._guarded(work)
         condition = condition._replace(focus=None)
-        said = pipe.mllm.reason(inputs) if rows[0].reasoning and pipe.mllm is not None else [None] * len(whole)
+        said = inputs.sentences or [None] * len(whole)
         seconds = (time.perf_counter() - start) / sum(len(row.variants) for row in rows)
         for i, row in enumerate(rows):
             settings = self._settings(row)
@@ -176,7 +172,6 @@ class _Window:
                 edit = _Edit(result, known, _one(condition, i))
                 self.waiting.setdefault(key, []).append(edit)
 
-    @torch.no_grad()
     def _draw(self, least: int) -> Iterator[Result]:
         """Draws as many batches as there are with at least so many edits."""
         for key in list(self.waiting):
@@ -189,7 +184,7 @@ class _Window:
                 noise = torch.cat([_noise(edit) for edit in whole]).to(sources.latents)
                 settings = self._settings(batch[0].result.row)
                 condition = _joined([edit.condition for edit in whole])
-                drawn = self._guarded(partial(self.pipe.draw, sources, condition, noise, settings)).cpu()
+                drawn = self._guarded(partial(self.core.draw, sources, condition, noise, settings)).cpu()
                 seconds = (time.perf_counter() - start) / len(batch)
                 for i, edit in enumerate(batch):
                     edit.result.seconds += seconds
@@ -210,7 +205,7 @@ class _Window:
             raise UserError(f"batch size {self.batch_size} does not fit into memory; choose a smaller one") from None
 
 
-def _size(row: Row) -> Size | None:
+def _size(row: EditRow) -> Size | None:
     """(width, height) of a row's picture without decoding it; None where that cannot be told."""
     if isinstance(row.image, Path):
         return upright_size(row.image)
@@ -223,7 +218,7 @@ def _noise(edit: _Edit) -> Tensor:
 
 
 def _one(parts: Parts, i: int) -> Parts:
-    """Row i of a named tuple of tensors, as a batch of one that keeps no other row in memory."""
+    """EditRow i of a named tuple of tensors, as a batch of one that keeps no other row in memory."""
     return type(parts)(*(_each(lambda part: part[i : i + 1].clone(), part) for part in parts))
 
 

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from galleries import Page
 from PIL import Image
 
 from reasonbrain import cli
 from reasonbrain.checkpoint import save_model
 from reasonbrain.editing.batch import scheduler as edits
-from reasonbrain.editing.batch.rows import Row, parse, read
-from reasonbrain.editing.batch.run import file_name
+from reasonbrain.editing.batch.editor import picture_path
+from reasonbrain.editing.batch.rows import EditRow, parse, read
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.modules.data.reasonmini import make
 
@@ -245,7 +246,8 @@ IDS = [
 
 
 def test_names_of_pictures_are_safe_and_differ():
-    names = [file_name(Row(0, i), 0) for i in IDS] + [file_name(Row(0, "plain", n=2), v) for v in (0, 1)]
+    names = [picture_path(EditRow(0, i), 0) for i in IDS]
+    names += [picture_path(EditRow(0, "plain", n=2), v) for v in (0, 1)]
     assert len({n.lower() for n in names}) == len(names)
     assert names[0] == "pictures/plain.png"
     for name in names:
@@ -270,10 +272,9 @@ def test_bad_rows_stop_nothing(command, rows, pictures, tmp_path):
         assert picture.text["reasoning"] == status[7, 1]["reasoning"]
         assert picture.text["instruction"] == rows[1]["instruction"]
     assert status[7, 0]["objects"] and status[7, 0]["seconds"] > 0
-    page = (tmp_path / "out" / "gallery.html").read_text()
-    assert "<b>" not in page.split('id="data">')[1]
-    shown = json.loads(page.split('id="data">')[1].split("</script>")[0])["records"]
-    assert [card["category"] for card in shown] == ["failed"] * 6 + ["made"] * 3
+    shown = Page((tmp_path / "out" / "gallery.html").read_text()).cards
+    assert [card["groups"]["status"] for card in shown] == ["failed"] * 6 + ["made"] * 3
+    assert shown[-1]["id"] == "../<b>"
     assert [name for name, _ in shown[-1]["pictures"]] == ["source", "result"]
 
 
@@ -426,7 +427,7 @@ def test_ray(command, rows, tmp_path):
     (out / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in whole[:3]))
     for line in whole[3:]:
         (out / line["file"]).unlink()
-    code, said, found = command(rows, "--engine", "ray", "--workers", "2")
+    code, said, found = command(rows, "--executor", "ray", "--workers", "2")
     assert code == 0, said
     assert found[:3] == whole[:3] and sorted(r["row"] for r in found) == list(range(10))
     assert files(out) == wanted

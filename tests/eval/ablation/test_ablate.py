@@ -129,7 +129,7 @@ def test_the_summarys_numbers():
 
 
 def test_mistakes_in_a_plan_are_said_before_anything_is_trained(overrides, tmp_path):
-    assert "neither a shipped one (components, img_tokens" in refused("componets", tmp_path)
+    assert "neither a shipped plan (components, img_tokens" in refused("componets", tmp_path)
     assert "does not exist" in refused(tmp_path / "no.yaml", tmp_path)
     assert "action 'DROP' is not one of REMOVE, REPLACE" in refused(
         write_plan(tmp_path, overrides, NO_CME | {"action": "DROP"}), tmp_path
@@ -217,7 +217,7 @@ def by_hand(folder: Path, budget) -> float:
 
 @pytest.mark.long
 def test_a_plan_on_ray(overrides, tmp_path, monkeypatch):
-    """Two runs at a time come to the local engine's numbers; one that fails stops no other, and either engine takes
+    """Two runs at a time come to the local executor's numbers; one that fails stops no other, and either executor takes
     what the other one did."""
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # or they starve beside whatever else runs here
@@ -225,7 +225,7 @@ def test_a_plan_on_ray(overrides, tmp_path, monkeypatch):
     (tmp_path / "clip").symlink_to(next(o.partition("=")[2] for o in overrides if ".encoders.pretrained=" in o))
     words = [*overrides, "model.encoders.pretrained=clip"]
     plan = write_plan(tmp_path, words, NO_CME, FAILS | {"seeds": [0]})
-    process = command(plan, "ray", "--engine", "ray")
+    process = command(plan, "ray", "--executor", "ray")
     _, stderr = process.communicate()
     assert process.returncode == 1 and "1 of 5 runs failed (REPLACE weight of L_MLLM: no number, seed 0)" in stderr
     failed = "failed: REPLACE weight of L_MLLM: no number, seed 0: exit code 1: error: training diverged"

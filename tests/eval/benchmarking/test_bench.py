@@ -189,7 +189,7 @@ def test_at_true_size_a_picture_has_its_tokens():
     assert sum(p.numel() for p in model.parameters()) > 21e9
     mllm = model.slot("mllm")
     grid = mllm.image_processor(images=[Image.new("RGB", (1024, 1024))], return_tensors="pt")
-    assert mllm.image_lengths(grid) == [37**2]
+    assert grid["image_grid_thw"].tolist() == [[1, 74, 74]] and mllm.model.model.visual.spatial_merge_size == 2
     assert mllm.tokenizer.convert_tokens_to_ids(mllm.image_token) == mllm.tokenizer("<|image_pad|>").input_ids[0]
 
 

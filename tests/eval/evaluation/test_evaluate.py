@@ -1,19 +1,22 @@
 """The eval command and its report: whose edits, which records, how sure, what a reader sees."""
 
 import json
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from galleries import Page
 from PIL import Image
 
 from reasonbrain.cli import main
 from reasonbrain.data.records import Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
-from reasonbrain.eval.evaluation import benchmarks, page
-from reasonbrain.eval.evaluation.edits import Edits, file_name
-from reasonbrain.eval.evaluation.report import Other, markdown, tables
+from reasonbrain.eval.evaluation import page
+from reasonbrain.eval.evaluation.against import Other
+from reasonbrain.eval.evaluation.benchmarks import find_benchmark
+from reasonbrain.eval.evaluation.edits import Edits, file_stem
+from reasonbrain.eval.evaluation.published import AnyManifest
+from reasonbrain.eval.evaluation.report import markdown, tables
 from reasonbrain.modules.data.reasonmini import benchmark as mini
 from reasonbrain.modules.data.reasonmini.store import write_split
 
@@ -164,11 +167,11 @@ def test_a_trained_model_is_another(model, settings, tmp_path, records):
 def test_any_id_is_one_file_in_the_folder(name, tmp_path):
     folder = tmp_path / "edits"
     folder.mkdir()
-    Image.new("RGB", (4, 4)).save(folder / f"{file_name(name)}.png")
+    Image.new("RGB", (4, 4)).save(folder / f"{file_stem(name)}.png")
     edits = Edits(folder)
     assert edits.find(name).resolve().parent == folder.resolve()
     assert edits(Record(name, Image.new("RGB", (4, 4)), None, ["x"])).size == (4, 4)
-    assert file_name("a/b") != file_name("a%2Fb")
+    assert file_stem("a/b") != file_stem("a%2Fb")
 
 
 @pytest.fixture(scope="module")
@@ -184,9 +187,13 @@ def split(tmp_path_factory):
 
 @pytest.fixture
 def on_manifest(split, parts, monkeypatch):
-    """The row ``manifest`` with the tiny CLIP, and with a DINO that is nowhere."""
-    row = benchmarks.Benchmark("manifest", ("L1", "CLIP-I", "DINO"), clip=str(parts / "clip"), dino="no/where/here")
-    monkeypatch.setitem(benchmarks.BENCHMARKS, "manifest", row)
+    """The benchmark ``manifest`` with the tiny CLIP, and with a DINO that is nowhere."""
+    for name, value in (
+        ("metrics", ("L1", "CLIP-I", "DINO")),
+        ("clip", str(parts / "clip")),
+        ("dino", "no/where/here"),
+    ):
+        monkeypatch.setattr(AnyManifest, name, value)
     return ("eval", "--benchmark", "manifest", "--data", split / "manifest.jsonl", "--edits", split / "edits")
 
 
@@ -207,24 +214,19 @@ def test_metrics_by_name(on_manifest, tmp_path):
     assert found["tables"][0]["scores"]["L1 to source"]["systems"]["edits"]["mean"] == 0
 
 
-def test_every_row_of_the_table_names_metrics_there_are():
-    for benchmark in benchmarks.BENCHMARKS.values():
-        assert list(benchmark.chosen()) == list(benchmark.metrics)
-
-
 def test_mistakes_are_one_line(theirs, split, tmp_path):
     (tmp_path / "empty").mkdir()
     out = ("-o", tmp_path / "out")
     wrong = {
-        ("eval", "--benchmark", "mini2", *out): "benchmark 'mini2' is not one of mini, ",
-        ("eval", "--benchmark", "mini", "--data", "train", *out): "data 'train': ReasonMini draws its own",
+        ("eval", "--benchmark", "mini2", *out): "benchmark 'mini2' is not one of editworld, emu_edit, ",
+        ("eval", "--benchmark", "mini", "--data", "train", *out): "data 'train' is not a split of ReasonMini",
         ("eval", "--benchmark", "manifest", *out): "--data: the benchmark needs",
         ("eval", "--benchmark", "manifest", "--data", "nowhere", *out): "manifest 'nowhere' does not exist",
-        (*MINI, "--edits", tmp_path / "none", *out): "there is no such folder",
-        (*MINI, "--edits", tmp_path / "empty", *out): "none of the 8 records has a picture there",
+        (*MINI, "--edits", tmp_path / "none", *out): "the folder does not exist",
+        (*MINI, "--edits", tmp_path / "empty", *out): "none of the 8 records has a readable picture",
         (*MINI, "--edits", theirs, "--metric", "beauty", *out): "metric 'beauty' is not one of L1, ",
-        (*MINI, "--edits", theirs, "--against", tmp_path / "empty", *out): "holds no report.json",
-        (*MINI, "--edits", theirs, "--checkpoint", "tiny", *out): "were made by another system",
+        (*MINI, "--edits", theirs, "--against", tmp_path / "empty", *out): "has no report.json",
+        (*MINI, "--edits", theirs, "--checkpoint", "tiny", *out): "were made by another system: leave out",
         (*MINI, "--config", "reasonbrain_flux_qwen", *out): "needs --checkpoint",
     }
     for args, said in wrong.items():
@@ -237,7 +239,7 @@ def test_pictures_are_read_whole(tmp_path):
     wide.save(tmp_path / "a.png")
     row = {"id": "a", "src_image": "a.png", "tgt_image": "a.png", "instruction": "what if"}
     (tmp_path / "m.jsonl").write_text(json.dumps(row))
-    record = benchmarks.find("manifest").records(str(tmp_path / "m.jsonl"), 1)[0]
+    record = find_benchmark("manifest").records(str(tmp_path / "m.jsonl"), 1)[0]
     assert record.source.tobytes() == record.target.tobytes() == wide.tobytes()
 
 
@@ -254,48 +256,31 @@ def test_records_with_and_without_a_mask():
     assert not table["scores"]["L1 outside"]["higher_is_better"]
 
 
-class Page(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.cards, self.text = [], [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag == "article":
-            self.cards.append(dict(attrs))
-
-    def handle_data(self, data):
-        self.text.append(data)
-
-
 HOSTILE = """<script>alert(1)</script> "quoted" 'so' & </article> {{ 7 * 7 }} | `x`"""
 
 
-def test_the_page(theirs, records, tmp_path):
+def test_the_page(theirs, tmp_path):
     found = ok(tmp_path, *MINI, "--edits", theirs)
     shown = Page((tmp_path / "report.html").read_text())
-    assert [json.loads(c["data-scores"]) for c in shown.cards] == [
-        row["scores"]["edits"] for row in page.worst_first(found["records"], found["metrics"])
-    ]
-    assert sum(tag == "script" for tag, _ in shown.tags) == 1
-    pictures = [attrs for tag, attrs in shown.tags if tag == "img"]
-    assert len(pictures) == 3 * 8  # source, target, edit
-    links = [v for _, attrs in shown.tags for k, v in attrs.items() if k in ("src", "href")]
-    assert all(link.startswith("data:image/jpeg;base64,") for link in links)
+    worst = page.worst_first(found["records"], found["metrics"])
+    assert [card["scores"] for card in shown.cards] == [row["scores"]["edits"] for row in worst]
+    assert [card["groups"] for card in shown.cards] == [row["groups"] for row in worst]
+    assert [name for name, _ in shown.cards[0]["pictures"]] == ["source", "target", str(theirs)]
+    assert shown.better["outcome"] and not shown.better["L1 inside"]
+    assert f"{found['tables'][0]['scores']['L1']['systems']['edits']['mean']:.4g}" in " ".join(shown.text)
 
 
 def test_texts_are_shown_and_never_run(theirs, records, tmp_path):
     found = ok(tmp_path, *MINI, "--edits", theirs)
     found["records"][0] |= {"instruction": HOSTILE, "id": HOSTILE}
     found["records"][0]["groups"]["category"] = HOSTILE
-    found["tables"][1]["value"] = found["missing"] = [HOSTILE]
     found["tables"][1]["value"] = HOSTILE
+    found["missing"] = [HOSTILE]
     pieces = page.page(found, [HOSTILE], [(HOSTILE, [[HOSTILE], [HOSTILE]])], records, Edits(theirs), None)
     shown = Page("".join(pieces))
-    assert sum(tag == "script" for tag, _ in shown.tags) == 1 and len(shown.cards) == 8
-    assert sum(HOSTILE in text for text in shown.text) >= 5
-    assert HOSTILE in [json.loads(c["data-groups"])["category"] for c in shown.cards]
+    assert sum(text == HOSTILE for text in shown.text) == 4  # the note, the heading, two cells
+    (card,) = (card for card in shown.cards if card["id"] == HOSTILE)
+    assert card["words"] == [HOSTILE] and card["groups"]["category"] == HOSTILE
     assert "<script" not in markdown(found, None)
 
 

@@ -280,7 +280,7 @@ def test_a_report_with_a_judge(endpoint, edits, tmp_path):
     endpoint.say = lambda question, n: "score: 1"
     again = report(run(endpoint.url, edits, tmp_path), tmp_path)
     assert len(endpoint.requests) == asked + 2 and again["judged"]["Ins-Align"]["failed"] == []  # what failed, no more
-    assert "is of another networks" in refused(
+    assert "is of other networks" in refused(
         run(endpoint.url, edits, tmp_path, "--metric", "L1", "--against", tmp_path)
     )
 
@@ -289,7 +289,7 @@ def test_a_run_that_was_cut_off_goes_on(endpoint, edits, tmp_path, monkeypatch):
     monkeypatch.setattr(judged, "THREADS", 1)
     endpoint.say = lambda question, n: "score: 1" if n <= 3 else 401
     said = refused(run(endpoint.url, edits, tmp_path))
-    assert "401" in said and "the same command goes on" in said
+    assert "401" in said and "run the same command again to resume" in said
     asked = len(endpoint.requests)
     assert asked < 8 and len(list((tmp_path / "answers").iterdir())) == 3 and not (tmp_path / "report.json").exists()
     endpoint.say = lambda question, n: "score: 1"
@@ -330,13 +330,13 @@ def test_mistakes_are_one_line(endpoint, edits, tmp_path, monkeypatch):
         assert f"model 'm': {state} " in refused(run(endpoint.url, edits, tmp_path))
     for state in (400, 500):
         endpoint.say = lambda question, n, state=state: state
-        assert f"all 8 calls of the judge failed; the last: endpoint '{endpoint.url}', model 'm': {state} " in refused(
+        assert f"all 8 calls to the judge failed; the last: endpoint '{endpoint.url}', model 'm': {state} " in refused(
             run(endpoint.url, edits, tmp_path)
         )
     endpoint.say = lambda question, n: {"error": {"message": "no such route"}}  # as some say, with state 200
-    assert "model 'm' does not answer as OpenAI's" in refused(run(endpoint.url, edits, tmp_path))
+    assert "model 'm': the answer is not in OpenAI's format" in refused(run(endpoint.url, edits, tmp_path))
     assert not list((tmp_path / "answers").iterdir())
-    assert "given is 'm' alone" in refused(run("", edits, tmp_path))
+    assert "must be given together, not 'm' alone" in refused(run("", edits, tmp_path))
     alone = ("eval", "--benchmark", "mini", "--edits", str(edits), "-o", str(tmp_path), "--metric", "ins-align")
     assert "metric 'ins-align' needs a judge" in refused(CliRunner().invoke(main, alone))
 

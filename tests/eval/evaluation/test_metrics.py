@@ -237,8 +237,8 @@ def test_what_a_record_lacks_is_not_measured(case, models):
 def test_a_network_that_is_none_is_told(parts, vit, tmp_path):
     assert Models(str(parts / "clip"), str(vit)).missing("dino") is None
     assert "cannot be loaded" in Models(clip=str(tmp_path)).missing("clip")
-    assert "it is a clip, not a vit" in Models(dino=str(parts / "clip")).missing("dino")
-    assert "it is a vit, not a clip" in Models(clip=str(vit)).missing("clip")
+    assert "the model is a clip, not a vit" in Models(dino=str(parts / "clip")).missing("dino")
+    assert "the model is a vit, not a clip" in Models(clip=str(vit)).missing("clip")
 
 
 def test_lpips(case, mask, vit, tmp_path, monkeypatch):

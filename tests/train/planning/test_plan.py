@@ -52,7 +52,7 @@ zero, records, parts = engine.zero, cfg.train.micro_batch, 2
 images = torch.rand(records, 3, cfg.data.size, cfg.data.size)
 regions = torch.zeros(records, cfg.data.size, cfg.data.size, dtype=torch.long)
 ready = model.image_features(images)
-inputs = model.prepare(images, [INSTRUCTION] * records, [["the candle"]] * records, regions, ready)
+inputs = model.make_inputs(images, [INSTRUCTION] * records, [["the candle"]] * records, regions, ready)
 latents = model.slot("diffusion").encode(images)
 def bytes_of(tensors):
     return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
@@ -126,7 +126,7 @@ def real_pass(cfg, checkpointing):
     images = torch.rand(RECORDS, 3, cfg.data.size, cfg.data.size)
     regions = torch.zeros(RECORDS, cfg.data.size, cfg.data.size, dtype=torch.long)
     ready = model.image_features(images)
-    inputs = model.prepare(images, [INSTRUCTION] * RECORDS, [["the candle"]] * RECORDS, regions, ready)
+    inputs = model.make_inputs(images, [INSTRUCTION] * RECORDS, [["the candle"]] * RECORDS, regions, ready)
     latents = model.slot("diffusion").encode(images)
     known = {p.untyped_storage()._cdata for p in model.parameters()}
     for p in model.parameters():

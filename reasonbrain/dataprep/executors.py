@@ -1,6 +1,6 @@
-"""Where the rows of a stage are worked on: on this machine, or wherever Ray has room.
+"""Where the rows of a stage are processed: in threads of this machine, or on a Ray cluster.
 
-An engine takes a stage, rows and the tools, and gives the finished rows in any order.
+An executor takes a stage, rows and the tools, and yields the finished rows in any order.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from reasonbrain.dataprep.journal import Row
 from reasonbrain.dataprep.stages import Stage, Tools
 from reasonbrain.errors import UserError
 from reasonbrain.utils.cluster import connect
+from reasonbrain.utils.journal import JsonRow
 
-Engine = Callable[[Stage, Sequence[Row], Tools], Iterator[Row]]
+Executor = Callable[[Stage, Sequence[JsonRow], Tools], Iterator[JsonRow]]
 
 
-def local(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
-    """In ``stage.threads`` threads. The first error ends it; rows that are under way are finished, and lost."""
+def local(stage: Stage, rows: Sequence[JsonRow], tools: Tools) -> Iterator[JsonRow]:
+    """Processes rows in ``stage.threads`` threads. The first error ends it; rows in progress are discarded."""
     with ThreadPoolExecutor(stage.threads) as pool:
         futures = [pool.submit(stage, row, tools) for row in rows]
         try:
@@ -28,12 +28,12 @@ def local(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
             pool.shutdown(cancel_futures=True)
 
 
-def over_ray(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
-    """By Ray Data, in the cluster that RAY_ADDRESS names, else in one started here. A stage that runs models of its own
-    has an actor a GPU, or one where there is none, which loads them once; the others are plain tasks. The output folder
-    must be on a disk that all nodes share.
+def stage_on_ray(stage: Stage, rows: Sequence[JsonRow], tools: Tools) -> Iterator[JsonRow]:
+    """Processes rows by Ray Data, in the cluster that RAY_ADDRESS names, or in one started here. All nodes must share
+    the output folder.
 
-    Raises UserError where ``ray`` is not installed."""
+    A stage with models of its own has one actor per GPU, or one actor without GPUs; an actor loads the models once.
+    Other stages run as plain tasks. Raises UserError if ``ray`` is not installed."""
     import torch
 
     ray = connect()
@@ -41,14 +41,15 @@ def over_ray(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
     if stage.models:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         actors = ray.data.ActorPoolStrategy(size=min(max(1, gpus), len(rows)))
-        # else Ray gives torch a thread a CPU, and another number of threads rounds otherwise than the local engine
+        # Ray would give torch one thread per CPU; with another number of threads than locally, sums are rounded
+        # differently
         variables = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         options = {"num_cpus": 1, "num_gpus": 1 if gpus else 0, "runtime_env": {"env_vars": variables}}
         made = data.map(_Worker, fn_constructor_args=(stage, tools), compute=actors, **options)  # type: ignore[arg-type]
     else:
         worker = _Worker(stage, tools)
         tasks = ray.data.TaskPoolStrategy(size=stage.threads)
-        made = data.map(lambda row: worker(row), compute=tasks, num_cpus=0.1)  # they wait for the endpoint and the disk
+        made = data.map(lambda row: worker(row), compute=tasks, num_cpus=0.1)  # mostly waits for the endpoint or disk
     for line in made.iter_rows():
         if line["mistake"]:
             raise UserError(line["mistake"])
@@ -56,8 +57,8 @@ def over_ray(stage: Stage, rows: Sequence[Row], tools: Tools) -> Iterator[Row]:
 
 
 class _Worker:
-    """What a row is worked on with. A row is text: Arrow guesses no types. A user's mistake comes back as text, too;
-    Ray would bury it in a trace."""
+    """Processes a row in a Ray worker. Rows are passed as JSON text, so that Arrow infers no types. A UserError is
+    returned as text as well; Ray would wrap it in a traceback."""
 
     def __init__(self, stage: Stage, tools: Tools) -> None:
         self.stage, self.tools = stage, tools
@@ -69,4 +70,4 @@ class _Worker:
             return {"row": "", "mistake": str(e)}
 
 
-ENGINES: dict[str, Engine] = {"local": local, "ray": over_ray}
+EXECUTORS: dict[str, Executor] = {"local": local, "ray": stage_on_ray}

@@ -17,17 +17,18 @@ from itertools import islice
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+import torch
+
+from reasonbrain.editing.batch.editor import Editor
 from reasonbrain.editing.batch.results import Line
-from reasonbrain.editing.batch.rows import Job, Row
-from reasonbrain.editing.batch.run import Editor
+from reasonbrain.editing.batch.rows import EditRow, Job
+from reasonbrain.editing.batch.scheduler import WINDOW
 from reasonbrain.errors import RunError, UserError
 from reasonbrain.utils.cluster import connect
 
 
-def _chunks(rows: Iterable[Row], job: Job, workers: int, left: int) -> Iterator[list[Row]]:
+def _chunks(rows: Iterable[EditRow], job: Job, workers: int, left: int) -> Iterator[list[EditRow]]:
     """Enough rows at a time for batches of like rows, and few enough for every worker to get some."""
-    from reasonbrain.editing.batch.scheduler import WINDOW
-
     rows = iter(rows)
     length = max(job.batch_size, min(WINDOW * job.batch_size, left // (4 * workers)))
     while chunk := list(islice(rows, length)):
@@ -37,15 +38,11 @@ def _chunks(rows: Iterable[Row], job: Job, workers: int, left: int) -> Iterator[
 def threads() -> int:
     """In which a replica computes on a CPU: OMP_NUM_THREADS, else one. It is no share of the cores: with another number
     of threads sums are rounded otherwise, and a picture would depend on the number of workers."""
-    import torch
-
     return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 1
 
 
-def processes(job: Job, rows: Iterable[Row], workers: int | None, left: int) -> Iterator[Line]:
+def processes(job: Job, rows: Iterable[EditRow], workers: int | None, left: int) -> Iterator[Line]:
     """Raises RunError when a process dies."""
-    import torch
-
     if not left:
         return
     if workers is None:  # under torchrun there is one for each device already
@@ -95,8 +92,6 @@ def processes(job: Job, rows: Iterable[Row], workers: int | None, left: int) -> 
 
 def _work(connection: Connection, job: Job, index: int) -> None:
     """A worker: rows in; lines out, then None. It ends when its parent does."""
-    import torch
-
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
     torch.set_num_threads(threads())
     try:
@@ -115,8 +110,6 @@ class _Actor:
     """A replica for Ray Data: batches of one chunk of rows in, batches of lines out."""
 
     def __init__(self, job: Job, folder: str, threads: int) -> None:
-        import torch
-
         torch.set_num_threads(threads)
         os.chdir(folder)  # where the command was called: its paths start there
         self.editor = Editor(job)  # Ray shows an actor its own accelerator alone
@@ -127,7 +120,7 @@ class _Actor:
                 yield {"line": [json.dumps(line)]}
 
 
-def over_ray(job: Job, rows: Iterable[Row], workers: int | None, left: int) -> Iterator[Line]:
+def edit_on_ray(job: Job, rows: Iterable[EditRow], workers: int | None, left: int) -> Iterator[Line]:
     """On the Ray cluster that RAY_ADDRESS names, or one of this machine's own. All its machines share the folder that
     the command is called in, the pictures and DIR.
 
@@ -155,5 +148,5 @@ def over_ray(job: Job, rows: Iterable[Row], workers: int | None, left: int) -> I
         raise RunError(f"Ray gave up: {str(e).strip().splitlines()[-1]}; the same command goes on from there") from None
 
 
-Engine = Callable[[Job, Iterable[Row], int | None, int], Iterator[Line]]
-engines: dict[str, Engine] = {"processes": processes, "ray": over_ray}
+Executor = Callable[[Job, Iterable[EditRow], int | None, int], Iterator[Line]]
+EXECUTORS: dict[str, Executor] = {"processes": processes, "ray": edit_on_ray}

@@ -1,0 +1,78 @@
+"""A replica of the model for batches: rows in, pictures on the disk and lines for results.jsonl out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import torch
+
+from reasonbrain.editing.batch.results import Line
+from reasonbrain.editing.batch.rows import EditRow, Job
+from reasonbrain.editing.batch.scheduler import Result, edit_rows
+from reasonbrain.editing.pipeline import ReasonBrainPipeline
+from reasonbrain.utils.images import save_image
+
+PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*")
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)")  # what Windows keeps for itself
+LONGEST = 80  # characters of an id in a file's name
+BEHIND = 64  # pictures that may wait to be written
+
+
+def picture_path(row: EditRow, variant: int) -> str:
+    """A result's picture relative to DIR: safe on every file system, and no other row's."""
+    stem = row.id
+    if not PLAIN.fullmatch(stem) or RESERVED.match(stem) or len(stem) > LONGEST:
+        digest = hashlib.blake2b(stem.encode(), digest_size=6).hexdigest()
+        stem = re.sub(r"[^\w-]+", "_", stem)[: LONGEST // 2].strip("_") + "~" + digest  # no plain name has a "~"
+    return f"pictures/{stem}{f'@{variant}' if row.n > 1 else ''}.png"
+
+
+class Editor:
+    """A replica of the model that turns rows into pictures on the disk and lines for results.jsonl."""
+
+    def __init__(self, job: Job, index: int = 0) -> None:
+        """``index``: which of this machine's accelerators it takes, if there are any."""
+        self.job = job
+        self.pipe = ReasonBrainPipeline.from_pretrained(job.checkpoint, job.overrides, job.config)
+        self.pipe.set_progress_bar_config(disable=True)
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        if accelerator is not None:
+            self.pipe.to(torch.device(accelerator.type, index % torch.accelerator.device_count()))
+
+    def __call__(self, rows: Iterable[EditRow]) -> Iterator[Line]:
+        """Raises UserError where the disk refuses a picture."""
+        waiting: deque[Future[Line]] = deque()
+        with ThreadPoolExecutor(4) as pool:
+            for result in edit_rows(self.pipe.core(), self.pipe.settings.edit, rows, self.job.batch_size):
+                waiting.append(pool.submit(self._finish, result))
+                while waiting and (waiting[0].done() or len(waiting) > BEHIND):
+                    yield waiting.popleft().result()
+            for line in waiting:
+                yield line.result()
+
+    def _finish(self, result: Result) -> Line:
+        row, file = result.row, None
+        if result.image is not None:
+            file = picture_path(row, result.variant)
+            told = {"id": row.id, "variant": result.variant, "instruction": row.instruction, "seed": result.seed}
+            told |= {"steps": row.steps or self.pipe.settings.edit.steps, "checkpoint": self.job.checkpoint}
+            told |= {"reasoning": result.reasoning} if result.reasoning else {}
+            save_image(result.image, self.job.output / file, {k: str(v) for k, v in told.items()})
+        return {
+            "row": row.number,
+            "id": row.id,
+            "variant": result.variant,
+            "status": "error" if result.error else "ok",
+            "file": file,
+            "seconds": round(result.seconds, 4),
+            "seed": result.seed,
+            "image": None if row.error else str(row.image),
+            "instruction": row.instruction,
+            "reasoning": result.reasoning,
+            "objects": result.objects,
+            "error": result.error or None,
+        }

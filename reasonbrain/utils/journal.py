@@ -1,0 +1,80 @@
+"""Append-only JSONL files that survive a kill: a line that was cut short is not a line.
+
+with Journal(out / "results.jsonl") as journal:
+    journal.add({"id": "a", "status": "ok"})    # on the disk when it returns
+done = list(read(out / "results.jsonl"))
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from reasonbrain.errors import UserError
+
+JsonRow = dict[str, Any]
+
+
+class Journal:
+    """Opens a file to append to, and removes an incomplete last line. One process at a time may append.
+
+    Raises UserError where the file cannot be written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.file = path.open("ab", buffering=0)
+            self.file.truncate(path.read_bytes().rfind(b"\n") + 1)
+        except OSError as e:
+            raise self._refused(e) from None
+
+    def add(self, row: JsonRow) -> None:
+        """Appends a row and waits until it is on the disk. Raises UserError where that fails, and leaves the file as it
+        was."""
+        data, end = (json.dumps(row) + "\n").encode(), os.fstat(self.file.fileno()).st_size
+        try:
+            if self.file.write(data) != len(data):
+                raise OSError(0, "the disk is full")
+            os.fsync(self.file.fileno())
+        except OSError as e:
+            self.file.truncate(end)
+            raise self._refused(e) from None
+
+    def _refused(self, e: OSError) -> UserError:
+        return UserError(f"'{self.path}' cannot be written: {e.strerror}; run the same command again to resume")
+
+    def __enter__(self) -> Journal:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
+
+
+def read(path: Path) -> Iterator[JsonRow]:
+    """The rows of a journal in order; none where there is no file. Another process may be appending to it.
+
+    Raises UserError, naming the line, where one is not a JSON object."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):  # being written, or cut short
+                return
+            try:
+                row = json.loads(line)
+            except ValueError:
+                row = None
+            if not isinstance(row, dict):
+                raise UserError(f"'{path}' line {number} is not a JSON object; repair it or use another folder")
+            yield row
+
+
+def read_by_id(path: Path) -> dict[str, JsonRow]:
+    """The rows of a journal by their ``id``; of two with the same id the later one."""
+    return {row["id"]: row for row in read(path)}

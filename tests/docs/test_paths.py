@@ -1,0 +1,38 @@
+"""Files, folders and keys that the documents name are there."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from reasonbrain.config.reference import settings
+
+ROOT = Path(__file__).parents[2]
+LOG = {ROOT / "docs/log.md", ROOT / "CHANGELOG.md"}  # what they name is of its time
+DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "docs/slurm.sh"} - LOG)
+FOLDERS = "reasonbrain|modules|train|eval|configs|tests|docs"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_path_is_there(document):
+    named = re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w/.-]*\w)", document.read_text())
+    assert not [path for path in named if not (ROOT / path).exists()]
+
+
+def test_the_map_of_the_folders_is_true():
+    """README's tree: an entry is there at the indentation of its folder."""
+    tree = (ROOT / "README.md").read_text().split("## Where things are")[1].split("```")[1].splitlines()[1:]
+    above = [ROOT]
+    for line in tree:
+        names = line.strip().split("  ")[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        for name in re.split(r",? ", names):
+            assert (above[depth] / name).exists(), line
+        above[depth + 1 :] = [above[depth] / names]
+
+
+def test_every_key_is_there():
+    known = [s.key for s in settings()]
+    for document in DOCUMENTS:
+        for key in re.findall(r"(?<![\w.])(?:model|edit|data|train)(?:\.[a-z_0-9]+)+(?==)", document.read_text()):
+            assert any(key == k or key.startswith(f"{k}.") for k in known), (document, key)
