@@ -42,6 +42,21 @@ BENCHMARKS = {  # name -> class below reasonbrain
     "manifest": "eval.evaluation.published:AnyManifest",
 }
 
+DATA = {  # data.name -> class below reasonbrain.modules.data
+    "mini": "reasonmini:ReasonMini",
+    "manifest": "manifest:Manifest",
+    "folder": "folders:Triples",
+    "parquet": "parquet:Parquet",
+    "webdataset": "shards:Shards",
+    "magicbrush": "magicbrush:MagicBrush",
+    "emu_edit": "parquet:EmuEdit",
+    "editworld": "folders:EditWorld",
+    "reasonedit": "folders:ReasonEdit",
+    "instructpix2pix": "instructpix2pix:InstructPix2Pix",
+    "risebench": "folders:RiseBench",
+    "kris": "folders:KrisBench",
+}
+
 # What only some commands need; the core installs what `reasonbrain edit` needs.
 EXTRAS = {
     "mini": ["pymunk>=7.0"],  # ReasonMini, the data set of the embedded default
@@ -129,5 +144,6 @@ setup(
         "console_scripts": ["reasonbrain=reasonbrain.cli:main"],
         "reasonbrain.modules": [f"{slot_name} = reasonbrain.modules.{module}" for slot_name, module in PLUGINS.items()],
         "reasonbrain.benchmarks": [f"{name} = reasonbrain.{cls}" for name, cls in BENCHMARKS.items()],
+        "reasonbrain.data": [f"{name} = reasonbrain.modules.data.{cls}" for name, cls in DATA.items()],
     },
 )

@@ -1,15 +1,15 @@
-"""Which kernel attention is computed with (``model.attention``).
+"""The kernel that computes attention (``model.attention``).
 
-    sdpa                torch's fused kernels: any device, any precision, masks too
-    math                plain matrix products; on a CPU the fastest to train with (docs/log.md)
+    sdpa                torch's fused kernels: any device, any precision, with masks
+    math                plain matrix products; the fastest for training on a CPU (docs/log.md)
     flash_attention_2   the package flash-attn, extra [flash]
-    flash_attention_3   the same for Hopper GPUs, built from its source
-    auto                the fastest of these that works here
+    flash_attention_3   the same for Hopper GPUs, built from source
+    auto                the fastest of these that works on this device
 
-The flash kernels want a GPU and 16 bits. They serve the published models whose library can use them (FLUX, the MLLM;
-CLIP where it computes in 16 bits); the MLLM's masks are handled by transformers, which leaves out the masked tokens.
-The blocks of modules/layers.py, whose masks such a kernel does not take, and the QFormer stay with ``sdpa``; so does
-always what prepares records, so that features on disk are the same whatever trains with them.
+The flash kernels need a GPU and 16 bits. They are used in the published models whose libraries support them: FLUX, the
+MLLM, and CLIP where it computes in 16 bits. transformers handles the masks of the MLLM by leaving out the masked
+tokens. The blocks of modules/common/layers.py, whose masks flash kernels do not support, and the QFormer use ``sdpa``.
+Modules that prepare records always use ``sdpa``, so that cached features do not depend on the setting.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ log = logging.getLogger(__name__)
 
 @cache
 def trouble(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Why a flash kernel does not work here, found out by trying it; None if it does."""
+    """Tries a flash kernel: the reason why it does not work on this device, or None."""
     if not FLASH[name]():
         return "its package is not installed or sees no GPU"
     qkv = torch.zeros(1, 8, 1, 64, device=device, dtype=dtype)
     try:
         with attention_backend(NAMES[name][0]):
             dispatch_attention_fn(qkv, qkv, qkv)
-    except Exception as e:  # packages, their kernels and CUDA have no error in common
+    except Exception as e:  # packages, kernels and CUDA raise different types
         return str(e).splitlines()[0] if str(e) else type(e).__name__
     return None
 
 
 @cache
 def choose(name: str, device: torch.device, dtype: torch.dtype, training: bool = False) -> str:
-    """The kernel that ``name`` means here; what ``auto`` takes is logged once.
+    """The kernel for ``name`` on this device. The choice of ``auto`` is logged once.
 
-    Raises UserError for a kernel that does not work here."""
+    Raises UserError for a kernel that does not work on this device."""
     if name in FLASH and (reason := trouble(name, device, dtype)):
         raise UserError(
             f"model.attention: '{name}' does not work on {device} in {str(dtype).removeprefix('torch.')}: {reason}; "
@@ -76,10 +76,10 @@ def choose(name: str, device: torch.device, dtype: torch.dtype, training: bool =
 
 
 def set_attention(model: ReasonBrain, name: str, training: bool = False, autocast: torch.dtype | None = None) -> str:
-    """Lets every slot compute attention as ``model.attention`` says, and returns the kernel's name.
+    """Sets the attention kernel of every slot and returns the kernel's name. The model must be on its device.
 
-    To be called where the model is on its device. ``autocast``: the precision that the caller computes in, None for
-    that of the weights. Raises UserError like ``choose``."""
+    name: the value of ``model.attention``. autocast: the precision of the caller's autocast, None for that of the
+    weights. Raises UserError like ``choose``."""
     lowest = next((p.dtype for p in model.parameters() if p.dtype in HALF), torch.float32)
     found = choose(name, model.device, autocast or lowest, training)
     for slot in model.parts.values():
@@ -98,7 +98,7 @@ def _takes_flash(part: nn.Module, autocast: torch.dtype | None) -> bool:
 
 
 def _use(part: nn.Module, name: str) -> None:
-    """``part`` is a whole published model, or a layer of ours."""
+    """Sets the kernel of a published model or of one of our layers."""
     for_diffusers, for_transformers = NAMES[name]
     if isinstance(part, PreTrainedModel):
         part.set_attn_implementation(for_transformers)
@@ -108,12 +108,12 @@ def _use(part: nn.Module, name: str) -> None:
             module.register_forward_hook(_keep_precision)
         if hasattr(module, "plain_attention"):
             module.plain_attention = name == "math"
-        # what diffusers' set_attention_backend does too, but that changes the default of the whole process as well
+        # as diffusers' set_attention_backend does, which also changes the default of the whole process
         processor: Any = getattr(module, "processor", None)
         if hasattr(processor, "_attention_backend"):
             processor._attention_backend = for_diffusers
 
 
 def _keep_precision(module: nn.Module, args: tuple[Tensor], out: Tensor) -> Tensor:
-    """Autocast lets the norm of queries and keys give float32, which no flash kernel takes."""
+    """Under autocast the norm of queries and keys returns float32, which flash kernels do not accept."""
     return out.to(args[0].dtype)

@@ -212,12 +212,12 @@ def load_model(
     truncated, incomplete or made by another configuration, and for published weights that cannot be had."""
     folder = find_checkpoint(name)
     written = read_config(str(folder / "config.yaml"))
-    saved = make_config(written)
+    saved = make_config(written, reads_data=False)
     if set(written) != set(Config.__annotations__):  # slots would be null unnoticed
         raise UserError(f"checkpoint file '{folder / 'config.yaml'}' is cut short")
     if config is not None:
         check_same_model(load_config(config), saved, folder)
-    cfg = make_config(written, overrides) if overrides else saved
+    cfg = make_config(written, overrides, reads_data=False) if overrides else saved
     check_same_model(cfg, saved, folder)
     slots = {}
     for slot in SLOTS:

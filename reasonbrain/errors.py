@@ -2,8 +2,9 @@
 
 
 class UserError(Exception):
-    """The user's to mend: one line that names the thing, its value and the choices. Exit code 2."""
+    """An error that the user can fix. The message is one line that names the thing, its value and the choices. Exit
+    code 2."""
 
 
 class RunError(Exception):
-    """A run that ended although nothing is wrong with its command, which goes on with it. Exit code 1."""
+    """A run that ended early although its command is right; the same command resumes it. Exit code 1."""

@@ -1,8 +1,8 @@
-"""The object finder: which things does an instruction speak of?
+"""Finds the objects that an instruction names.
 
-Used for records that bring no ``objects`` of their own. Noun chunks come from spaCy where it and its model
-``en_core_web_sm`` are installed, otherwise from the rule-based parser that TextBlob bundles (no corpora, no download).
-Both are imported when the first instruction is read, not before.
+Used where no ``objects`` are given. Noun chunks come from spaCy if it and its model ``en_core_web_sm`` are installed,
+otherwise from the rule-based parser in TextBlob, which needs no corpora and no download. Both are imported when the
+first instruction is read.
 
     find_objects("What would happen if the ice cube on the blue plate were left in the sun?")
     -> ["ice cube", "blue plate", "sun"]
@@ -17,8 +17,8 @@ from importlib import import_module
 from typing import Any
 
 MAX_OBJECTS = 4
-MAX_WORDS = 4  # of one phrase; the head noun is the last
-MAX_CHARACTERS = 4000  # of the instruction; whatever it speaks of, it does so before that
+MAX_WORDS = 4  # of one phrase; the last is the head noun
+MAX_CHARACTERS = 4000  # of the instruction; the rest is ignored
 SPACY_MODEL = "en_core_web_sm"
 
 
@@ -26,7 +26,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# Heads of noun phrases that name no object.
+# Head nouns that are not objects.
 _PICTURE = "picture image photo photograph scene view look show version result outcome instruction edit"
 _TIME = """time moment second minute hour day night evening morning noon midday afternoon midnight week weekend month
     year decade century season spring summer autumn winter today tomorrow yesterday tonight sunset sunrise while
@@ -38,7 +38,7 @@ _OTHER = """thing one what which who whom whose other kind sort lot bit case fac
 _NO_OBJECT = _words(f"{_PICTURE} {_TIME} {_PLACE} {_OTHER}")
 _NOBODY = frozenset(f"{who}{end}" for who in ("some", "no", "any", "every") for end in ("one", "body", "thing"))
 
-# Words that say how many or which, not what.
+# Words for how many or which, not what.
 _DETERMINERS = _words(
     """a an the this that these those my your his her its our their some any no all both each every either neither
     another such half many much more most several few less least enough only same own whole other not
@@ -49,9 +49,9 @@ Phrase = list[str]
 
 
 def find_objects(instruction: str) -> list[str]:
-    """The key objects of an instruction: at most four short lower-case noun phrases without determiners, in order
-    of appearance. A later mention adds words to a phrase but never repeats it ("the candle ... the red candle" is
-    ``["red candle"]``). Text that names no object gives an empty list."""
+    """The key objects of an instruction: at most four short lower-case noun phrases without determiners, in order of
+    appearance. A second mention of an object is merged into the first: "the candle ... the red candle" gives
+    ``["red candle"]``. The list is empty if the text names no object."""
     found: list[Phrase] = []
     for phrase in _finder()[1](instruction[:MAX_CHARACTERS]):
         phrase = _trimmed(phrase)
@@ -70,7 +70,7 @@ def _one_within_other(a: Phrase, b: Phrase) -> bool:
 
 
 def finder_name() -> str:
-    """Which finder is at work here: ``spacy`` or ``textblob``."""
+    """The finder that is installed: ``spacy`` or ``textblob``."""
     return _finder()[0]
 
 
@@ -79,12 +79,12 @@ def _finder() -> tuple[str, Callable[[str], Iterator[Phrase]]]:
     try:
         nlp = import_module("spacy").load(SPACY_MODEL, exclude=["ner", "lemmatizer"])
         return "spacy", lambda text: _spacy_phrases(nlp, text)
-    except (ImportError, OSError, ValueError):  # no spaCy; no model; a model of another version
+    except (ImportError, OSError, ValueError):  # spaCy or its model is missing, or they do not fit
         return "textblob", _textblob_phrases
 
 
 def _trimmed(phrase: Phrase) -> Phrase:
-    """Without determiners and numerals; nothing where the head is no object."""
+    """The phrase without determiners and numerals; empty if its head is not an object."""
     words = [w for w in (w.strip("-'’.") for w in phrase) if w and w not in _DETERMINERS and not w[0].isdigit()]
     if not words or words[0] in _NOBODY or not any(c.isalpha() for c in words[-1]):
         return []
@@ -99,9 +99,9 @@ def _spacy_phrases(nlp: Any, text: str) -> Iterator[Phrase]:
             yield [t.lower_ for t in words if t.pos_ in ("ADJ", "NOUN", "PROPN", "VERB", "CCONJ")]
 
 
-# The rule-based path reads the parser's word classes, one letter a word, with a pattern. Its tagger errs mostly by
-# taking nouns for verbs ("the purple peg") and verbs for nouns ("let the plant bloom"), so a determiner makes a noun
-# of whatever closes the phrase, and a clause that would be left without a verb gets the last noun as its verb.
+# The rule-based path matches a pattern against the parser's word classes, one letter a word. The tagger mostly errs by
+# tagging nouns as verbs ("the purple peg") and verbs as nouns ("let the plant bloom"). So after a determiner the last
+# word of the phrase counts as a noun, and in a clause without a verb the last noun counts as its verb.
 _CLASS = {
     "DT": "D",
     "PRP$": "D",
@@ -129,7 +129,7 @@ def _textblob_phrases(text: str) -> Iterator[Phrase]:
     text = re.sub(r"n['’]t\b", " not", text)
     text = re.sub(r"['’]s\b", "", text)
     text = text.replace("/", " and ").replace("_", " ")
-    text = re.sub(r"[^\w\s.,;:!?-]", " , ", text)  # the parser takes an emoji for a noun
+    text = re.sub(r"[^\w\s.,;:!?-]", " , ", text)  # the parser tags emojis as nouns
     for sentence in parse(text, chunks=False, relations=False, lemmata=False).split():
         words = [token[0].lower() for token in sentence]
         classes = "".join(_class(token[1]) for token in sentence)
@@ -141,7 +141,7 @@ def _textblob_phrases(text: str) -> Iterator[Phrase]:
 
 
 def _is_verb(words: list[str], classes: str, start: int, end: int) -> bool:
-    """A lone noun that is a verb in truth: "Break the ice", "Blow out the candle", "until it topples"."""
+    """Whether a single noun is a verb: "Break the ice", "Blow out the candle", "until it topples"."""
     if classes[start:end] != "N":
         return False
     command = start == 0 and end < len(words) and (classes[end] == "D" or words[end] in _PARTICLES)

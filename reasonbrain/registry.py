@@ -1,33 +1,36 @@
-"""Plug-ins by slot and name.
+"""Plug-ins by kind and name. A kind is a slot of the model, or ``data``: a data set.
 
     @register("cme", "hybrid")
     class HybridEnhancer(Plugin): ...
 
-Built-in plug-ins and third-party ones are found the same way: through entry points of the group
-``reasonbrain.modules``, named ``<slot>:<name>`` and pointing at the module that registers the class.
-A module is imported when a plug-in of it is asked for, not before.
+Built-in plug-ins and those of other packages are found the same way, through entry points. Slots use the group
+``reasonbrain.modules`` with entry points named ``<slot>:<name>``, data sets ``reasonbrain.data`` with entry points
+named ``<name>``. An entry point names the class (``their_package.data:TheirReader``), or a module in which the
+decorator registers it. The module is imported when the plug-in is asked for, not before.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, get_type_hints
 
 from reasonbrain.errors import UserError
 
 SLOTS = ("encoders", "frce.patch", "frce.region", "frce.text", "mllm", "connector", "cme", "diffusion")
-GROUP = "reasonbrain.modules"
+MODULES = "reasonbrain.modules"  # the entry-point group of all slots
+GROUPS = {"data": "reasonbrain.data"}  # those of the other kinds
+KINDS = (*SLOTS, *GROUPS)
 
 _registered: dict[tuple[str, str], type] = {}
 
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """A plug-in as ``reasonbrain modules`` lists it, known without importing it."""
+    """A plug-in as ``reasonbrain modules`` lists it, known without importing it. ``slot``: its kind."""
 
     slot: str
     name: str
@@ -35,14 +38,14 @@ class PluginInfo:
     package: str
 
 
-def register(slot: str, name: str) -> Callable[[type], type]:
-    """Class decorator: makes the class the plug-in ``name`` of ``slot``. Raises ValueError on an unknown slot."""
-    if slot not in SLOTS:
-        raise ValueError(f"slot '{slot}' is not one of {', '.join(SLOTS)}")
+def register(kind: str, name: str) -> Callable[[type], type]:
+    """Class decorator: makes the class the plug-in ``name`` of ``kind``. Raises ValueError for an unknown kind."""
+    if kind not in KINDS:
+        raise ValueError(f"slot '{kind}' is not one of {', '.join(KINDS)}")
 
     def add(cls: type) -> type:
-        _registered[slot, name] = cls
-        cls.slot, cls.plugin_name = slot, name  # type: ignore[attr-defined]
+        _registered[kind, name] = cls
+        cls.slot, cls.plugin_name = kind, name  # type: ignore[attr-defined]
         return cls
 
     return add
@@ -51,29 +54,43 @@ def register(slot: str, name: str) -> Callable[[type], type]:
 @cache
 def _entry_points() -> dict[tuple[str, str], EntryPoint]:
     found = {}
-    for point in entry_points(group=GROUP):
+    for point in entry_points(group=MODULES):
         slot, _, name = point.name.partition(":")
         found[slot, name] = point
+    for kind, group in GROUPS.items():
+        found |= {(kind, point.name): point for point in entry_points(group=group)}
     return found
 
 
-def plugins(slot: str | None = None) -> list[PluginInfo]:
-    """Every plug-in, or those of one slot, in the order of the slots and then by name."""
+def plugins(kind: str | None = None) -> list[PluginInfo]:
+    """Every plug-in, or those of one kind, in the order of the kinds and then by name."""
     infos = {
-        key: PluginInfo(*key, point.value, point.dist.name if point.dist else "?")
+        key: PluginInfo(*key, point.module, point.dist.name if point.dist else "?")
         for key, point in _entry_points().items()
     }
     for key, cls in _registered.items():
         infos.setdefault(key, PluginInfo(*key, cls.__module__, cls.__module__.partition(".")[0]))
-    order = sorted(infos, key=lambda key: (SLOTS.index(key[0]) if key[0] in SLOTS else len(SLOTS), key[1]))
-    return [infos[key] for key in order if slot in (None, key[0])]
+    order = sorted(infos, key=lambda key: (KINDS.index(key[0]) if key[0] in KINDS else len(KINDS), key[1]))
+    return [infos[key] for key in order if kind in (None, key[0])]
 
 
-def plugin(slot: str, name: str) -> Any:
-    """The plug-in class. Raises UserError naming the choices if there is none."""
-    if (slot, name) not in _registered and (slot, name) in _entry_points():
-        import_module(_entry_points()[slot, name].value)
-    if (slot, name) not in _registered:
-        choices = ", ".join(info.name for info in plugins(slot))
-        raise UserError(f"model.{slot}.name: there is no plug-in '{name}'; choose from {choices}, or null")
-    return _registered[slot, name]
+def plugin(kind: str, name: str) -> Any:
+    """The plug-in's class. Raises UserError that names the choices if there is none."""
+    if (kind, name) not in _registered and (kind, name) in _entry_points():
+        found = _entry_points()[kind, name].load()
+        if isinstance(found, type):  # otherwise it is a module: its import has registered the class
+            _registered[kind, name] = found
+    if (kind, name) not in _registered:
+        choices = ", ".join(info.name for info in plugins(kind))
+        if kind in SLOTS:
+            raise UserError(f"model.{kind}.name: there is no plug-in '{name}'; choose from {choices}, or null")
+        raise UserError(f"{kind}.name: there is no data set '{name}'; choose from {choices}")
+    return _registered[kind, name]
+
+
+def plugin_parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The ``__init__`` arguments of a plug-in by name, types resolved; without ``width``, which the model gives."""
+    init = inspect.unwrap(cls.__init__)  # type: ignore[misc]
+    hints = get_type_hints(init)
+    arguments = list(inspect.signature(init).parameters.values())[1:]
+    return {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in arguments if p.name != "width"}

@@ -10,14 +10,9 @@ from reasonbrain.config.schema import Config, TrainConfig
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Inputs
 from reasonbrain.model import ReasonBrain
+from reasonbrain.train.augment import augment
 from reasonbrain.train.distributed import processes
-from reasonbrain.train.features import TENSORS, Features
-from reasonbrain.train.tiny.batches import augment
-
-# the share of rows that get their record's objects; the others' are found in their words, as in use. Which objects a
-# record names may tell what happens to them, and a model that is always given them reads that instead of the words
-GIVEN = 0.25
-
+from reasonbrain.train.feature_cache import TENSORS, FeatureCache
 
 Batch = tuple[Inputs, Tensor, Tensor, list[int]]  # inputs, latents of source and target, the rows' seeds
 
@@ -40,7 +35,8 @@ class Batches:
         self.cfg, self.model = cfg, model
         self.micro = micro_batch(cfg.train, processes.world())
         self.parts = cfg.train.batch_size // (self.micro * processes.world())
-        self.features = Features(cfg, model)
+        self.features = FeatureCache(cfg, model)
+        self.vocabulary = np.array(self.features.records.source.vocabulary() if cfg.data.augment else [])
 
     def rows(self, step: int, part: int) -> tuple[list[int], list[int]]:
         """Record numbers and seeds of this process's rows in pass ``part`` of a step."""
@@ -62,11 +58,12 @@ class Batches:
         found = [self.features[n] for n in numbers]
         after = (step, part + 1) if part + 1 < self.parts else (step + 1, 0)
         self.features.expect(self.rows(*after)[0])
-        words, objects = [], []
+        data, words, objects = self.cfg.data, [], []
         for record, seed in zip(found, seeds, strict=True):
-            draw = np.random.default_rng(seed)
-            words.append(augment(str(draw.choice(np.array(record.instructions))), draw))
-            objects.append(record.objects if draw.random() < GIVEN else None)
+            rng = np.random.default_rng(seed)
+            text = str(rng.choice(np.array(record.instructions)))
+            words.append(augment(text, data.augment, self.vocabulary, rng) if data.augment else text)
+            objects.append(record.objects if rng.random() < data.given_objects else None)
         device = self.model.device
         image, regions, source, target = (torch.stack([getattr(r, name) for r in found]) for name in TENSORS)
         ready = {slot: torch.stack([r.ready[slot] for r in found]) for slot in found[0].ready}

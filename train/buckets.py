@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from reasonbrain.data.records import Size
+from reasonbrain.data.record import Size
 
 
 class Buckets:

@@ -15,11 +15,11 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from reasonbrain.config.schema import Config
-from reasonbrain.data.records import open_validation
+from reasonbrain.data.opening import open_validation
 from reasonbrain.interfaces import Inputs
 from reasonbrain.model import ReasonBrain
 from reasonbrain.train.distributed import processes
-from reasonbrain.train.features import Prepared, compute
+from reasonbrain.train.feature_cache import Prepared, compute
 from reasonbrain.utils.images import to_pil
 
 RECORDS, DRAWS = 16, 4  # records, and noise levels each

@@ -30,7 +30,7 @@ import torch
 
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import Config
-from reasonbrain.data.records import Records
+from reasonbrain.data.record import Records
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import RunError, UserError
 from reasonbrain.eval.ablation.plan import Budget, read_plan
@@ -42,7 +42,7 @@ from reasonbrain.eval.evaluation.metrics import Metric
 from reasonbrain.eval.evaluation.networks import Models
 from reasonbrain.train.batches import micro_batch
 from reasonbrain.train.building import build, without_weights
-from reasonbrain.train.features import Features, key
+from reasonbrain.train.feature_cache import FeatureCache, key
 from reasonbrain.train.optim import numel, trained_parameters
 from reasonbrain.train.planning.dry import fake_passes
 from reasonbrain.utils.cluster import connect
@@ -88,7 +88,7 @@ def cached(cfg: Config, out: Path) -> Path:
     model = build(cfg).to(device).eval()
     folder = out / "features" / _hash(key(cfg, model))
     with alone(folder.with_suffix(".lock")):
-        Features(cfg, model).write(folder)
+        FeatureCache(cfg, model).write(folder)
     return folder
 
 

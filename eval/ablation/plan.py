@@ -42,7 +42,7 @@ class Budget:
 
     config: str = MISSING  # a preset or a YAML file
     overrides: list[str] = field(default_factory=list)  # key=value
-    benchmark: str = "mini"  # this and the next: as for `reasonbrain eval`
+    benchmark: str = MISSING  # this and the next: as for `reasonbrain eval`
     data: str | None = None
     limit: int | None = None
 

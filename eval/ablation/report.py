@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reasonbrain.data.records import Records
+from reasonbrain.data.record import Records
 from reasonbrain.eval.ablation.plan import Study
 from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.eval.evaluation.stats import mean_interval

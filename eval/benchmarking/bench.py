@@ -66,7 +66,9 @@ class Source:
         if self.checkpoint:
             model, cfg = load_model(self.checkpoint, self.overrides, self.config)
         else:
-            cfg = load_config(self.config or "tiny", self.overrides)
+            # no data is needed either: the embedded default's is drawn
+            drawn = [f"data.name={load_config('tiny').data.name}"] if self.random else []
+            cfg = load_config(self.config or "tiny", [*self.overrides, *drawn])
             model = random_model(cfg, device) if self.random else build(cfg)
         return model.to(device).eval(), cfg
 
@@ -105,8 +107,6 @@ def train(source: Source, warmup: int, repeats: int, device: torch.device) -> Fo
     is part of the step, but not of its FLOPs, nor is the optimizer. ``prepared``: records that the timed steps were
     the first to take and that no folder had. Raises UserError like ``check_trains``."""
     model, cfg = source.open(device)
-    if source.random:
-        cfg.data.name = "mini"
     check_trains(model, cfg.train)
     model.train()
     for name in cfg.train.checkpointing:

@@ -21,7 +21,7 @@ from typing import ClassVar
 
 from reasonbrain.config.schema import DataConfig
 from reasonbrain.data.opening import open_reader
-from reasonbrain.data.records import Record, Records
+from reasonbrain.data.record import Record, Records
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation.edits import System

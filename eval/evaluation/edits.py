@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from reasonbrain.data.records import Record
+from reasonbrain.data.record import Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.utils.files import whole_file

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from reasonbrain.data.records import Record, Records
+from reasonbrain.data.record import Record, Records
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation import report

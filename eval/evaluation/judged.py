@@ -28,7 +28,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
-from reasonbrain.data.records import Record, Records
+from reasonbrain.data.record import Record, Records
 from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.utils.endpoint import Endpoint, Failed, Refused

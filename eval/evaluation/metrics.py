@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from reasonbrain.data.records import Record
+from reasonbrain.data.record import Record
 from reasonbrain.eval.evaluation.networks import Models, cosine
 
 TOP_PSNR = 100.0  # in dB; equal pictures, whose PSNR is infinite, get this

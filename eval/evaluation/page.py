@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from reasonbrain.data.records import Records
+from reasonbrain.data.record import Records
 from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation.against import Other
 from reasonbrain.eval.evaluation.edits import Edits

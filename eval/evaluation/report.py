@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from reasonbrain.data.records import Records
+from reasonbrain.data.record import Records
 from reasonbrain.eval.evaluation.against import Other
 from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.eval.evaluation.page import page

@@ -1,8 +1,8 @@
-"""A JSONL manifest in Reason50K's format, a record a line; a Hub "imagefolder" with metadata.jsonl reads the same way.
+"""A JSONL manifest in Reason50K's format, one record per line. A Hub "imagefolder" with metadata.jsonl reads alike.
 
     {"id", "category", "src_image", "tgt_image", "instruction", "target_caption"?, "objects": [...], "mask"?}
 
-Only the offsets of the lines are kept, 8 bytes each; a line is parsed when its record is taken.
+Only the offsets of the lines are kept, 8 bytes each. A line is parsed when its record is read.
 """
 
 from __future__ import annotations
@@ -13,39 +13,42 @@ from pathlib import Path
 
 import numpy as np
 
-from reasonbrain.data.reader import LARGEST, Reader, Row
+from reasonbrain.data.reader import LARGEST, Reader
+from reasonbrain.data.record import SCENARIOS, RawRecord
 from reasonbrain.errors import UserError
 
-NAMES = ("manifest.jsonl", "metadata.jsonl", "train.jsonl")
 CHUNK = 1 << 24
 
 
 class Manifest(Reader):
-    """``path``: the manifest, or its folder. Picture paths are relative to it and may not lead outside its folder.
+    """A manifest with pictures beside it. Its picture paths are relative to it and may not lead outside its folder.
 
-    Raises UserError where there is none or it holds no record."""
+    ``path``: the manifest, or its folder. Raises UserError if there is none, or it holds no record."""
 
-    categories = ("physical", "temporal", "causal", "story")  # Reason50K's (arXiv:2507.01908), and ReasonMini's
+    suffixes = (".jsonl",)
+    signs = ("manifest.jsonl", "metadata.jsonl", "train.jsonl")
+    categories = SCENARIOS
 
-    def __init__(self, path: Path) -> None:
-        if path.is_dir():
-            path = next((path / name for name in NAMES if (path / name).is_file()), path / NAMES[0])
-        if not path.is_file():
-            raise UserError(f"data.path: manifest '{path}' does not exist")
-        super().__init__(path.parent, path)
+    def __init__(self, path: str) -> None:
+        file = Path(path)
+        if file.is_dir():
+            file = next((file / name for name in self.signs if (file / name).is_file()), file / self.signs[0])
+        if not file.is_file():
+            raise UserError(f"data.path: manifest '{file}' does not exist")
+        super().__init__(file.parent, file)
         try:
-            self.file = path.open("rb")
+            self.file = file.open("rb")
             self.starts = line_starts(self.file.fileno())
         except OSError as e:
-            raise UserError(f"data.path: manifest '{path}' cannot be read: {e.strerror}") from None
-        self.numbers = np.flatnonzero(np.diff(self.starts) > 2)  # lines of a record: "\n" and "\r\n" are none
+            raise UserError(f"data.path: manifest '{file}' cannot be read: {e.strerror}") from None
+        self.numbers = np.flatnonzero(np.diff(self.starts) > 2)  # the lines that are not empty
         if not len(self.numbers):
-            raise UserError(f"data.path: manifest '{path}' holds no record")
+            raise UserError(f"data.path: manifest '{file}' holds no record")
 
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def row(self, index: int) -> Row:
+    def raw(self, index: int) -> RawRecord:
         line = self.numbers[index]
         start, end = self.starts[line : line + 2].tolist()
         if end - start > LARGEST:
@@ -60,7 +63,7 @@ class Manifest(Reader):
 
 
 def line_starts(file: int) -> np.ndarray:
-    """Where each line of an open file starts, and, last, where the file ends: int64, lines + 1."""
+    """The offset of each line of an open file, and at the end the file's length: [lines + 1] int64."""
     starts, offset = [np.zeros(1, np.int64)], 0
     while chunk := os.pread(file, CHUNK, offset):
         starts.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + offset + 1)

@@ -1,7 +1,7 @@
-"""Parquet files in the Hub's layout: a column a field, pictures as {"bytes", "path"}.
+"""Parquet files in the Hub's layout: one column per field, pictures as {"bytes", "path"}.
 
-Read through ``datasets``, which turns the files into Arrow once, in its cache folder (HF_DATASETS_CACHE), and maps
-that into memory: a record is then reached without decoding the hundreds of others in its row group.
+They are read through ``datasets``, which converts the files to Arrow once, in its cache folder (HF_DATASETS_CACHE), and
+maps that into memory: a record is then read without decoding the hundreds of others in its row group.
 Needs the extra [data].
 """
 
@@ -12,74 +12,73 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reasonbrain.data.reader import SOURCE, Reader, Row, transparent
+from reasonbrain.data.reader import SOURCE, Reader, files_of
+from reasonbrain.data.record import RawRecord
 from reasonbrain.errors import UserError
 
 
 class Parquet(Reader):
-    """``paths``: the files. Columns are named as in a manifest. Raises UserError for a file that is not Parquet, for
-    missing columns, and where ``datasets`` is not installed or cannot write its cache."""
+    """Parquet files whose columns are named like the fields of a manifest. A subclass with other columns lists them in
+    ``columns`` and overrides ``from_cells``.
 
-    needs: Sequence[str] = ()
+    ``path``: the files' folder, a pattern, or one file. Raises UserError if there are none, for a file that is not
+    Parquet, for missing columns, and if ``datasets`` is not installed or cannot write its cache."""
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    suffixes = (".parquet",)
+    signs = ("**/*.parquet",)
+
+    def __init__(self, path: str) -> None:
+        paths = files_of(path, "*.parquet")
+        if not paths:
+            layouts: tuple[type[Reader], ...] = (*self.other_layouts, Parquet)
+            signs = [sign for layout in layouts for sign in layout.signs]
+            raise UserError(f"data.path: '{path}' has none of {', '.join(signs)}")
         super().__init__(paths[0].parent, paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more")
         table = load(paths)
-        missing = [name for name in self.needs if name not in table.column_names]
-        if missing or not set(table.column_names) & {*SOURCE, *self.needs}:
+        missing = [name for name in self.columns if name not in table.column_names]
+        if missing or not set(table.column_names) & {*SOURCE, *self.columns}:
             lacks = ", ".join(missing or SOURCE)
-            raise UserError(f"{self.name} has no column {lacks}, but {', '.join(table.column_names)}")
+            raise UserError(f"{self.name} has no column {lacks}; its columns are {', '.join(table.column_names)}")
         self.table = table.with_format("arrow")  # pictures stay encoded
+
+    @classmethod
+    def fits(cls, path: str) -> bool:
+        """Whether the first of the files has the columns. True without ``columns``: opening finds what is wrong."""
+        if not cls.columns:
+            return True
+        try:
+            from pyarrow.lib import ArrowException
+            from pyarrow.parquet import read_schema
+        except ImportError:
+            return False
+        try:
+            return set(cls.columns) <= {*read_schema(files_of(path, "*.parquet")[0]).names}
+        except (IndexError, OSError, ArrowException):  # no file, or not Parquet
+            return False
 
     def __len__(self) -> int:
         return len(self.table)
 
-    def row(self, index: int) -> Row:
-        return self.named(self.table[index].to_pylist()[0], index)
+    def raw(self, index: int) -> RawRecord:
+        return self.from_cells(self.table[index].to_pylist()[0], index)
 
-    def named(self, cells: dict[str, Any], index: int) -> Row:
+    def from_cells(self, cells: dict[str, Any], index: int) -> RawRecord:
+        """Record ``index`` from the values of its columns."""
         return self.from_fields(cells, index)
 
 
-class MagicBrush(Parquet):
-    """MagicBrush's train and dev splits (arXiv:2306.10012; osunlp/MagicBrush on the Hub). Each turn of a session is a
-    record: from turn 2 on ``source_img`` is the true edit of the turn before. ``mask_img`` is the source, transparent
-    where the edit may change it."""
-
-    needs = ("img_id", "turn_index", "source_img", "mask_img", "instruction", "target_img")
-    mask = staticmethod(transparent)
-
-    def named(self, cells: dict[str, Any], index: int) -> Row:
-        record = f"{cells['img_id']}-{cells['turn_index']}"
-        return self.from_fields({"id": record, "mask": cells["mask_img"]} | _less(cells, "id"), index)
-
-
 class EmuEdit(Parquet):
-    """The Emu Edit test set (arXiv:2311.10089; facebook/emu_edit_test_set on the Hub): no true edits, captions of
-    source and wanted result; its task is the category."""
+    """The Emu Edit test set (arXiv:2311.10089; facebook/emu_edit_test_set on the Hub). It has no true edits, but
+    captions of the source and of the edit; the task is the category."""
 
-    needs = ("instruction", "image", "task", "split", "idx", "hash", "input_caption", "output_caption")
+    columns = ("instruction", "image", "task", "split", "idx", "hash", "input_caption", "output_caption")
 
-    def named(self, cells: dict[str, Any], index: int) -> Row:
+    def from_cells(self, cells: dict[str, Any], index: int) -> RawRecord:
         captions = {"source_caption": cells["input_caption"], "target_caption": cells["output_caption"]}
         row = {"source": cells["image"], "category": cells["task"], **captions}
         found = self.from_fields({k: cells[k] for k in ("idx", "instruction")} | row, index)
         found.notes = {k: str(cells[k]) for k in ("split", "hash")}
         return found
-
-
-class InstructPix2Pix(Parquet):
-    """InstructPix2Pix on the Hub (arXiv:2211.09800; timbrooks/instructpix2pix-clip-filtered)."""
-
-    needs = ("original_image", "edit_prompt", "edited_image")
-
-    def named(self, cells: dict[str, Any], index: int) -> Row:
-        captions = (cells.get("original_prompt") or "", cells.get("edited_prompt") or "")
-        return self.from_fields(cells | dict(zip(("source_caption", "target_caption"), captions, strict=True)), index)
-
-
-def _less(cells: dict[str, Any], name: str) -> dict[str, Any]:
-    return {k: v for k, v in cells.items() if k != name}
 
 
 def load(paths: Sequence[Path]) -> Any:
@@ -88,19 +87,12 @@ def load(paths: Sequence[Path]) -> Any:
         import datasets
     except ImportError:
         raise UserError("Parquet is read with datasets: pip install 'reasonbrain[data]'") from None
-    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # what it would say is raised here
+    logging.getLogger("datasets").setLevel(logging.CRITICAL)  # its errors are raised here
     datasets.disable_progress_bars()
     try:
         return datasets.load_dataset("parquet", data_files=[str(p) for p in paths], split="train")
-    except Exception as e:  # pyarrow's and datasets' errors have none in common
+    except Exception as e:  # the errors of pyarrow and datasets have no common base
         cause: BaseException = e
         while cause.__cause__:
             cause = cause.__cause__
         raise UserError(f"'{paths[0]}' cannot be read as Parquet: {str(cause) or type(cause).__name__}") from None
-
-
-def by_columns(paths: Sequence[Path]) -> str:
-    """The reader whose columns these files have. Raises UserError."""
-    columns = set(load(paths).column_names)
-    named = {"magicbrush": MagicBrush, "emu_edit": EmuEdit, "instructpix2pix": InstructPix2Pix}
-    return next((name for name, cls in named.items() if columns.issuperset(cls.needs)), "parquet")

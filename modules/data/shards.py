@@ -1,11 +1,11 @@
-"""WebDataset tar shards: files of one record lie side by side and share their name up to the first dot.
+"""WebDataset tar shards: the files of a record are neighbours and share their name up to the first dot.
 
     000017.source.png  000017.target.png  000017.json  [000017.mask.png  000017.txt]
 
-What follows the dot names the field: as in a manifest, with the picture's format behind it; ``json`` holds the other
-fields, ``txt`` the instruction. webdataset itself reads shards from front to back only (its indexed reader, wids, is no
-longer part of it), and a training here takes records in any order. So the offsets of the records are found once with
-tarfile, and a record is then one read. Nothing is unpacked.
+The part after the dot names the field, as in a manifest, followed by the picture's format. ``json`` holds the other
+fields, ``txt`` the instruction. The webdataset package reads shards sequentially only (its indexed reader, wids, was
+removed), and training reads records in any order. Therefore the offsets of the records are found once with tarfile, and
+a record is then read in one piece. Nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -13,33 +13,40 @@ from __future__ import annotations
 import json
 import os
 import tarfile
-from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from reasonbrain.data.reader import LARGEST, Reader, Row
+from reasonbrain.data.reader import LARGEST, Reader, files_of
+from reasonbrain.data.record import RawRecord
 from reasonbrain.errors import UserError
 
 
 class Shards(Reader):
-    """``paths``: the tar files, not compressed. Keeps 24 bytes a record.
+    """Uncompressed tar files. ``path``: their folder, a pattern, or one file. Keeps 24 bytes per record in memory.
 
-    Raises UserError for a file that is no tar, is truncated, or where none holds a record."""
+    Raises UserError if there are none, for a file that is not a tar file or is truncated, and if they hold no record.
+    """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    suffixes = (".tar",)
+    signs = ("**/*.tar",)
+
+    def __init__(self, path: str) -> None:
+        paths = files_of(path, "*.tar")
+        if not paths:
+            raise UserError(f"data.path: '{path}' has no *.tar file")
         super().__init__(paths[0].parent, paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more")
         spans: list[np.ndarray] = []
         try:
             self.files = [path.open("rb") for path in paths]
-            for number, path in enumerate(paths):
-                spans.append(samples(path, number))
+            for number, shard in enumerate(paths):
+                spans.append(samples(shard, number))
         except tarfile.TarError as e:
-            raise UserError(f"shard '{path}' is no tar file, compressed or truncated: {e}") from None
+            raise UserError(f"shard '{shard}' is not an uncompressed tar file, or truncated: {e}") from None
         except OSError as e:
-            raise UserError(f"shard '{e.filename or path}' cannot be read: {e.strerror or e}") from None
+            raise UserError(f"shard '{e.filename or shard}' cannot be read: {e.strerror or e}") from None
         self.spans = np.concatenate(spans)
         if not len(self.spans):
             raise UserError(f"{self.name}: the shards hold no record")
@@ -47,7 +54,7 @@ class Shards(Reader):
     def __len__(self) -> int:
         return len(self.spans)
 
-    def row(self, index: int) -> Row:
+    def raw(self, index: int) -> RawRecord:
         number, start, end = self.spans[index].tolist()
         if end - start > LARGEST:
             raise self.wrong(index, f"not a record ({end - start} bytes)")
@@ -70,14 +77,14 @@ class Shards(Reader):
 
 
 def split(name: str) -> tuple[str, str]:
-    """Folder/key, and the field with its format: "a/17.source.png" -> ("a/17", "source.png")."""
+    """A member's name as its record and its field with the format: "a/17.source.png" -> ("a/17", "source.png")."""
     folder, slash, file = name.rpartition("/")
     key, _, field = file.partition(".")
     return folder + slash + key, field.lower()
 
 
 def samples(path: Path, number: int) -> np.ndarray:
-    """[records, 3] int64: ``number``, and where each record of the shard starts and ends."""
+    """The records of a shard: [records, 3] int64, ``number`` and the offsets at which the record starts and ends."""
     found: list[list[int]] = []
     last = None
     with tarfile.open(path, "r:") as tar:

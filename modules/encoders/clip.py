@@ -1,6 +1,6 @@
-"""Encoders ``clip``: E_I gives patch features of several layers, E_T the text's and the objects' tokens.
+"""Encoders ``clip``: E_I returns patch features of several layers, E_T the tokens of the text and of the objects.
 
-CLIP itself stays frozen (SPEC: ViT-L/14); two linear adapters bring its features to the common width D.
+CLIP is frozen (paper: ViT-L/14). Two linear adapters project its features to the common width D.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ class ClipEncoders(Plugin):
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
-        """images [B, 3, H, W] in 0..1 -> the chosen layers' patch tokens, joined: [B, N, layers x hidden]."""
+        """images [B, 3, H, W] in 0..1 -> patch tokens of ``layers``, concatenated: [B, N, layers x hidden]."""
         size = self.clip.config.vision_config.image_size
         if images.shape[-2:] != (size, size):
             images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
@@ -104,14 +104,14 @@ class ClipEncoders(Plugin):
 
     @torch.no_grad()
     def encode_text(self, texts: list[str], length: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens [B, length, hidden], mask [B, length], pooled [B, hidden]. Always ``length`` tokens: a row's
-        features do not depend on its neighbours. An empty text has an all-false mask."""
+        """Tokens [B, length, hidden], mask [B, length], pooled [B, hidden]. The number of tokens is always ``length``,
+        so that a row's features do not depend on the other rows. The mask of an empty text is false everywhere."""
         tokens = self.tokenizer(
             texts,
             padding="max_length",
             truncation=True,
             max_length=length,
-            split_special_tokens=True,  # "<|im_end|>" in an instruction is text and ends nothing
+            split_special_tokens=True,  # "<|im_end|>" in an instruction is text
             return_tensors="pt",
         )
         ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
@@ -121,7 +121,7 @@ class ClipEncoders(Plugin):
 
     def forward(self, inputs: Inputs) -> Features:
         texts = inputs.sentences if self.reads_sentence else inputs.instructions
-        assert texts is not None  # ReasonBrain.encode has the MLLM generate them
+        assert texts is not None  # ReasonBrain.encode generates them
         text, text_mask, pooled = self.encode_text(texts, self.clip.config.text_config.max_position_embeddings)
         names = [", ".join(o) for o in inputs.objects]
         objects, objects_mask, _ = self.encode_text(names, self.config.object_tokens)

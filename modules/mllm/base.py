@@ -1,13 +1,13 @@
-"""What the MLLM plug-ins share: the prompt, cues as soft tokens, [IMG] tokens, LoRA, L_MLLM and reasoning in words.
+"""The base of the MLLM plug-ins: prompt, cues as soft tokens, [IMG] tokens, LoRA, L_MLLM, and the reasoning sentence.
 
 The prompt of a row, padded on the left:
 
     <user> <image tokens> <R_V and R_T, one soft token a cue> instruction <assistant> [IMG_1] ... [IMG_r]
 
-The vocabulary grows by r tokens (paper: 32). They are rows of two parameters of this plug-in, one for the input
-embedding and one for the output, instead of rows of the model's tables: nothing has to be resized, only the new rows
-can move, tied or not, and ZeRO-3 treats them like any other parameter. The [IMG] tokens are known beforehand, so one
-forward pass gives all their hidden states.
+The vocabulary grows by r tokens (paper: 32). Their embeddings are two parameters of the plug-in, for input and output,
+instead of new rows of the model's tables. So no table is resized, only the new embeddings train, whether the tables are
+tied or not, and ZeRO-3 partitions them like any other parameter. The [IMG] tokens are fixed, so that one forward pass
+returns all their hidden states.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ from reasonbrain.interfaces import Cues, Guidance, Inputs, no_tokens
 from reasonbrain.modules.common.precision import PublishedBase, computes, hold_base, train_in_float32
 from reasonbrain.utils.images import to_uint8
 
-IGNORE = -100
-STEP = 8  # a row's text is padded to a multiple of so many tokens: few lengths, so that rows of a batch find company
+STEP = 8  # texts are padded to a multiple of this: with few different lengths, rows can share a batch
 
 
 class MllmPlugin(PublishedBase):
-    """Subclasses load ``self.model`` and say how their family writes a prompt and places its tokens.
+    """Subclasses load ``self.model`` and define the prompt and the positions of their family.
 
     Args:
         pretrained: a published model of the family: a hub id or a folder
@@ -52,8 +51,8 @@ class MllmPlugin(PublishedBase):
     def build(
         self, width: int, hidden: int, img_tokens: int, lora_rank: int, lora_alpha: int, targets: str, precision: str
     ) -> None:
-        """Freezes the model, adds LoRA to its language part (none for rank 0) and creates the parts that train. Without
-        [IMG] tokens nothing would reach any of these: there are none."""
+        """Freezes the model, adds LoRA to its language model (none for rank 0) and creates the modules that train.
+        Without [IMG] tokens none of these would get a gradient, so they are left out."""
         self.tokenizer: Any = None
         self.image_processor: Any = None
         hold_base(self.model, self.repeated(), precision, "mllm")
@@ -101,51 +100,52 @@ class MllmPlugin(PublishedBase):
         self.model.tie_weights()
 
     def pixels(self, images: Tensor) -> dict[str, Tensor]:
-        """The family's own preprocessing of images [B, 3, H, W] in 0..1."""
+        """The family's preprocessing of images [B, 3, H, W] in 0..1."""
         out = self.image_processor(images=list(to_uint8(images)), return_tensors="pt")
         return {k: v.to(self.device) for k, v in out.items()}
 
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:
-        """Embeddings of the pictures' tokens, row by row: [B, rows, columns, hidden]."""
+        """The image tokens of preprocessed pictures: [B, rows, columns, hidden]."""
         raise NotImplementedError
 
     @torch.no_grad()
     @computes
     def image_features(self, images: Tensor) -> Tensor:
-        """The tokens that the language model reads of images [B, 3, H, W] in 0..1: [B, rows, columns, hidden]."""
+        """The image tokens that the language model reads, of images [B, 3, H, W] in 0..1:
+        [B, rows, columns, hidden]."""
         return self.image_embeds(self.pixels(images))
 
     def image_settings(self) -> dict[str, Any]:
         return {"precision": self.config.precision, "processor": self.image_processor.to_dict()}
 
     def positions(self, ids: Tensor, mask: Tensor, rows: int, columns: int) -> Tensor:
-        """Position ids of the left-padded rows, each with a picture of ``rows`` x ``columns`` tokens."""
+        """Position ids of left-padded rows with a picture of ``rows`` x ``columns`` tokens each."""
         raise NotImplementedError
 
     def generate_inputs(self, is_image: Tensor, rows: int, columns: int) -> dict[str, Tensor]:
-        """What the family's ``generate`` needs beside ids, embeddings and mask to count positions as ``positions``
-        does."""
+        """Further arguments of the family's ``generate``, from which it computes the same position ids as
+        ``positions``. is_image: [B, L], true at image tokens."""
         return {}
 
     def text_length(self, instruction: str) -> int:
-        """How many tokens the text of a row takes up, padding included."""
+        """The number of tokens of a row without its picture, padding included."""
         (row,), _ = self.tokenize([instruction], 0, 0)
         return len(row) + -len(row) % STEP
 
     def tokenize(self, texts: Sequence[str], picture: int, cues: int) -> tuple[list[list[int]], int]:
-        """Rows of ids, one an instruction, with a picture of so many tokens and ``cues`` placeholders after it; and the
-        id of the picture's tokens."""
+        """The prompts as rows of ids, each with ``picture`` image tokens and ``cues`` placeholders after these; and the
+        id of image tokens."""
         before, between, after = (self.tokenizer(p, add_special_tokens=False).input_ids for p in self.prompt)
         image = self.tokenizer.convert_tokens_to_ids(self.image_token)
         rows = []
         for text in texts:
-            # split: an instruction that spells out a special token ("<|image_pad|>") is just text
+            # split: a special token in an instruction ("<|image_pad|>") is text
             words = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
             rows.append(before + [image] * picture + between + [self.tokenizer.pad_token_id] * cues + words + after)
         return rows, image
 
     def pad_left(self, rows: list[list[int]], beside: int) -> tuple[Tensor, Tensor]:
-        """ids and mask [B, L]; ``beside``: how many tokens of a row are no text."""
+        """ids and mask [B, L]. beside: the number of tokens of a row that are not text."""
         length = max(map(len, rows))
         length += -(length - beside) % STEP
         pad = self.tokenizer.pad_token_id
@@ -154,14 +154,15 @@ class MllmPlugin(PublishedBase):
         return ids, mask
 
     def embed(self, ids: Tensor, is_image: Tensor, pictures: Tensor) -> Tensor:
-        """Embeddings [B, L, hidden] of ids, with the pictures' tokens [B, rows, columns, hidden] in their places."""
+        """Embeddings [B, L, hidden] of ids [B, L], those of image tokens taken from pictures
+        [B, rows, columns, hidden]."""
         embeds = self.model.get_input_embeddings()(ids)
         return embeds.masked_scatter(is_image[..., None], pictures.to(embeds.dtype))
 
     @computes
     def forward(self, inputs: Inputs, cues: Cues) -> Guidance:
-        """One pass: hidden states of the [IMG] tokens, and L_MLLM on them alone (paper, eq. A1). No pass without such
-        tokens, and a loss of 0."""
+        """One pass: the hidden states of the [IMG] tokens, and L_MLLM, which covers only these (paper, eq. A1). Without
+        [IMG] tokens there is no pass and the loss is 0."""
         r = self.config.img_tokens
         if not r:
             return Guidance(no_tokens(cues.visual), cues.visual.new_zeros(()))
@@ -175,7 +176,7 @@ class MllmPlugin(PublishedBase):
         is_image = ids == image
         embeds = self.embed(ids, is_image, pictures)
 
-        # the cues stand right after the part that follows the picture: the same distance from the last image token
+        # the cues follow the prompt's part after the picture: at a fixed distance from the last image token
         last = is_image.shape[1] - 1 - is_image.flip(1).long().argmax(1)
         between = len(self.tokenizer(self.prompt[1], add_special_tokens=False).input_ids)
         first_cue = last + 1 + between
@@ -194,8 +195,8 @@ class MllmPlugin(PublishedBase):
         return Guidance(hidden, self.lm_loss(states[:, -r - 1 :]))
 
     def lm_loss(self, states: Tensor) -> Tensor:
-        """-sum_i log p([IMG_i] | ... [IMG_{i-1}]) / r over the grown vocabulary; states [B, r + 1, hidden] begin with
-        the last token before [IMG_1]."""
+        """-sum_i log p([IMG_i] | ... [IMG_{i-1}]) / r over the extended vocabulary. states: [B, r + 1, hidden], the
+        first of the token before [IMG_1]."""
         before = states[:, :-1]
         head = self.model.get_output_embeddings()
         logits = torch.cat([head(before), F.linear(before, self.img_out)], dim=-1)
@@ -211,8 +212,10 @@ class MllmPlugin(PublishedBase):
     @torch.no_grad()
     @computes
     def reason(self, inputs: Inputs, max_new_tokens: int = 96) -> list[str]:
-        """What happens, in one sentence a row or whatever else the MLLM learned to say, decoded greedily by the MLLM as
-        it was before LoRA; where LoRA has been merged into its weights, as it is now."""
+        """The MLLM's answer to each row's instruction: one sentence that says what happens, or what else it was trained
+        to say. Decoded greedily, without LoRA; adapters that were merged into the weights stay in.
+
+        The pictures are read as ``known_features``: where the inputs bring these, the vision tower does not run."""
         pictures = self.known_features(inputs)
         size = pictures.shape[1:3]
         rows, image = self.tokenize(inputs.instructions, size.numel(), 0)
@@ -223,17 +226,17 @@ class MllmPlugin(PublishedBase):
         try:
             out = self.model.generate(
                 input_ids=ids,
-                inputs_embeds=self.embed(ids, is_image, pictures),  # read in place of the prompt's ids
+                inputs_embeds=self.embed(ids, is_image, pictures),  # used for the prompt instead of its ids
                 attention_mask=mask,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
-                # ZeRO-3 has shared the weights out: no process may end before the others
+                # under ZeRO-3 each process holds a part of the weights: all have to run until the last one ends
                 synced_gpus=hasattr(next(self.model.parameters()), "ds_id"),
                 **self.generate_inputs(is_image, *size),
             )
         finally:
             self.adapters(True)
-            for name, p in self.model.named_parameters():  # peft freezes the adapters that it switches off
+            for name, p in self.model.named_parameters():  # peft freezes adapters that are switched off
                 p.requires_grad_(name in trainable)
         texts = self.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
         return [t.strip() for t in texts]

@@ -1,4 +1,4 @@
-"""MLLM ``llava``: LLaVA (transformers' own class) with LoRA on its language model."""
+"""MLLM ``llava``: LLaVA (the class of transformers) with LoRA on its language model."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class Llava(MllmPlugin):
         self.__dict__["pixels"] = lambda images: {"pixel_values": images.new_zeros(len(images), 3, side, side)}
 
     def tokenize(self, texts: Sequence[str], picture: int, cues: int) -> tuple[list[list[int]], int]:
-        """``<s>USER: <image>\\n... ASSISTANT:``, split as one text: a sentencepiece token depends on what stands
-        before it, and this is how LLaVA-1.5 was trained. The cues stand right after the picture."""
+        """``<s>USER: <image>\\n... ASSISTANT:``, tokenized as one text as in LLaVA-1.5's training: sentencepiece tokens
+        depend on the text before them. The cues follow the picture."""
         image = self.tokenizer.convert_tokens_to_ids(self.image_token)
         before, _, after = self.prompt
         rows = []
         for text in texts:
-            words = text.replace(self.image_token, "")  # there is one picture, whatever the user writes
+            words = text.replace(self.image_token, "")  # the prompt has one picture
             ids = self.tokenizer(f"{before}{self.image_token}\n{words}{after}").input_ids
             at = ids.index(image)
             rows.append(ids[:at] + [image] * picture + [self.tokenizer.pad_token_id] * cues + ids[at + 1 :])
@@ -73,5 +73,5 @@ class Llava(MllmPlugin):
         return torch.stack(tuple(self.model.model.get_image_features(values).pooler_output))[:, None]
 
     def positions(self, ids: Tensor, mask: Tensor, rows: int, columns: int) -> Tensor:
-        """Position ids [B, L] that count the tokens in use."""
+        """Position ids [B, L], counted over the tokens that are not masked."""
         return (mask.cumsum(-1) - 1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""MLLM ``qwen2_5_vl``: Qwen2.5-VL (transformers' own class) with LoRA on its language model."""
+"""MLLM ``qwen2_5_vl``: Qwen2.5-VL (the class of transformers) with LoRA on its language model."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Qwen25VL(MllmPlugin):
         return tokens.view(len(grid), rows, columns, -1)
 
     def positions(self, ids: Tensor, mask: Tensor, rows: int, columns: int) -> Tensor:
-        """Qwen's 3-D positions [3, B, L]: the picture's tokens by time, row and column."""
+        """Qwen's 3-D position ids [3, B, L]: time, row and column of the image tokens."""
         is_image = ids == self.tokenizer.convert_tokens_to_ids(self.image_token)
         inputs = self.generate_inputs(is_image, rows, columns)
         return self.model.model.get_rope_index(ids, attention_mask=mask, **inputs)[0]

@@ -4,26 +4,35 @@
 
 A slot is ``{name: <plug-in>, ...its parameters}`` or null. Its parameters are the plug-in's ``__init__`` arguments:
 their names and types are checked against the signature. Naming another plug-in on the command line drops the
-parameters written for the old one.
+parameters written for the old one. The keys of the ``data`` section that ``DataConfig`` does not have are the
+parameters of the data set and are checked alike.
 """
 
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Iterable, Sequence
-from dataclasses import field, make_dataclass
+from dataclasses import field, fields, is_dataclass, make_dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from reasonbrain.config.schema import ATTENTION, TRACKERS, Config, ModelConfig, slot_config
-from reasonbrain.data.opening import check_data
+from reasonbrain.config.schema import (
+    ATTENTION,
+    TRACKERS,
+    Config,
+    DataConfig,
+    ModelConfig,
+    PartConfig,
+    slot_config,
+)
 from reasonbrain.errors import UserError
-from reasonbrain.registry import SLOTS, plugin
+from reasonbrain.registry import SLOTS, plugin, plugin_parameters, plugins
+
+OF_OLD_RUNS = {"count", "turns", "seed"}  # keys of ``mini`` that config.yaml of older runs has beside every data set
 
 # a path inside the installed package: "${package:tiny/parts/clip}" is below reasonbrain/configs
 OmegaConf.register_resolver("package", lambda path: str(files("reasonbrain.configs") / path), replace=True)
@@ -34,11 +43,12 @@ def presets() -> list[str]:
     return sorted(f.name[:-5] for f in files("reasonbrain.configs").iterdir() if f.name.endswith(".yaml"))
 
 
-def load_config(name: str, overrides: Sequence[str] = ()) -> Config:
+def load_config(name: str, overrides: Sequence[str] = (), reads_data: bool = True) -> Config:
     """A preset by name, or a YAML file by path, with ``key=value`` overrides.
 
-    Raises UserError like ``read_config`` and ``make_config``."""
-    return make_config(read_config(name), overrides)
+    ``reads_data``: false allows ``data.name`` to be a data set that is not installed. Raises UserError like
+    ``read_config`` and ``make_config``."""
+    return make_config(read_config(name), overrides, reads_data)
 
 
 def read_config(name: str) -> DictConfig:
@@ -61,11 +71,12 @@ def read_config(name: str) -> DictConfig:
     return raw
 
 
-def make_config(raw: Any, overrides: Sequence[str] = ()) -> Config:
-    """A checked Config from a mapping and ``key=value`` overrides.
+def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True) -> Config:
+    """A checked Config from a mapping and ``key=value`` overrides. ``reads_data``: as in ``load_config``.
 
-    Raises UserError for an unknown key or plug-in, and for a value of the wrong type."""
+    Raises UserError for an unknown key, plug-in or data set, and for a value of the wrong type."""
     raw = OmegaConf.create(raw)
+    _forget_data(raw, overrides)
     for text in overrides:
         key, equals, _ = text.partition("=")
         if not equals or not key:
@@ -83,6 +94,7 @@ def make_config(raw: Any, overrides: Sequence[str] = ()) -> Config:
             raise UserError(f"override '{text}': {str(e).splitlines()[0]}") from None
     _check_keys(raw, Config)
     try:
+        _gather(raw.get("data"), DataConfig)
         cfg: Config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), raw))  # type: ignore[assignment]
     except OmegaConfBaseException as e:
         key = getattr(e, "full_key", None) or ""
@@ -90,6 +102,7 @@ def make_config(raw: Any, overrides: Sequence[str] = ()) -> Config:
     for slot in SLOTS:
         check_slot(cfg.model, slot)
     _check_ranges(cfg)
+    check_data(cfg, reads_data)
     return cfg
 
 
@@ -102,23 +115,91 @@ def check_slot(model: ModelConfig, slot: str) -> None:
         raise UserError(f"model.{slot}: must be null or {{name: <plug-in>, ...}}, not {given!r}")
     cls = plugin(slot, given["name"])
     params = {k: v for k, v in given.items() if k != "name"}
+    _unknown(params, plugin_parameters(cls), f"model.{slot}")
+    given.update(_typed(params, cls, f"model.{slot}"))
+    cls.check_config({k: v for k, v in given.items() if k != "name"}, model)
+
+
+def check_data(cfg: Config, reads_data: bool = True) -> None:
+    """Checks the further keys of ``data``, or of the parts of a mixture, against the signatures of the data sets, and
+    converts them to the types there. Raises UserError for an unknown data set, for a key or a type that does not fit,
+    for a missing path, and for validation without data.
+
+    ``reads_data``: false does nothing where a data set is not installed."""
+    data, installed = cfg.data, [info.name for info in plugins("data")]
+    if data.name is None:
+        _unknown(data.options, _plain_keys(DataConfig), "data")
+        return
+    mixed = data.name == "mixture"
+    if not reads_data and not {part.name for part in (data.mixture if mixed else [data])} <= {*installed}:
+        return
+    if not mixed and data.name not in installed:
+        choices = ", ".join(installed)
+        raise UserError(f"data.name: there is no data set '{data.name}'; choose from {choices}, or mixture")
+    if mixed and not data.mixture:
+        raise UserError("data.mixture: data.name=mixture needs a list of {name, path, weight}")
+    cls = None if mixed else plugin("data", data.name)
+    for number, part in enumerate(data.mixture if mixed else ()):  # keys beside the parts are defaults for them
+        taken = plugin_parameters(plugin("data", part.name)) if part.name in installed else {}
+        part.options = {key: value for key, value in data.options.items() if key in taken} | part.options
+        _check_options(part, f"data.mixture[{number}]")
+    known = {key for part in data.mixture for key in part.options} if mixed else {*plugin_parameters(cls)}  # type: ignore
+    for key in OF_OLD_RUNS - known:
+        data.options.pop(key, None)
+    if cls is None:
+        _unknown(data.options, [*_plain_keys(DataConfig), *known], "data")
+        data.options = {}
+    else:
+        _check_options(data, "data")
+    if cfg.train.validate_every and not data.validation and (cls is None or cls.validation() is None):
+        raise UserError("data.validation: train.validate_every needs data that is not trained on")
+
+
+def _check_options(section: DataConfig | PartConfig, where: str) -> None:
+    cls = plugin("data", str(section.name))
+    parameters = plugin_parameters(cls)
+    keys = _plain_keys(type(section))
+    _unknown(section.options, [*keys, *(name for name in parameters if name not in keys)], where)
+    section.options = _typed(section.options, cls, where)
+    for name, parameter in parameters.items():
+        given = section.options.get(name, getattr(section, name, None))
+        if given is None and parameter.default is parameter.empty:
+            raise UserError(f"{where}.{name}: data.name={section.name} needs a {name}")
+
+
+def _typed(params: dict[str, Any], cls: type, where: str) -> dict[str, Any]:
+    """Parameters converted to the types in the signature of ``cls.__init__``. Raises UserError."""
     allowed = plugin_parameters(cls)
-    _unknown(params, allowed, f"model.{slot}")
     schema = make_dataclass("Schema", [(n, allowed[n].annotation, field(default=MISSING)) for n in params])
     try:
-        params = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), params))  # type: ignore
+        return OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(schema), params))  # type: ignore
     except OmegaConfBaseException as e:
-        raise UserError(f"model.{slot}.{getattr(e, 'full_key', '')}: {str(e).splitlines()[0]}") from None
-    given.update(params)
-    cls.check_config(params, model)
+        raise UserError(f"{where}.{getattr(e, 'full_key', '')}: {str(e).splitlines()[0]}") from None
 
 
-def plugin_parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """The ``__init__`` arguments of a plug-in by name, types resolved; without ``width``, which the model gives."""
-    init = inspect.unwrap(cls.__init__)  # type: ignore[misc]
-    hints = get_type_hints(init)
-    arguments = list(inspect.signature(init).parameters.values())[1:]
-    return {p.name: p.replace(annotation=hints.get(p.name, Any)) for p in arguments if p.name != "width"}
+def _plain_keys(schema: type) -> list[str]:
+    """The keys of a section without those of the plug-in that it names."""
+    return [f.name for f in fields(schema) if not f.metadata.get("further")]
+
+
+def _gather(section: Any, schema: type) -> None:
+    """Moves the further keys of ``data`` and of a mixture's parts into the fields that hold them."""
+    if isinstance(section, DictConfig):
+        if further := {key: section.pop(key) for key in [*section] if key not in _plain_keys(schema)}:
+            section["options"] = further
+        parts = section.get("mixture")
+        for part in parts if isinstance(parts, ListConfig) else ():
+            _gather(part, PartConfig)
+
+
+def _forget_data(raw: Any, overrides: Sequence[str]) -> None:
+    """Drops what ``raw`` holds for its own data set where ``overrides`` name another one."""
+    named = [text.partition("=")[2] for text in overrides if text.startswith("data.name=")]
+    data = raw.get("data")
+    if named and isinstance(data, DictConfig) and data.get("name", DataConfig.name) != named[-1]:
+        for key in [*data]:
+            if key in ("augment", "given_objects") or key not in _plain_keys(DataConfig):
+                data.pop(key)
 
 
 def _unknown(given: Iterable[str], allowed: Iterable[str], where: str) -> None:
@@ -131,11 +212,12 @@ def _unknown(given: Iterable[str], allowed: Iterable[str], where: str) -> None:
 
 
 def _check_keys(node: Any, schema: type, where: str = "") -> None:
-    """Keys of the typed sections, all the way down to the slots."""
+    """Keys of the typed sections, all the way down to the slots; ``check_data`` checks the further keys of ``data``."""
     hints = get_type_hints(schema)
-    _unknown(node, hints, where)
+    if schema is not DataConfig:
+        _unknown(node, hints, where)
     for key in node:
-        if hasattr(hints[key], "__dataclass_fields__"):
+        if is_dataclass(hints.get(key)):
             path = f"{where}.{key}" if where else key
             if not isinstance(node.get(key), DictConfig):
                 raise UserError(f"{path}: must be a section with {', '.join(get_type_hints(hints[key]))}")
@@ -147,7 +229,6 @@ def _check_ranges(cfg: Config) -> None:
         "model.width": cfg.model.width,
         "edit.steps": cfg.edit.steps,
         "edit.size": cfg.edit.size,
-        "data.count": cfg.data.count,
         "data.size": cfg.data.size,
         "train.steps": cfg.train.steps,
         "train.batch_size": cfg.train.batch_size,
@@ -167,9 +248,17 @@ def _check_ranges(cfg: Config) -> None:
         raise UserError(f"model.attention: '{cfg.model.attention}' is not one of {', '.join(ATTENTION)}")
     if cfg.train.tracker not in (*TRACKERS, None):
         raise UserError(f"train.tracker: '{cfg.train.tracker}' is not one of {', '.join(TRACKERS)}, null")
-    check_data(cfg.data, cfg.train.validate_every is not None)
+    shares = {"data.given_objects": cfg.data.given_objects}
+    if cfg.data.augment:
+        shares |= {f"data.augment.{name}": share for name, share in vars(cfg.data.augment).items()}
+    for key, share in shares.items():
+        if not 0 <= share <= 1:
+            raise UserError(f"{key}: must be from 0 to 1, not {share}")
 
 
 def dump_config(cfg: Config) -> str:
     """The configuration as YAML."""
-    return OmegaConf.to_yaml(OmegaConf.structured(cfg))
+    raw: Any = OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(cfg)))
+    for section in (raw.data, *raw.data.mixture):
+        section.update(section.pop("options"))
+    return OmegaConf.to_yaml(raw)

@@ -24,8 +24,8 @@ from dataclasses import MISSING, fields, is_dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-from reasonbrain.config.loading import plugin_parameters
 from reasonbrain.config.schema import Config
+from reasonbrain.registry import plugin_parameters
 
 
 class Setting(NamedTuple):
@@ -44,10 +44,12 @@ def settings(section: type = Config, prefix: str = "") -> Iterator[Setting]:
     Where a field holds several sections, their keys stand below ``key[]`` (a list) or ``key.<name>`` (a mapping)."""
     meanings, hints = _field_docs(section), get_type_hints(section)
     for field in fields(section):
-        key, inner = prefix + field.name, _section(hints[field.name])
+        name = "<key>" if field.metadata.get("further") else field.name
+        key, inner = prefix + name, _section(hints[field.name])
         if inner is None or meanings.get(field.name):
             default = field.default if field.default_factory is MISSING else field.default_factory()
-            yield Setting(key, str(field.type), _yaml(default), meanings.get(field.name, ""))
+            written = "" if default is MISSING else _yaml(default)
+            yield Setting(key, str(field.type), written, meanings.get(field.name, ""))
         if inner:
             several = {"list": "[]", "dict": ".<name>"}.get(str(field.type).partition("[")[0], "")
             yield from settings(inner, f"{key}{several}.")

@@ -12,6 +12,7 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 ATTENTION = ("auto", "sdpa", "math", "flash_attention_2", "flash_attention_3")
 
 Slot = Any  # {name: <plug-in>, ...its parameters}, or None
+FURTHER = {"further": True}  # marks the field that holds a section's further keys; in YAML they stand in the section
 
 
 @dataclass
@@ -88,31 +89,51 @@ class PartConfig:
     weight: float = 1.0
     """Share of the records drawn from this data set, relative to the weights of the others."""
 
+    options: dict[str, Any] = field(default_factory=dict, metadata=FURTHER)
+    """Further keys, as in ``data``."""
+
+
+@dataclass
+class AugmentConfig:
+    """Changes words of training instructions at random, so that a model does not rely on single words."""
+
+    share: float
+    """Share of the instructions that are changed, 0 to 1."""
+
+    drop: float
+    """Probability that a word of such an instruction is left out."""
+
+    replace: float
+    """Probability that it is replaced by a random word of the data set's instructions."""
+
 
 @dataclass
 class DataConfig:
-    """The training data."""
+    """The training data.
 
-    name: str = "mini"
-    """``mini`` (ReasonMini, drawn on the fly), a reader (see the page on data sets), or ``mixture``."""
+    The keys below are common to all data sets. Naming another data set on the command line drops what the
+    configuration file says for the old one: its own keys, ``augment`` and ``given_objects``."""
+
+    name: str | None = None
+    """A data set (``reasonbrain modules`` lists them, see also the page on data sets), or ``mixture``. null: none, as
+    for editing."""
 
     path: str | None = None
-    """What the reader opens: a file, a folder, or a pattern of files such as ``"shards/*.tar"``."""
+    """What the data set opens: a file, a folder, or a pattern of files such as ``"shards/*.tar"``."""
 
     mixture: list[PartConfig] = field(default_factory=list)
     """The data sets of ``data.name=mixture``."""
 
-    count: int = 20000
-    """Number of records of ``mini``."""
-
-    turns: dict[str, int] = field(default_factory=dict)
-    """Relative frequency of each kind of ``mini``. A kind that is not named has 1."""
-
     size: int = 64
     """Pixel budget: an image is scaled to about ``size`` x ``size`` pixels and keeps its aspect ratio."""
 
-    seed: int = 0
-    """Seed of the records of ``mini``."""
+    augment: AugmentConfig | None = None
+    """Random changes of the instructions' words. null: none."""
+
+    given_objects: float = 1.0
+    """Share of the rows that get the objects that their record names; the others' are found in the instruction, as for
+    an edit. Objects may tell what happens to them, and a model that always gets them reads them instead of the words.
+    """
 
     skip_bad: bool = False
     """Count a record that cannot be read and take the next one of its size, instead of ending the run."""
@@ -121,8 +142,11 @@ class DataConfig:
     """Folder of precomputed features, written by ``reasonbrain data cache``."""
 
     validation: str | None = None
-    """Data for ``train.validate_every``: a path that ``data.name`` reads. ``mini`` has a validation split of its own.
-    """
+    """Data for ``train.validate_every``: a path that ``data.name`` reads. null: the validation split of the data set,
+    where it has one."""
+
+    options: dict[str, Any] = field(default_factory=dict, metadata=FURTHER)
+    """Further keys: the parameters of the data set. ``reasonbrain modules data:NAME`` lists them."""
 
 
 @dataclass

@@ -18,7 +18,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from reasonbrain.data.reader import Picture, Reader, Row
+from reasonbrain.data.reader import Reader
+from reasonbrain.data.record import Picture, RawRecord
 from reasonbrain.errors import UserError
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.images import load_image
@@ -73,7 +74,7 @@ def check(reader: Reader, output: Path, limit: int | None = None) -> tuple[Count
                         say(index, name, kind, detail)
                 bar.update(sum(map(len, some)))
         for index, other, kind in duplicates(keys):
-            names = reader.row(index).id, reader.row(other).id
+            names = reader.raw(index).id, reader.raw(other).id
             say(index, names[0], kind, f"as record {other}, '{names[1]}'")
     return counts, len(range(0, count, step))
 
@@ -83,7 +84,7 @@ def examine(reader: Reader, keys: np.ndarray, step: int, indices: range) -> list
     found = []
     for index in indices:
         try:
-            row = reader.row(index)
+            row = reader.raw(index)
         except UserError as e:
             found.append((index, "", *problem(e, "malformed")))
             continue
@@ -112,7 +113,7 @@ def examine(reader: Reader, keys: np.ndarray, step: int, indices: range) -> list
     return found
 
 
-def of_words(row: Row, reader: Reader) -> Iterator[Problem]:
+def of_words(row: RawRecord, reader: Reader) -> Iterator[Problem]:
     if not any(words.strip() for words in row.instructions):
         yield "empty instruction", ""
     if reader.categories and row.category and row.category.casefold() not in reader.categories:

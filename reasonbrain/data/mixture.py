@@ -1,4 +1,4 @@
-"""Several data sets in one, in given shares: data.name=mixture.
+"""Several data sets as one, in given shares: ``data.name=mixture``.
 
 data.mixture=[{name: manifest, path: a.jsonl, weight: 3}, {name: magicbrush, path: "b/*.parquet", weight: 1}]
 """
@@ -10,41 +10,46 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reasonbrain.data.records import Record, Size, Source
+from reasonbrain.data.dataset import DataSet
+from reasonbrain.data.record import Record, Size
 from reasonbrain.errors import UserError
 
 
-class Mixture:
-    """Record numbers 0 .. len - 1, of which each part owns a share in proportion to its weight: numbers drawn evenly
-    draw the parts by their weights. Which record a number is never changes, so there is no state to resume.
+class Mixture(DataSet):
+    """The records of all parts under one numbering. Each part owns a share of the numbers in proportion to its weight,
+    so that a number drawn uniformly falls on a part with the probability that its weight says. A number always means
+    the same record; there is no state to resume.
 
-    There are just as many numbers as it takes to reach every record. A part that owns more numbers than it has records
-    starts over: its records come up equally often, but for one time more or less.
+    There are as many numbers as it takes to reach every record. A part that owns more numbers than it has records
+    repeats them in order; its records come up equally often, up to one time.
 
-    Raises UserError for a weight that is not above 0 and finite."""
+    Raises UserError for a weight that is not positive and finite."""
 
-    def __init__(self, parts: Sequence[Source], weights: Sequence[float]) -> None:
+    def __init__(self, parts: Sequence[DataSet], weights: Sequence[float]) -> None:
         for weight in weights:
             if not 0 < weight < math.inf:
-                raise UserError(f"data.mixture: weight {weight} must be above 0")
+                raise UserError(f"data.mixture: weight {weight} must be above 0 and finite")
         self.parts = parts
         share = np.array(weights) / sum(weights)
         total = max(len(part) / one for part, one in zip(parts, share, strict=True))
-        self.ends = np.ceil(np.cumsum(share) * total - 1e-6).astype(np.int64)  # a sum of shares is 1 but for rounding
+        self.ends = np.ceil(np.cumsum(share) * total - 1e-6).astype(np.int64)  # the shares sum to 1 up to rounding
 
     def __len__(self) -> int:
         return int(self.ends[-1])
 
-    def place(self, number: int) -> tuple[int, int]:
-        """The part that owns a number, and the record in it."""
+    def locate(self, number: int) -> tuple[int, int]:
+        """The part that owns a number, and the index of the record in it."""
         part = int(np.searchsorted(self.ends, number, side="right"))
         start = int(self.ends[part - 1]) if part else 0
         return part, (number - start) % len(self.parts[part])
 
+    def __getitem__(self, number: int) -> Record:
+        part, index = self.locate(number)
+        return self.parts[part][index]
+
     def shape(self, number: int) -> Size | None:
-        part, index = self.place(number)
+        part, index = self.locate(number)
         return self.parts[part].shape(index)
 
-    def __getitem__(self, number: int) -> Record:
-        part, index = self.place(number)
-        return self.parts[part][index]
+    def vocabulary(self) -> Sequence[str]:
+        return sorted({word for part in self.parts for word in part.vocabulary()})

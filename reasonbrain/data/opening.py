@@ -1,4 +1,4 @@
-"""Which reader reads what: the one table of ``data.name``, and a guess for a path alone.
+"""Opens data sets by name, guesses the name from a path, and tells one data set from another.
 
 open_reader("magicbrush", "data/magicbrush/train-*.parquet")[0].instructions
 """
@@ -7,107 +7,105 @@ from __future__ import annotations
 
 import glob
 import hashlib
-from collections.abc import Sequence
-from importlib import import_module
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from reasonbrain.config.schema import DataConfig, PartConfig
+from reasonbrain.config.schema import DataConfig
+from reasonbrain.data.crop import CutRecords, bucket_sizes
+from reasonbrain.data.dataset import DataSet
+from reasonbrain.data.mixture import Mixture
+from reasonbrain.data.reader import Reader, files_of
 from reasonbrain.errors import UserError
-
-if TYPE_CHECKING:
-    from reasonbrain.data.reader import Reader
-
-# name -> module and class; several where a data set is published in several layouts: (what is there, the class)
-READERS: dict[str, Sequence[tuple[str, str]]] = {
-    "manifest": [("", "manifest.Manifest")],
-    "folder": [("", "folders.Triples")],
-    "parquet": [("*.parquet", "parquet.Parquet")],
-    "webdataset": [("*.tar", "shards.Shards")],
-    "magicbrush": [("edit_sessions.json", "folders.MagicBrushSessions"), ("*.parquet", "parquet.MagicBrush")],
-    "emu_edit": [("*.parquet", "parquet.EmuEdit")],
-    "editworld": [("", "folders.EditWorld")],
-    "reasonedit": [("", "folders.ReasonEdit")],
-    "instructpix2pix": [("seeds.json", "folders.Pix2PixFolder"), ("*.parquet", "parquet.InstructPix2Pix")],
-    "risebench": [("", "folders.RiseBench")],
-    "kris": [("", "folders.KrisBench")],
-}
-
-# what tells a folder's layout, in this order
-SIGNS = {
-    "manifest.jsonl": "manifest",
-    "metadata.jsonl": "manifest",
-    "train.jsonl": "manifest",
-    "edit_sessions.json": "magicbrush",
-    "seeds.json": "instructpix2pix",
-    "**/img_txt.json": "editworld",
-    "*/annotation.json": "kris",
-    "*_reasoning_images": "risebench",
-    "**/*.tar": "webdataset",
-    "**/*.parquet": "parquet",
-    "**/*_mask.jpg": "reasonedit",
-    "**/*_source.*": "folder",
-}
+from reasonbrain.registry import plugin, plugin_parameters, plugins
 
 
-def check_data(cfg: DataConfig, validates: bool) -> None:
-    """Raises UserError where ``data`` names no reader, or one without the path that it needs."""
-    if cfg.name == "mixture" and not cfg.mixture:
-        raise UserError("data.mixture: data.name=mixture needs a list of {name, path, weight}")
-    mixed = cfg.name == "mixture"
-    names = ("mini", *READERS) if mixed else ("mini", *READERS, "mixture")
-    for part in cfg.mixture if mixed else [PartConfig(cfg.name, cfg.path)]:
-        if part.name not in names:
-            raise UserError(f"data.name: '{part.name}' is not one of {', '.join(names)}")
-        if part.name != "mini" and not part.path:
-            raise UserError(f"data.path: data.name={part.name} needs the path of a file or a folder")
-    if validates and cfg.name != "mini" and not cfg.validation:
-        raise UserError("data.validation: train.validate_every needs a manifest or a folder that is not trained on")
+def open_data(cfg: DataConfig) -> DataSet:
+    """The data set that the ``data`` section names, each picture at its own size.
+
+    Raises UserError for an unknown name, and like ``DataSet.open``."""
+    if cfg.name is None:
+        raise UserError(
+            f"data.name: names no data set; choose from {', '.join(i.name for i in plugins('data'))}, mixture"
+        )
+    if cfg.name == "mixture":
+        return Mixture([open_data(part) for part in _parts(cfg)], [part.weight for part in cfg.mixture])
+    cls = plugin("data", cfg.name)
+    return cls.open(**_arguments(cls, cfg))
+
+
+def open_records(cfg: DataConfig, multiple: int) -> CutRecords:
+    """The records to train on, cut to the sizes of ``bucket_sizes``. ``multiple``: of what the sides of the diffusion
+    model's pictures are multiples. Raises UserError like ``open_data`` and ``bucket_sizes``."""
+    choices = bucket_sizes(cfg.size, multiple)
+    return CutRecords(open_data(cfg), choices)
+
+
+def open_validation(cfg: DataConfig) -> CutRecords:
+    """The records to validate on, cut to the square: ``data.validation``, or else the data set's own split.
+
+    ``data.validation`` is read as ``data.name`` where that takes a path, and otherwise as its layout says."""
+    square = [(cfg.size, cfg.size)]
+    cls = plugin("data", str(cfg.name)) if cfg.name != "mixture" else None
+    if cfg.validation is None:
+        assert cls  # config.loading has checked it: a mixture has no split of its own
+        return CutRecords(cls.open(**cls.validation(**_arguments(cls, cfg))), square)
+    if cls and "path" in plugin_parameters(cls):
+        return CutRecords(open_data(replace(cfg, path=cfg.validation)), square)
+    guessed = replace(cfg, name=guess(cfg.validation), path=cfg.validation, options={})
+    return CutRecords(open_data(guessed), square)
 
 
 def open_reader(name: str, path: str) -> Reader:
-    """The reader called ``name`` on a folder, a file, or a pattern of files such as "shards/*.tar".
+    """The reader ``name`` on a folder, a file, or a pattern of files such as "shards/*.tar".
 
-    Raises UserError for an unknown name, and where the path is not what this reader reads."""
-    if name not in READERS:
-        raise UserError(f"data.name: '{name}' is not one of {', '.join(READERS)}")
-    for sign, where in READERS[name]:
-        module, _, cls = where.partition(".")
-        files = _files(path, sign) if "*" in sign else []
-        if files or not sign or (Path(path) / sign).exists():
-            made = getattr(import_module(f"reasonbrain.modules.data.{module}"), cls)
-            return made(files) if files else made(Path(path))
-    raise UserError(f"data.path: '{path}' has none of {', '.join(sign for sign, _ in READERS[name])} for {name}")
+    Raises UserError for an unknown name, for a data set that is not in files, and where the path is not in a layout
+    that the reader knows."""
+    if not issubclass(plugin("data", name), Reader):
+        raise UserError(f"data.name: '{name}' does not read files; choose from {', '.join(_readers())}")
+    return open_data(DataConfig(name=name, path=path))  # type: ignore[return-value]
 
 
 def guess(path: str) -> str:
-    """The reader for a path. Raises UserError where nothing tells."""
-    for suffix, name in ((".jsonl", "manifest"), (".tar", "webdataset"), (".json", "risebench")):
-        if path.endswith(suffix):
-            return name
-    sign = next((sign for sign in SIGNS if next(Path(path).glob(sign), None)), "")
-    found = SIGNS.get(sign) or ("parquet" if path.endswith(".parquet") else None)
-    if found is None:
-        there = "has no layout known here" if glob.glob(path) else "does not exist"
-        raise UserError(f"'{path}' {there}; name its reader, one of {', '.join(READERS)}")
-    if found == "parquet":
-        from reasonbrain.modules.data.parquet import by_columns
+    """The name of the reader whose layout ``path`` has.
 
-        return by_columns(_files(path, "*.parquet"))
-    return found
+    First the readers whose suffix the path has are asked, then those whose sign is found in the folder: names of files
+    before patterns, patterns at a fixed depth before those at any depth. Where several have the same sign, those with
+    more ``columns`` are asked first, then by name. Raises UserError if none recognises the path."""
+    layouts = [(name, layout) for name, cls in _readers().items() for layout in (*cls.other_layouts, cls)]
+    layouts.sort(key=lambda found: (-len(found[1].columns), found[0]))
+    for name, layout in layouts:
+        if path.endswith(tuple(layout.suffixes)) and layout.fits(path):
+            return name
+    signs = [(sign, name, layout) for name, layout in layouts for sign in layout.signs]
+    for sign, name, layout in sorted(signs, key=lambda found: ("**" in found[0], "*" in found[0])):
+        if next(Path(path).glob(sign), None) and layout.fits(path):
+            return name
+    there = "has no layout known here" if glob.glob(path) else "does not exist"
+    raise UserError(f"'{path}' {there}; name its reader, one of {', '.join(_readers())}")
+
+
+def identity(cfg: DataConfig) -> dict[str, Any]:
+    """What the cut records of a ``data`` section depend on, ready for JSON. Paths count by their ``fingerprint``."""
+    if cfg.name == "mixture":
+        parts = [identity(part) | {"weight": own.weight} for part, own in zip(_parts(cfg), cfg.mixture, strict=True)]
+        return {"name": cfg.name, "mixture": parts}
+    cls = plugin("data", str(cfg.name))
+    defaults = {name: parameter.default for name, parameter in plugin_parameters(cls).items()}
+    found = {"name": cfg.name, "size": cfg.size} | defaults | _arguments(cls, cfg)
+    return found | ({"path": fingerprint(found["path"])} if found.get("path") else {})
 
 
 def fingerprint(path: str) -> str:
-    """Tells one data set from another: a file's bytes, or the names and sizes of the files of a folder or pattern.
-
-    Raises UserError where there is none."""
+    """Tells one data set from another: a hash of a file's bytes, or of the names and sizes of the files that a folder
+    holds or a pattern matches. Raises UserError if there is none."""
     sum_ = hashlib.blake2b(digest_size=16)
     if Path(path).is_file():
         with open(path, "rb") as file:
             while chunk := file.read(1 << 20):
                 sum_.update(chunk)
         return sum_.hexdigest()
-    files = _files(path, "*")
+    files = files_of(path, "*")
     if not files:
         raise UserError(f"data.path: '{path}' does not exist or is empty")
     for file_ in files:
@@ -115,7 +113,17 @@ def fingerprint(path: str) -> str:
     return sum_.hexdigest()
 
 
-def _files(path: str, sign: str) -> list[Path]:
-    """The files of a folder, at any depth, that ``sign`` describes; or those of a pattern, or the file itself."""
-    found = Path(path).rglob(sign) if Path(path).is_dir() else map(Path, glob.glob(path, recursive=True))
-    return sorted(file for file in found if file.is_file())
+def _readers() -> dict[str, type[Reader]]:
+    found = {info.name: plugin("data", info.name) for info in plugins("data")}
+    return {name: cls for name, cls in found.items() if issubclass(cls, Reader)}
+
+
+def _parts(cfg: DataConfig) -> list[DataConfig]:
+    """The sections of a mixture's parts."""
+    return [replace(cfg, name=part.name, path=part.path, options=part.options) for part in cfg.mixture]
+
+
+def _arguments(cls: type[DataSet], cfg: DataConfig) -> dict[str, Any]:
+    """The keys of the section that are parameters of the class."""
+    section = vars(cfg) | cfg.options
+    return {name: section[name] for name in plugin_parameters(cls) if name in section}

@@ -30,11 +30,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from reasonbrain.data.record import SCENARIOS
 from reasonbrain.dataprep.executors import EXECUTORS
 from reasonbrain.dataprep.split import write_splits
 from reasonbrain.dataprep.stages import STAGES, Stage, Tools
 from reasonbrain.errors import UserError
-from reasonbrain.modules.data.manifest import Manifest
 from reasonbrain.objects import finder_name
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.journal import Journal, JsonRow, read_by_id
@@ -125,8 +125,8 @@ def read_seeds(path: Path) -> list[JsonRow]:
             )
         if name in rows:
             raise UserError(f"seeds '{path}', line {number}: id '{name}' is used twice")
-        if row.get("category") and row["category"] not in Manifest.categories:
-            choices = ", ".join(Manifest.categories)
+        if row.get("category") and row["category"] not in SCENARIOS:
+            choices = ", ".join(SCENARIOS)
             raise UserError(f"seeds '{path}', line {number}: category '{row['category']}' is not one of {choices}")
         rows[name] = row | {"id": name}
     if not rows:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from reasonbrain.modules.data.manifest import Manifest
+from reasonbrain.data.record import SCENARIOS
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.journal import JsonRow
 
@@ -21,7 +21,7 @@ def write_splits(folder: Path, rows: Sequence[JsonRow], shares: Sequence[float])
     Each category is sorted by the hashes of its ids and cut by the shares, so the split of a record depends only on the
     ids in its category."""
     found: dict[str, list[JsonRow]] = {name: [] for name in SPLITS}
-    for category in Manifest.categories:
+    for category in SCENARIOS:
         some = sorted(
             (row for row in rows if row["category"] == category),
             key=lambda row: hashlib.sha256(row["id"].encode()).digest(),

@@ -22,8 +22,8 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from reasonbrain.data.record import SCENARIOS
 from reasonbrain.errors import UserError
-from reasonbrain.modules.data.manifest import Manifest
 from reasonbrain.objects import find_objects, finder_name
 from reasonbrain.utils.endpoint import Endpoint, Refused
 from reasonbrain.utils.images import load_image, save_image
@@ -129,7 +129,7 @@ def instruction(row: JsonRow, tools: Tools) -> JsonRow:
     if row.get("category"):
         return row
     said = _answer(tools.llm.ask(CATEGORY.format(instruction=words)))
-    named = [name for name in Manifest.categories if name in said.lower()]
+    named = [name for name in SCENARIOS if name in said.lower()]
     return row | ({"category": named[0]} if len(named) == 1 else {"dropped": f"no category in '{said}'"})
 
 

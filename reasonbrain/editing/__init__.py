@@ -1,1 +1,1 @@
-"""Editing: the pipeline for a few pictures, ``batch/`` for many, and what both do the same way."""
+"""Editing: the pipeline, batches, and the core that both use."""

@@ -1,7 +1,7 @@
-"""The panel: one picture that shows a person what was done and why.
+"""The panel: one picture that explains an edit.
 
-Four tiles in a row (source, regions found, where the model looked, result), and under them the instruction, the
-objects and the reasoning.
+Four tiles in a row: source, regions found, where the model looked, result. Below them the instruction, the objects and
+the reasoning.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ GAP, MARGIN = 20, 32
 CAPTION, TEXT = 17, 18  # font sizes
 LINE = 27  # from one line of text to the next
 LABEL_WIDTH = 124
-MIN_HEIGHT = 48  # of the row of tiles, however flat the picture
+MIN_HEIGHT = 48  # of the row of tiles
 MAX_LINES = 12  # of one text
 PAPER, CARD, EDGE = (251, 250, 247), (240, 238, 233), (206, 203, 196)
 INK, FAINT = (38, 40, 46), (126, 126, 124)
 AREAS = (
-    np.array(  # colours of the regions, neighbours in the list well apart
+    np.array(  # colours of the regions; neighbours in the list differ clearly
         [
             (230, 25, 75),
             (60, 180, 75),
@@ -56,13 +56,14 @@ def make_panel(
     objects: Sequence[str],
     reasoning: str | None,
 ) -> Image.Image:
-    """The panel as an RGB picture, 1404 pixels wide and as high as its texts ask for.
+    """The panel as an RGB picture, 1404 pixels wide; the height depends on the texts.
 
-    regions: int [H, W], a label map over the source (-1: no region); focus: [rows, columns], weights >= 0 over the
-    source. Either may be None, and a map without a region or a weight counts as none: its tile then says so.
-    Pictures of any size are fitted into tiles of ``TILE`` pixels with their aspect kept; a text of more than
-    ``MAX_LINES`` lines is cut off with dots. Pillow's font holds the Latin alphabet without accents, which are left
-    out; other scripts show as boxes."""
+    regions: int [H, W], a label map over the source (-1: no region). focus: [rows, columns], weights >= 0 over the
+    source. The tile of a map that is None, or that has no region or no weight, says "none".
+
+    Pictures of any size are scaled into tiles of ``TILE`` pixels and keep their aspect ratio. A text of more than
+    ``MAX_LINES`` lines is cut off with dots. Pillow's font has the Latin alphabet without accents: accents are
+    dropped, other scripts show as boxes."""
     base = _fitted(source)
     tiles = [
         ("Source", base),
@@ -104,7 +105,7 @@ def _draw_tile(
     at: tuple[int, int],
     height: int,
 ) -> None:
-    """A card TILE wide with its caption above; the tile in its middle, or the word "none"."""
+    """A card of width TILE with its caption above, and the tile or the word "none" in its middle."""
     x, y = at
     _bold(draw, (x, y - CAPTION - 10), caption, ImageFont.load_default(CAPTION))
     draw.rectangle((x - 1, y - 1, x + TILE, y + height), CARD, EDGE)
@@ -115,7 +116,7 @@ def _draw_tile(
 
 
 def _bold(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, font: Font) -> None:
-    """The bundled font has one weight; a thin stroke thickens it."""
+    """The bundled font has one weight; a thin stroke makes it bold."""
     draw.text(at, text, INK, font, stroke_width=0.4, stroke_fill=INK)
 
 
@@ -123,19 +124,19 @@ def _fitted(image: Image.Image) -> Image.Image:
     """Scaled so that the longest side is TILE pixels."""
     scale = TILE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    filter = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS  # enlarged, Lanczos rings
+    filter = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS  # Lanczos rings when it enlarges
     return image.convert("RGB").resize(size, filter)
 
 
 def _region_tile(base: Image.Image, regions: np.ndarray) -> Image.Image:
-    """Each region in a colour of its own, with a light border."""
+    """Each region in its own colour, with a light border."""
     labels = np.asarray(Image.fromarray(regions.astype(np.int32) + 1).resize(base.size, Image.Resampling.NEAREST))
     tinted = label2rgb(labels, np.asarray(base), AREAS, alpha=0.4, bg_label=0, bg_color=None, saturation=1)
     return _image(mark_boundaries(tinted, labels, color=(1, 1, 1), mode="inner"))
 
 
 def _focus_tile(base: Image.Image, focus: np.ndarray) -> Image.Image:
-    """The source in grey under a smooth glow: the stronger the weight, the brighter and the less transparent."""
+    """The source in grey under a smooth heat map, brighter and less transparent where the weight is higher."""
     weights = Image.fromarray((focus / focus.max()).astype(np.float32))
     heat = np.asarray(weights.resize(base.size, Image.Resampling.BICUBIC)).clip(0, 1)[..., None]
     ramp = np.linspace(0, 1, len(HEAT))
@@ -150,7 +151,7 @@ def _image(array: np.ndarray) -> Image.Image:
 
 
 def _wrapped(text: str, font: Font, width: int) -> list[str]:
-    """Lines no wider than ``width`` pixels; a word too long for a line is broken."""
+    """Lines of at most ``width`` pixels. A word that does not fit into one line is broken."""
     lines = [""]
     for word in _pieces(_drawable(text), font, width):
         longer = f"{lines[-1]} {word}".strip()
@@ -176,6 +177,6 @@ def _pieces(text: str, font: Font, width: int) -> Iterator[str]:
 
 
 def _drawable(text: str) -> str:
-    """Without what the bundled font cannot draw but plain letters can say: accents and long dashes."""
+    """The text without characters that the bundled font lacks and that plain letters replace: accents, long dashes."""
     plain = unicodedata.normalize("NFKD", text).replace("\u2013", "-").replace("\u2014", "-").replace("\u00df", "ss")
     return "".join(c for c in plain if not unicodedata.combining(c))

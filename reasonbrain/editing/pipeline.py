@@ -36,19 +36,17 @@ OnStepEnd = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 @dataclass
 class ReasonBrainOutput(BaseOutput):
-    """``images``: PIL, or numpy [H, W, 3] / a tensor [3, H, W] in 0..1 by ``output_type``. The rest, a row a picture:
-    the objects looked for, the reasoning sentence if asked for, the label map of the regions [h, w] (-1: none), and
-    the share of attention on each patch [rows, columns] (None without a CME)."""
+    """One entry a picture in each list."""
 
-    images: list[Any]
-    objects: list[list[str]]
-    reasoning: list[str] | None
-    regions: list[np.ndarray]
-    focus: list[np.ndarray | None]
+    images: list[Any]  # by output_type: PIL, numpy [H, W, 3] in 0..1, or a tensor [3, H, W] in 0..1
+    objects: list[list[str]]  # names of the key objects
+    reasoning: list[str] | None  # the MLLM's sentences; None unless asked for
+    regions: list[np.ndarray]  # label maps [h, w], -1: no region
+    focus: list[np.ndarray | None]  # share of attention on each patch [rows, columns]; None without a CME
 
 
 class ReasonBrainPipeline(DiffusionPipeline):
-    """A diffusers pipeline around the slots of a ReasonBrain; components are named after the slots (frce_patch)."""
+    """A diffusers pipeline whose components are the slots of a ReasonBrain, named with "_" (``frce_patch``)."""
 
     model_cpu_offload_seq = "encoders->frce_patch->frce_region->frce_text->mllm->connector->cme->diffusion"
     _optional_components = [slot.replace(".", "_") for slot in SLOTS]
@@ -81,7 +79,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
 
     @classmethod
     def from_model(cls, model: ReasonBrain, cfg: Config) -> ReasonBrainPipeline:
-        """A pipeline around a model in memory."""
+        """A pipeline with the slots of a model in memory, which it shares."""
         pipe = cls(**dict(model.parts.items()), settings=cfg)
         pipe._model = model
         return pipe
@@ -94,11 +92,15 @@ class ReasonBrainPipeline(DiffusionPipeline):
         config: str | None = None,
         torch_dtype: torch.dtype = torch.float32,
     ) -> ReasonBrainPipeline:
-        """``tiny`` (the embedded default), a checkpoint folder or a training run; see ``checkpoint.load_model``."""
+        """Loads ``tiny`` (the embedded default), a checkpoint folder or a training run. overrides: ``key=value``.
+        config: the preset or file that the checkpoint must have been made from.
+
+        Raises UserError like ``checkpoint.load_model``."""
         return cls.from_model(*load_model(name, overrides, config, torch_dtype))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **_: Any) -> None:  # type: ignore[override]
-        """Writes a folder that ``from_pretrained`` takes, in safetensors. ``dtype``: store floats in this precision."""
+        """Writes a folder that ``from_pretrained`` loads, in safetensors. dtype: the precision of stored floats, None
+        for that of the weights."""
         save_model(self.model, self.settings, Path(folder), dtype)
 
     @property
@@ -115,7 +117,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
             self._model = None
 
     def core(self) -> Core:
-        """The steps of an edit with this pipeline's model, which then computes attention as configured."""
+        """The steps of an edit with this pipeline's model and device. Sets the attention kernels as configured."""
         set_attention(self.model, self.settings.model.attention)
         return Core(self.model, self._execution_device, self.progress_bar)
 
@@ -132,12 +134,20 @@ class ReasonBrainPipeline(DiffusionPipeline):
         preserve: bool | None = None,
         callback_on_step_end: OnStepEnd | None = None,
     ) -> ReasonBrainOutput:
-        """Edits one or many pictures, of any sizes; a result has its source's size.
+        """Edits one or many pictures of any sizes. A result has the size of its source.
 
-        ``generator``: one for every picture (each then starts from the same noise, so that a picture does not depend
-        on its company), or one a picture. ``callback_on_step_end(pipe, step, timestep, {"latents": ...})`` is called
-        with the packed latents of a batch of like-sized pictures. ``reasoning``: also say what happens, in a sentence.
-        Raises UserError for an empty instruction, no steps, or numbers of pictures and instructions that differ."""
+        image: paths, PIL pictures or arrays (``load_image``). instruction: one for all pictures, or one a picture.
+        objects: names of the key objects of each picture; None: they are found in the instruction.
+        num_inference_steps, guidance_scale, preserve: None for the values of ``settings.edit``.
+        generator: one a picture, or one for all. With one for all each picture starts from the same noise, so that its
+        result does not depend on the other pictures.
+        output_type: pil, np or pt.
+        reasoning: also return the sentence in which the MLLM says what happens.
+        callback_on_step_end: called as (pipeline, step, timestep, {"latents": packed latents}) for each batch of
+        pictures of one size; may return other latents under the same key.
+
+        Raises UserError for an unreadable picture, an empty instruction, fewer than one step, or lists of different
+        lengths."""
         single = isinstance(image, (str, Path, Image.Image, np.ndarray))
         pictures = [load_image(i) for i in ([image] if single else image)]  # type: ignore
         texts = [instruction] * len(pictures) if isinstance(instruction, str) else list(instruction)
@@ -156,7 +166,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
             groups.setdefault(picture.size, []).append(row)
         start = generator.get_state() if isinstance(generator, torch.Generator) else None
         for rows in groups.values():
-            if start is not None:  # the same noise for every size
+            if start is not None:  # the same noise in each batch
                 generator.set_state(start)  # type: ignore[union-attr]
             self._edit_group(
                 core,
@@ -178,9 +188,11 @@ class ReasonBrainPipeline(DiffusionPipeline):
     def batch(self, rows: Iterable[Mapping[str, Any]], batch_size: int = 8) -> Iterator[Result]:
         """Edits any number of rows and yields their results as they finish, in no particular order.
 
-        A row has ``id``, ``image`` and ``instruction``, and may have ``seed``, ``steps``, ``size``, ``reasoning`` and
-        ``n``: so many variants, each a result of its own. Rows are taken as they are needed, and a row that cannot be
-        edited is a result with an error. A row's picture depends on the row alone, not on the others."""
+        rows: mappings with ``id``, ``image`` and ``instruction``, and optionally ``seed``, ``steps``, ``size``,
+        ``reasoning`` and ``n``, the number of variants. They are read when they are needed. Each variant is a result; a
+        row that cannot be edited gives a result with an error. A picture depends only on its row and ``batch_size``.
+
+        Raises UserError if ``batch_size`` rows do not fit into the device's memory."""
         return edit_rows(self.core(), self.settings.edit, parse_all(rows), batch_size)
 
     def _edit_group(
@@ -195,7 +207,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
         on_step_end: OnStepEnd | None,
         out: ReasonBrainOutput,
     ) -> None:
-        """Edits pictures of one size and puts the results into their ``rows`` of ``out``."""
+        """Edits pictures of one size and writes the results into their ``rows`` of ``out``."""
         sources = core.sources(pictures, edit)
         inputs, condition = core.condition(sources, texts, objects, reasoning=out.reasoning is not None)
         latents = sources.latents
@@ -227,13 +239,13 @@ def _check(
     output_type: str,
 ) -> None:
     if not pictures:
-        raise UserError("no image is given")
+        raise UserError("no image given")
     for what, given in (("instructions", texts), ("objects", objects), ("generators", generator)):
         if isinstance(given, (list, tuple)) and len(given) != len(pictures):
             raise UserError(f"{len(pictures)} images, but {len(given)} {what}; give one each")
     for text in texts:
         if not isinstance(text, str) or not text.strip():
-            raise UserError(f"instruction {text!r} is empty; say what happens: 'What if the ice were left in the sun?'")
+            raise UserError(f"instruction {text!r} is empty; an example: 'What if the ice were left in the sun?'")
     if edit.steps < 1:
         raise UserError(f"steps must be 1 or more, not {edit.steps}")
     if output_type not in ("pil", "np", "pt"):

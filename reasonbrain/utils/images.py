@@ -1,4 +1,4 @@
-"""Pictures in and out: any file or array to a plain RGB picture, to tensors and back, and safely onto the disk.
+"""Reads and writes pictures: any file or array to an RGB picture, to tensors and back, and to files.
 
 image = load_image("cat.tif")
 padded = pad_to_multiple(to_tensor([image]), 16)
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from reasonbrain.errors import UserError
 
-MAX_PIXELS = 178_956_970  # where Pillow itself calls a picture a decompression bomb
+MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs
 OUTPUT_FORMATS = {
     ".png": "PNG",
     ".jpg": "JPEG",
@@ -37,8 +37,8 @@ OUTPUT_FORMATS = {
     ".bmp": "BMP",
 }
 
-# The decoders that may see a file: others start programs (EPS) or are hardly ever tried. JPEG includes MPO; HEIF is
-# available where the package pillow-heif is installed.
+# The decoders that may read a file: others start programs (EPS) or are rarely tested. JPEG includes MPO. HEIF needs the
+# package pillow-heif.
 INPUT_FORMATS = (
     "PNG",
     "JPEG",
@@ -69,16 +69,18 @@ TRANSPOSED = {  # EXIF orientation -> what makes the picture upright
 
 
 def load_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
-    """A picture as RGB, upright, 8 bits a channel, as an eye would see it.
+    """A picture as RGB with 8 bits a channel, as a viewer shows it.
 
     EXIF orientation and colour profile are applied, so the result is upright and in sRGB; damaged metadata is ignored.
-    Transparency is laid on white, an animation gives its first frame. 16-bit pictures are scaled from 0..65535,
-    floating point ones from 0..1, 0..255 or 0..65535, whichever holds their values; 32-bit integers and floats beyond
-    that from 0 to their largest value. An array is [H, W], or [H, W, C] with C of 1, 3 or 4 (RGBA): bool, uint8,
-    uint16, or float in 0..1. Bytes are an encoded picture.
+    The background of transparent pictures is white; of an animation the first frame is read. 16-bit pictures are scaled
+    from 0..65535, floating-point ones from the smallest of 0..1, 0..255 and 0..65535 that contains their values; 32-bit
+    integers and larger floats from 0 to their maximum.
 
-    Raises UserError when the picture is missing, a folder, empty, truncated, in none of ``INPUT_FORMATS``, larger than
-    ``MAX_PIXELS`` (told from the header, before anything is decoded) or without pixels."""
+    source: a file, an encoded picture (bytes), a PIL picture, or an array [H, W] or [H, W, C] with C of 1, 3 or 4
+    (RGBA) of bool, uint8, uint16, or float in 0..1.
+
+    Raises UserError for a picture that is missing, a folder, empty, truncated, in none of ``INPUT_FORMATS``, without
+    pixels, or larger than ``MAX_PIXELS`` (known from the header, before decoding)."""
     if isinstance(source, np.ndarray):
         return _to_rgb(_from_array(source), "the array")
     if isinstance(source, Image.Image):
@@ -90,7 +92,7 @@ def load_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.I
         if not isinstance(source, bytes):
             _check_file(Path(source), name)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS decides
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # MAX_PIXELS is checked below
             with _open(source) as image:
                 return _to_rgb(image, name)
     except Image.DecompressionBombError:
@@ -113,7 +115,7 @@ def _first_bytes(source: str | Path | bytes, count: int | None = None) -> bytes:
 
 
 def _open(source: str | Path | bytes) -> Image.Image:
-    """The picture, not decoded yet. Of a PNG, text and a profile that Pillow refuses to read are left out."""
+    """The picture, not decoded yet. Texts and profiles of a PNG that Pillow refuses to read are left out."""
     try:
         return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_decoders())
     except (ValueError, SyntaxError):
@@ -149,10 +151,10 @@ def _without_chunks(png: bytes, kinds: tuple[bytes, ...]) -> bytes:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 (upright) where EXIF is missing or cannot be read."""
+    """The EXIF orientation; 1 (upright) if EXIF is missing or damaged."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # whatever Pillow raises for EXIF that is damaged
+    except Exception:  # Pillow raises many types for damaged EXIF
         return 1
 
 
@@ -168,10 +170,8 @@ def _check_file(path: Path, name: str) -> None:
 
 
 def upright_size(source: Path | bytes) -> tuple[int, int] | None:
-    """(width, height) of what ``load_image`` makes of a file or of an encoded picture, from its header alone; None if
-    that cannot be read.
-
-    EXIF that stands behind the pixels of a PNG is not seen."""
+    """(width, height) of the picture that ``load_image`` returns, from the header alone; None if it cannot be read.
+    EXIF after the pixels of a PNG is not read."""
     try:
         if not isinstance(source, bytes):
             _check_file(source, "")  # opening a FIFO would wait for a writer
@@ -182,7 +182,7 @@ def upright_size(source: Path | bytes) -> tuple[int, int] | None:
             except Exception:  # damaged EXIF, as in ``_orientation``
                 turned = False
             return image.size[::-1] if turned else image.size
-    except Exception:  # load_image says what is wrong
+    except Exception:  # load_image raises the error
         return None
 
 
@@ -202,13 +202,13 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
             image = image.transpose(turn)
         if image.mode in ("I", "F") or image.mode.startswith("I;"):
             image = _scaled(image)
-        if image.mode == "La":  # Pillow knows no direct way
+        if image.mode == "La":  # Pillow has no direct conversion
             image = image.convert("LA")
         alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
         image = _to_srgb(image, profile)
         if alpha is not None:
             image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
-        image.info = {}  # applied, so that nobody applies it again
+        image.info = {}  # it is applied, and must not be applied again
         return image
     except Image.DecompressionBombError:  # a picture inside the picture (ICO)
         raise _too_large(name) from None
@@ -217,8 +217,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """The colours as RGB, converted from the colour profile to sRGB; a profile that cannot be read or does not fit the
-    picture is ignored, one that is sRGB already changes nothing. Transparency is left out."""
+    """The colours as RGB, converted from the colour profile to sRGB, without transparency. A profile that is damaged or
+    does not fit the picture is ignored; one that is sRGB changes nothing."""
     plain = image if image.mode in ("L", "CMYK", "RGB") else image.convert("L" if image.mode == "LA" else "RGB")
     if profile:
         transform = _srgb_transform(bytes(profile), plain.mode)
@@ -229,7 +229,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """From a profile to sRGB; None where it moves no colour by more than a rounding step, or cannot be made."""
+    """The transform from a profile to sRGB; None if it cannot be built, or moves colours by a rounding step at most."""
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
@@ -244,7 +244,7 @@ def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | N
 
 
 def _scaled(image: Image.Image) -> Image.Image:
-    """More than 8 bits a pixel to mode L."""
+    """Converts more than 8 bits a pixel to mode L."""
     values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=np.inf)
     largest = values[np.isfinite(values)].max(initial=0.0)
     tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
@@ -255,7 +255,7 @@ def _scaled(image: Image.Image) -> Image.Image:
 def _from_array(array: np.ndarray) -> Image.Image:
     shape = "x".join(map(str, array.shape))
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise UserError(f"an array of shape {shape} is no picture; give [H, W] or [H, W, C] with C of 1, 3 or 4")
+        raise UserError(f"an array of shape {shape} is not a picture; use [H, W] or [H, W, C] with C of 1, 3 or 4")
     if not array.size:
         raise UserError(f"an array of shape {shape} has no pixels")
     if array.dtype == np.bool_:
@@ -267,7 +267,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
             raise UserError(f"a float array must lie in 0..1, not {array.min():g}..{array.max():g}")
         array = (array.astype(np.float64) * 255).round().astype(np.uint8)
     elif array.dtype != np.uint8:
-        raise UserError(f"an array of {array.dtype} is no picture; choose from bool, uint8, uint16, float in 0..1")
+        raise UserError(f"an array of {array.dtype} is not a picture; choose from bool, uint8, uint16, float in 0..1")
     return Image.fromarray(array[:, :, 0] if array.ndim == 3 and array.shape[2] == 1 else array)
 
 
@@ -282,45 +282,45 @@ def to_uint8(images: Tensor) -> np.ndarray:
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """[B, 3, H, W] as RGB pictures; values outside 0..1 are clipped.
+    """[B, 3, H, W] in 0..1 as RGB pictures; values outside 0..1 are clipped.
 
-    Raises ValueError on NaN or infinity, which would pass as black or white."""
+    Raises ValueError for NaN or infinity, which clipping would turn into black or white."""
     if not torch.isfinite(images).all():
         raise ValueError("the picture holds NaN or infinity")
     return [Image.fromarray(picture) for picture in to_uint8(images)]
 
 
 def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """[B, C, H, W] made larger at the right and the bottom, by repeating the last column and row, until H and W are
-    multiples of ``multiple``."""
+    """[B, C, H, W] padded at the right and the bottom to multiples of ``multiple``, with copies of the last column and
+    row."""
     h, w = images.shape[-2:]
     return F.pad(images, (0, -w % multiple, 0, -h % multiple), mode="replicate")
 
 
 def check_output(path: str | Path) -> None:
-    """Makes sure that ``save_image`` will be able to write there, before a long computation. Leaves nothing behind.
+    """Checks, before a long computation, that ``save_image`` can write to the path. Leaves no files.
 
-    Raises UserError when the suffix is unknown, the folder is missing or read-only, or the path is a folder."""
+    Raises UserError if the suffix is unknown, the folder is missing or read-only, or the path is a folder."""
     path = Path(path)
     name = f"output '{path}'"
     if path.suffix.lower() not in OUTPUT_FORMATS:
         raise UserError(f"{name} must end in one of {', '.join(OUTPUT_FORMATS)}")
     try:
         if path.is_dir():
-            raise UserError(f"{name} is a folder; name a file in it")
+            raise UserError(f"{name} is a folder; use a file in it")
         if not path.parent.is_dir():
             raise UserError(f"{name}: folder '{path.parent}' does not exist")
-        with tempfile.TemporaryFile(dir=path.parent):  # the one sure way to tell, for root and on any file system
+        with tempfile.TemporaryFile(dir=path.parent):  # the only reliable test, for root and on any file system
             pass
     except OSError as e:
         raise UserError(f"{name} cannot be written: {e.strerror or e}") from None
 
 
 def save_image(image: Image.Image, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes the picture whole or not at all, replacing what was there. ``metadata`` becomes text chunks of a PNG;
-    other formats go without it.
+    """Writes the picture atomically and replaces an existing file. metadata: text chunks of a PNG; ignored in other
+    formats.
 
-    Raises UserError as ``check_output`` does, and when the disk refuses."""
+    Raises UserError like ``check_output``, and if writing fails."""
     check_output(path)
     path = Path(path)
     file_format = OUTPUT_FORMATS[path.suffix.lower()]

@@ -133,9 +133,9 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(command, tmp_path):
 def test_a_wrong_call_is_one_line(command, tmp_path):
     layouts.manifest(tmp_path / "data")
     for args, said in (
-        (["nowhere"], "'nowhere' does not exist; name its reader, one of manifest"),
+        (["nowhere"], "'nowhere' does not exist; name its reader, one of editworld"),
         (["nowhere", "--name", "kris"], "'nowhere' does not exist"),
-        ([tmp_path / "data", "--name", "maxi"], "'maxi' is not one of manifest"),
+        ([tmp_path / "data", "--name", "maxi"], "there is no data set 'maxi'; choose from editworld"),
         ([tmp_path / "data", "-o", tmp_path / "no" / "p"], "cannot be written: No such file"),
         ([tmp_path / "data", "--name", "kris"], "holds no record in the layout TASK/annotation.json"),
     ):

@@ -8,7 +8,7 @@ import pytest
 
 from reasonbrain.config.loading import load_config
 from reasonbrain.data.mixture import Mixture
-from reasonbrain.data.records import open_records, open_source, open_validation
+from reasonbrain.data.opening import open_data, open_records, open_validation
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.train.batches import Batches
@@ -26,7 +26,7 @@ from reasonbrain.train.batches import Batches
 )
 def test_shares_are_as_given_and_every_record_is_reached(lengths, weights):
     mixture = Mixture([range(n) for n in lengths], weights)
-    places = [mixture.place(number) for number in range(len(mixture))]
+    places = [mixture.locate(number) for number in range(len(mixture))]
     taken = Counter(part for part, _ in places)
     for part, weight in enumerate(weights):
         assert abs(taken[part] - weight / sum(weights) * len(mixture)) <= 1
@@ -48,7 +48,7 @@ def test_drawn_records_have_the_shares_and_a_resumed_run_the_same_ones(tmp_path)
 
     def run():
         cfg = mixed(tmp_path)
-        return Batches(cfg, ReasonBrain({}, 8)), open_source(cfg.data)
+        return Batches(cfg, ReasonBrain({}, 8)), open_data(cfg.data)
 
     batches, source = run()
     told = [[source[n].id for n in batches.rows(step, 0)[0]] for step in range(60)]

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of ``data build``."""
+"""Fixtures for the tests of ``data build``."""
 
 import threading
 from http.server import ThreadingHTTPServer
@@ -20,7 +20,7 @@ def endpoint():
 
 @pytest.fixture(scope="session")
 def pipeline(parts, tmp_path_factory):
-    """A folder with a Stable Diffusion as text-to-image, 64 x 64 at its smallest, of random weights."""
+    """A folder with a tiny Stable Diffusion text-to-image pipeline of random weights."""
     from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
     from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
@@ -56,7 +56,7 @@ def pipeline(parts, tmp_path_factory):
 
 @pytest.fixture
 def command(parts, pipeline, tmp_path):
-    """``command(url, *more)``: the arguments of a build of ``tmp_path``/seeds into ``tmp_path``/built."""
+    """``command(url, *more)``: the arguments that build ``tmp_path``/seeds into ``tmp_path``/built."""
     fixed = ["--pipeline", pipeline, "--clip", parts / "clip", "--lpips", "none", "--min-clip", "-1", "--steps", "2"]
     paths = ["data", "build", tmp_path / "seeds" / "seeds.jsonl", "-o", tmp_path / "built", *fixed]
     return lambda url, *more: [str(part) for part in (*paths, "--url", url, "--model", "fixed", *more)]

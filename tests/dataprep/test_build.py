@@ -1,5 +1,5 @@
-"""Reason50K's construction with an endpoint whose answers are known, and the review page. Pictures are drawn by a tiny
-random Stable Diffusion."""
+"""Reason50K's construction with an endpoint of fixed answers, and the review page. A tiny random Stable Diffusion
+generates the pictures."""
 
 import json
 import threading
@@ -19,7 +19,7 @@ from reasonbrain.dataprep.stages import Settings, too_far
 
 
 def test_content(endpoint, command, tmp_path):
-    """Every field of a row, every reason to leave one out, then review and splits."""
+    """Every field of a row, every reason to drop one, then the review and the splits."""
     mask = Image.new("L", (64, 48))
     mask.paste(255, (0, 0, 32, 48))
     candles = [{"id": f"candle-{i}", "prompt": "smoke over a red candle", "category": "causal"} for i in range(4)]
@@ -71,7 +71,7 @@ def test_content(endpoint, command, tmp_path):
     every = {c["image"] for row in judged.values() for c in row["candidates"]}
     assert listed == every - {judged[name]["source"] for name in kept}
 
-    # a mask keeps what is outside it (as the autoencoder gives it back), and something inside it is drawn anew
+    # a mask keeps what is outside it (up to the autoencoder's error), and something inside it is generated anew
     before, after = (
         np.asarray(Image.open(built / "pictures/masked" / f"{n}.png")).astype(int) for n in ("target", "0")
     )
@@ -90,7 +90,7 @@ def test_content(endpoint, command, tmp_path):
     server.shutdown()
     server.server_close()
     run(command(url(endpoint), "--candidates", "3", "--shares", "1", "0", "0"))
-    assert len(endpoint.asked) == asked  # everything was there
+    assert len(endpoint.asked) == asked  # nothing is asked twice
     assert {"id": rejected, "reason": "rejected in review"} in lines(built / "dropped.jsonl")
     reader = open_reader("manifest", str(built))
     records = [reader[i] for i in range(len(reader))]

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.long
 
 
 def test_killed_at_random_moments(endpoint, command, tmp_path):
-    """SIGKILL, again and again: no answer that arrived is asked for again, and what comes out is what an undisturbed
-    build makes."""
+    """Killed repeatedly by SIGKILL: no answered question is asked again, and the result equals that of an uninterrupted
+    build."""
     seeds = [{"id": f"s{i}", "prompt": f"a red candle {i}", "category": "causal"} for i in range(8)]
     write_seeds(tmp_path / "seeds", seeds)
     endpoint.wait = 0.2
@@ -44,7 +44,7 @@ def test_killed_at_random_moments(endpoint, command, tmp_path):
     assert len(kills) >= 3
     for answered, asked in kills:
         assert not answered & set(endpoint.asked[asked:])
-    assert len(endpoint.asked) - len(set(endpoint.asked)) <= 8 * len(kills)  # those on their way: one a thread
+    assert len(endpoint.asked) - len(set(endpoint.asked)) <= 8 * len(kills)  # those in progress: one per thread
     assert set(endpoint.asked) == {file.stem for file in built.glob("answers/*.json")}
 
     endpoint.wait = 0.0
@@ -58,7 +58,7 @@ def test_killed_at_random_moments(endpoint, command, tmp_path):
 
 
 def test_on_ray(endpoint, command, tmp_path, monkeypatch):
-    """Ray's workers make what threads make, and a user's mistake in one of them is one line."""
+    """Ray workers give the same results as threads, and a UserError in one of them is one line."""
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # or they starve beside whatever else runs here
     write_seeds(tmp_path / "seeds", [{"id": f"s{i}", "prompt": "a red candle", "category": "causal"} for i in range(2)])
@@ -75,7 +75,7 @@ def test_on_ray(endpoint, command, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def served(parts, tmp_path_factory):
-    """``transformers serve`` with a tiny random LLaVA that can say nothing but a few things and numbers."""
+    """``transformers serve`` with a tiny random LLaVA that can generate only a few objects and numbers."""
     from transformers import (
         AutoTokenizer,
         CLIPImageProcessorPil,
@@ -144,7 +144,7 @@ def served(parts, tmp_path_factory):
 
 
 def test_flow_with_a_real_server(served, command, tmp_path):
-    """Its words make no sense; every stage runs on them, every reason is kept, and the splits hold what is left."""
+    """The generated texts make no sense, but every stage processes them, reasons are kept, and the rest is split."""
     address, model = served
     kinds = ("physical", "temporal", "causal", "story")
     seeds = [{"id": f"{kind}{i}", "prompt": f"a candle {i}", "category": kind} for kind in kinds for i in range(3)]

@@ -1,4 +1,4 @@
-"""What the tests of ``data build`` share: an OpenAI-compatible endpoint whose answers are known, seeds, the command."""
+"""Shared by the tests of ``data build``: an OpenAI-compatible endpoint of fixed answers, seeds, and the command."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ STAGES = ("target", "instruction", "objects", "sources", "measured", "judged")
 
 
 def answer(words, pictures):
-    """What a good model would say; the judge's score is a function of the pictures."""
+    """The answer of a good model. The judge's score is a function of the pictures."""
     if "whole number" in words:
         number = pictures[0][-1]
         return "4 of 10" if "plant" in words else f"{7 + number % 4}" if number % 5 else "I cannot say."
@@ -38,7 +38,7 @@ def decoded(uri):
 
 
 class Answers(BaseHTTPRequestHandler):
-    """An OpenAI-compatible endpoint. ``asked``: every question that came, by the name that its answer is kept under."""
+    """An OpenAI-compatible endpoint. ``asked``: the questions, by the names of their answers' files."""
 
     protocol_version = "HTTP/1.1"
 
@@ -68,7 +68,7 @@ class Answers(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(out)))
             self.end_headers()
             self.wfile.write(out)
-        except OSError:  # who asked was killed
+        except OSError:  # the client was killed
             self.close_connection = True
 
     def log_message(self, *_):
@@ -76,7 +76,7 @@ class Answers(BaseHTTPRequestHandler):
 
 
 def write_seeds(folder, rows):
-    """A picture 64 x 48 for each row that names none."""
+    """Writes seeds.jsonl, and a picture of 64 x 48 pixels for each row without one."""
     rng = np.random.default_rng(0)
     folder.mkdir(exist_ok=True)
     for row in rows:

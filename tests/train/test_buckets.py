@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from reasonbrain.errors import UserError
 from reasonbrain.train.batches import Batches
 from reasonbrain.train.buckets import Buckets
-from reasonbrain.train.features import Features
+from reasonbrain.train.feature_cache import FeatureCache
 from reasonbrain.train.run import train
 
 SHAPES = [(96, 64), (64, 96), (64, 64), (130, 70), (64, 96), (120, 80), (50, 50), (64, 80)]
@@ -92,7 +92,7 @@ def test_a_bad_record_is_replaced_within_its_size(settings, model, tmp_path):
     for i in (0, 2, 6):
         picture = (tmp_path / f"{i}_tgt.png").read_bytes()
         (tmp_path / f"{i}_tgt.png").write_bytes(picture[:60])
-    features = Features(settings("data.skip_bad=true", *manifest), model)
+    features = FeatureCache(settings("data.skip_bad=true", *manifest), model)
     assert features[0].id == "5"
     assert {CUT[int(features[i].id)] for i in (2, 6)} == {(80, 40)}  # together into the next bucket
     assert features.bad == {0, 2, 6}
@@ -129,7 +129,7 @@ def test_mixed_shapes_train_and_resume_to_the_bit(settings, manifest, tmp_path):
 
 def test_features_beforehand_need_no_pictures(settings, model, manifest, tmp_path):
     """Rows and pictures are those of a run without them; the manifest lies where no picture is."""
-    Features(settings(*manifest), model).write(tmp_path / "f")
+    FeatureCache(settings(*manifest), model).write(tmp_path / "f")
     copy = tmp_path / "train.jsonl"
     copy.write_bytes(Path(manifest[1].removeprefix("data.path=")).read_bytes())
     one = Batches(settings(*RUN, *manifest), model)
@@ -139,4 +139,4 @@ def test_features_beforehand_need_no_pictures(settings, model, manifest, tmp_pat
         assert torch.equal(one(step)[0].images, other(step)[0].images) and torch.equal(one(step)[1], other(step)[1])
     (tmp_path / "f" / "sizes.json").unlink()
     with pytest.raises(UserError, match="has no sizes.json"):
-        Features(settings(manifest[0], f"data.path={copy}", f"data.features={tmp_path / 'f'}"), model)
+        FeatureCache(settings(manifest[0], f"data.path={copy}", f"data.features={tmp_path / 'f'}"), model)

@@ -18,10 +18,10 @@ from reasonbrain.model import ReasonBrain
 from reasonbrain.objects import find_objects
 from reasonbrain.registry import SLOTS
 from reasonbrain.train import checkpoints
-from reasonbrain.train.batches import GIVEN, Batches, micro_batch
+from reasonbrain.train.batches import Batches, micro_batch
 from reasonbrain.train.building import build as start
 from reasonbrain.train.export import export
-from reasonbrain.train.features import Features
+from reasonbrain.train.feature_cache import FeatureCache
 from reasonbrain.train.run import table, train
 from reasonbrain.train.tiny.batches import augment
 
@@ -174,7 +174,8 @@ def test_a_batch_is_records_with_their_latents(settings, model):
 
 
 def test_most_rows_find_their_objects_in_their_own_words(settings, model):
-    batches = Batches(settings("data.count=8", "train.batch_size=64"), model)
+    cfg = settings("data.count=8", "train.batch_size=64")
+    batches = Batches(cfg, model)
     numbers, seeds = batches.rows(0, 0)
     inputs, source, target, rows = batches(0)
     assert rows == seeds and len(source) == len(target) == 64
@@ -183,7 +184,7 @@ def test_most_rows_find_their_objects_in_their_own_words(settings, model):
         known = batches.features[number].objects
         assert objects in (known, find_objects(words))
         given += objects == known != find_objects(words)
-    assert abs(given / 64 - GIVEN) < 0.2 and given > 0
+    assert abs(given / 64 - cfg.data.given_objects) < 0.2 and given > 0
 
 
 def test_a_manifest_trains(settings, tmp_path):
@@ -199,9 +200,22 @@ def test_a_manifest_trains(settings, tmp_path):
     cfg = settings(*QUICK, "train.steps=1", "data.name=manifest", f"data.path={tmp_path / 'train.jsonl'}")
     train(cfg, tmp_path / "run")
     assert np.isfinite(losses(tmp_path / "run")[0]["loss"])
-    many = settings("train.batch_size=64", "data.name=manifest", f"data.path={cfg.data.path}")
-    found = Batches(many, ReasonBrain.from_config(cfg.model))(0)[0].objects
-    assert ["ball"] in found and ["red ball"] in found
+
+    def taken(*more):
+        """The objects and the words of 8 steps: each has records of one size."""
+        here = settings("train.batch_size=4", "data.name=manifest", f"data.path={cfg.data.path}", *more)
+        batches = Batches(here, model)
+        inputs = [batches(step)[0] for step in range(8)]
+        return [o for i in inputs for o in i.objects], {words for i in inputs for words in i.instructions}
+
+    model = ReasonBrain.from_config(cfg.model)
+    objects, words = taken()
+    assert ["ball"] in objects and ["red ball"] in objects  # the first record's own; the second's from its words
+    assert words == {"What if the red ball fell?"}  # nothing of ReasonMini's augmentation reaches other data
+    objects, _ = taken("data.given_objects=0")
+    assert ["ball"] not in objects and ["red ball"] in objects
+    _, words = taken("data.augment={share: 1, drop: 0, replace: 1}")
+    assert len(words) > 1 and {w for text in words for w in text.split()} <= set("What if the red ball fell?".split())
 
 
 def broken_manifest(folder, count=4):
@@ -220,14 +234,14 @@ def broken_manifest(folder, count=4):
 def test_a_bad_record_is_named_or_skipped(settings, model, tmp_path, caplog):
     manifest = broken_manifest(tmp_path)
     with pytest.raises(UserError, match=r"record 'r1'.*1_src.png"):
-        Features(settings(*manifest), model)[1]
-    features = Features(settings(*manifest, "data.skip_bad=true"), model)
+        FeatureCache(settings(*manifest), model)[1]
+    features = FeatureCache(settings(*manifest, "data.skip_bad=true"), model)
     assert [features[i].id for i in range(4)] == ["r0", "r3", "r3", "r3"] and features.bad == {1, 2}
     assert "record 'r2'" in caplog.text and "2 bad so far" in caplog.text
     for i in (0, 3):
         (tmp_path / f"{i}_tgt.png").write_text("no picture")
     with pytest.raises(UserError, match="none of the 4 records can be read"):
-        Features(settings(*manifest, "data.skip_bad=true"), model)[0]
+        FeatureCache(settings(*manifest, "data.skip_bad=true"), model)[0]
 
 
 def test_parts_and_processes_share_a_batch_out(settings, model, monkeypatch):

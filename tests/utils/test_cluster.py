@@ -1,4 +1,4 @@
-"""Ray, where it is not installed. Where it is: test_batch.py, data/test_build_runs.py, eval/test_ablate.py."""
+"""Ray if it is not installed. For Ray itself see test_batch.py, test_build_runs.py and test_ablate.py."""
 
 import sys
 

@@ -113,7 +113,7 @@ def run(model: ReasonBrain, cfg: Config, records: int) -> Pass:
     images = torch.zeros(records, 3, size, size)
     regions = torch.zeros(records, size, size, dtype=torch.long)
     with Counter([*model.parameters(), *model.buffers()]) as preparing:
-        # a record's source and target at a time, as train/features.py does
+        # a record's source and target at a time, as train/feature_cache.py does
         latents = diffusion.encode(torch.zeros(2, 3, size, size))[:1] if diffusion else images[:1]
         ready = model.image_features(images[:1])
     latents = latents.expand(records, -1, -1, -1).contiguous()

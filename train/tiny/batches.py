@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from reasonbrain.modules.data.reasonmini.world import Sample, make
+from reasonbrain.config.schema import AugmentConfig
+from reasonbrain.modules.data.reasonmini.world import Sample, make, vocabulary
+from reasonbrain.train import augment as augmentation
+
+AUGMENT = AugmentConfig(share=0.5, drop=0.08, replace=0.04)  # as in configs/tiny.yaml
 
 
-@cache
-def vocabulary() -> tuple[str, ...]:
-    """Every word of the training phrasings, for ``augment``."""
-    texts = [make("train", i).instruction for i in range(4000)]
-    return tuple(sorted({w for t in texts for w in t.split()}))
-
-
-def augment(text: str, rng: np.random.Generator, rate: float = 0.08) -> str:
-    """The text with a few words left out, doubled with a neighbour or replaced at random, half of the time:
-    what a phrasing means should not hang on a single word of it."""
-    if rng.random() < 0.5:
-        return text
-    words = []
-    for word in text.split():
-        draw = rng.random()
-        if draw < rate:
-            continue
-        words.append(str(rng.choice(vocabulary())) if draw < 1.5 * rate else word)
-    return " ".join(words) or text
+def augment(text: str, rng: np.random.Generator) -> str:
+    """An instruction as ``data.augment`` of configs/tiny.yaml changes it."""
+    return augmentation.augment(text, AUGMENT, np.array(vocabulary()), rng)
 
 
 def samples(step: int, size: int, seed: int = 0, records: int = 1 << 20) -> tuple[list[Sample], np.random.Generator]:

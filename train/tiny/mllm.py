@@ -21,7 +21,6 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLConfig, Qwen2_5_VLFo
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from reasonbrain.config.schema import TrainConfig
-from reasonbrain.modules.mllm.base import IGNORE
 from reasonbrain.modules.mllm.qwen2_5_vl import Qwen25VL
 from reasonbrain.train.loop import Loop
 from reasonbrain.train.tiny.batches import augment, samples
@@ -92,7 +91,7 @@ def batch(
         "input_ids": ids,
         "attention_mask": used.long(),
         "mm_token_type_ids": (ids == picture[0]).int(),
-        "labels": ids.masked_fill(~answered, IGNORE),
+        "labels": ids.masked_fill(~answered, -100),  # which the loss ignores
         **pixels,
     }
 

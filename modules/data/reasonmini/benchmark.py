@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from reasonbrain.config.schema import DataConfig
-from reasonbrain.data.records import MiniRecords, Record
+from reasonbrain.data.record import Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation.benchmarks import Benchmark
@@ -22,6 +22,7 @@ from reasonbrain.eval.evaluation.metrics import Case, Metric
 from reasonbrain.eval.evaluation.networks import Models
 from reasonbrain.modules.data.reasonmini import find_kind, kinds, make
 from reasonbrain.modules.data.reasonmini.canvas import Look
+from reasonbrain.modules.data.reasonmini.dataset import ReasonMini
 from reasonbrain.utils.images import to_pil, to_tensor
 
 SPLITS = ("test", "paraphrase", "compositional")
@@ -78,7 +79,8 @@ class MiniBenchmark(Benchmark):
 
     def records(self, data: str | None, limit: int | None, trained_on: DataConfig | None = None) -> MiniSplits:
         """With ``trained_on``, only the kinds in that data. Raises UserError for an unknown split."""
-        return MiniSplits(data, limit, tuple(dict.fromkeys(MiniRecords(trained_on).turns)) if trained_on else ())
+        turns = trained_on.options.get("turns", {}) if trained_on else {}
+        return MiniSplits(data, limit, tuple(dict.fromkeys(ReasonMini(turns=turns).order)))
 
     def baselines(self, pipe: ReasonBrainPipeline | None, folder: Path, seed: int) -> dict[str, System]:
         """The edits without the instruction are saved in ``folder``/withheld."""

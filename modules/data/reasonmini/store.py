@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from reasonbrain.errors import UserError
-from reasonbrain.modules.data.reasonmini.world import SPLITS, ReasonMini
+from reasonbrain.modules.data.reasonmini.world import SPLITS, make
 
 MANIFEST = "manifest.jsonl"
 FIELDS = {  # of a record, see Sample.record
@@ -46,7 +46,7 @@ def write_split(split: str, count: int, seed: int, folder: str | Path, size: int
     except OSError as error:
         raise UserError(f"cannot write to folder '{folder}': {error.strerror}") from error
     lines = []
-    for sample in ReasonMini(split, count, seed, size):
+    for sample in (make(split, index, seed, size) for index in range(count)):
         record = sample.record()
         sample.source.save(folder / record["src_image"])
         sample.target.save(folder / record["tgt_image"])

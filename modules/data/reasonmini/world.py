@@ -12,7 +12,7 @@ See ``reasonbrain data mini --help`` for the command that writes a split to disk
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -23,11 +23,12 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from reasonbrain.data.record import SCENARIOS
 from reasonbrain.modules.data.reasonmini.canvas import Box, Canvas, Look, shade
 
 Params = dict[str, Any]
 
-CATEGORIES = ("physical", "temporal", "causal", "story")
+CATEGORIES = SCENARIOS
 SPLITS = ("train", "val", "test", "paraphrase", "compositional")
 BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {  # wall, floor
     "cream": ((244, 232, 206), (176, 140, 104)),
@@ -244,41 +245,32 @@ def sample_params(scene: Scene, rng: np.random.Generator, compositional: bool = 
 
 
 def make(split: str, index: int, seed: int = 0, size: int = 64, kind: str | None = None) -> Sample:
-    """Record ``index`` of a split: the same arguments give the same record, on every machine.
+    """Record ``index`` of a split. The same arguments give the same record, on every machine.
 
-    Kinds take turns by index, so that any 100 consecutive records are balanced; ``kind`` fixes one by name.
-    """
-    rng = np.random.default_rng([seed, SPLITS.index(split), index])
-    scene, chosen = kinds()[index % len(kinds())] if kind is None else find_kind(kind)
-    p = sample_params(scene, rng, split == "compositional")
-    texts = chosen.paraphrases if split == "paraphrase" else chosen.phrasings
+    Kinds take turns by index, so that any 100 consecutive records are balanced; ``kind`` fixes one by name."""
+    scene, chosen, p, instruction = _draw(split, index, seed, kind)
     return Sample(
         id=f"{split}-{seed}-{index:06d}",
         scene=scene,
         kind=chosen,
         params=p,
-        instruction=str(rng.choice(texts)).format(**p),
+        instruction=instruction,
         outcome=chosen.outcome.format(**p),
         source=scene.render(p, size),
         target=scene.render(chosen.after(p), size),
     )
 
 
-class ReasonMini:
-    """A split as a map-style data set: ``len(ds)``, ``ds[i] -> Sample``, drawn on the fly."""
+def _draw(split: str, index: int, seed: int = 0, kind: str | None = None) -> tuple[Scene, Kind, Params, str]:
+    """What is random in a record: its scene and kind, the source's parameters, the instruction."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    scene, chosen = kinds()[index % len(kinds())] if kind is None else find_kind(kind)
+    p = sample_params(scene, rng, split == "compositional")
+    texts = chosen.paraphrases if split == "paraphrase" else chosen.phrasings
+    return scene, chosen, p, str(rng.choice(texts)).format(**p)
 
-    def __init__(self, split: str = "train", count: int = 20000, seed: int = 0, size: int = 64) -> None:
-        if split not in SPLITS:
-            raise ValueError(f"split '{split}' is not one of {', '.join(SPLITS)}")
-        self.split, self.count, self.seed, self.size = split, count, seed, size
 
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < self.count:
-            raise IndexError(index)
-        return make(self.split, index, self.seed, self.size)
-
-    def __iter__(self) -> Iterator[Sample]:
-        return (self[i] for i in range(self.count))
+@cache
+def vocabulary() -> tuple[str, ...]:
+    """The words of the first 4000 training instructions, sorted."""
+    return tuple(sorted({word for i in range(4000) for word in _draw("train", i)[3].split()}))

@@ -1,1 +1,1 @@
-"""Many edits: rows (jobs), their results (edits), and a folder of them (run, folder, engines)."""
+"""Batches of edits: rows, how they are scheduled and executed, and the folder of their results."""

@@ -1,4 +1,4 @@
-"""A replica of the model for batches: rows in, pictures on the disk and lines for results.jsonl out."""
+"""A replica of the model for batches. It writes the pictures and returns the lines of results.jsonl."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from reasonbrain.editing.batch.results import Line
 from reasonbrain.editing.batch.rows import EditRow, Job
 from reasonbrain.editing.batch.scheduler import Result, edit_rows
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.utils.images import save_image
+from reasonbrain.utils.journal import JsonRow
 
 PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*")
-RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)")  # what Windows keeps for itself
-LONGEST = 80  # characters of an id in a file's name
-BEHIND = 64  # pictures that may wait to be written
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)")  # reserved by Windows
+LONGEST = 80  # characters of an id in a file name
+BEHIND = 64  # pictures waiting to be written, at most
 
 
 def picture_path(row: EditRow, variant: int) -> str:
-    """A result's picture relative to DIR: safe on every file system, and no other row's."""
+    """The path of a result's picture relative to DIR. It is valid on every file system and unique among the rows."""
     stem = row.id
     if not PLAIN.fullmatch(stem) or RESERVED.match(stem) or len(stem) > LONGEST:
         digest = hashlib.blake2b(stem.encode(), digest_size=6).hexdigest()
-        stem = re.sub(r"[^\w-]+", "_", stem)[: LONGEST // 2].strip("_") + "~" + digest  # no plain name has a "~"
+        stem = re.sub(r"[^\w-]+", "_", stem)[: LONGEST // 2].strip("_") + "~" + digest  # "~" is in no plain name
     return f"pictures/{stem}{f'@{variant}' if row.n > 1 else ''}.png"
 
 
 class Editor:
-    """A replica of the model that turns rows into pictures on the disk and lines for results.jsonl."""
+    """A replica of the model. Called with rows, it writes their pictures and yields lines of results.jsonl."""
 
     def __init__(self, job: Job, index: int = 0) -> None:
-        """``index``: which of this machine's accelerators it takes, if there are any."""
+        """index: the accelerator of this machine that the replica uses, modulo their number. Without any it uses the
+        CPU. Raises UserError like ``load_model``."""
         self.job = job
         self.pipe = ReasonBrainPipeline.from_pretrained(job.checkpoint, job.overrides, job.config)
         self.pipe.set_progress_bar_config(disable=True)
@@ -43,9 +44,9 @@ class Editor:
         if accelerator is not None:
             self.pipe.to(torch.device(accelerator.type, index % torch.accelerator.device_count()))
 
-    def __call__(self, rows: Iterable[EditRow]) -> Iterator[Line]:
-        """Raises UserError where the disk refuses a picture."""
-        waiting: deque[Future[Line]] = deque()
+    def __call__(self, rows: Iterable[EditRow]) -> Iterator[JsonRow]:
+        """Lines in no particular order. Raises UserError if a picture cannot be written."""
+        waiting: deque[Future[JsonRow]] = deque()
         with ThreadPoolExecutor(4) as pool:
             for result in edit_rows(self.pipe.core(), self.pipe.settings.edit, rows, self.job.batch_size):
                 waiting.append(pool.submit(self._finish, result))
@@ -54,7 +55,7 @@ class Editor:
             for line in waiting:
                 yield line.result()
 
-    def _finish(self, result: Result) -> Line:
+    def _finish(self, result: Result) -> JsonRow:
         row, file = result.row, None
         if result.image is not None:
             file = picture_path(row, result.variant)

@@ -1,7 +1,7 @@
-"""Where a batch's replicas of the model run: in this process, in processes beside it, or in Ray's actors.
+"""Where the replicas of a batch run: in this process, in child processes, or in Ray actors.
 
-Each engine takes a job, its rows, how many workers there shall be (None: one a device) and about how many results are
-to be made, and yields lines for results.jsonl. The caller alone writes that file.
+An executor takes a job, the rows to edit, the number of workers (None: one per device) and the approximate number of
+results. It yields lines of results.jsonl; the caller writes that file.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any
 import torch
 
 from reasonbrain.editing.batch.editor import Editor
-from reasonbrain.editing.batch.results import Line
 from reasonbrain.editing.batch.rows import EditRow, Job
 from reasonbrain.editing.batch.scheduler import WINDOW
 from reasonbrain.errors import RunError, UserError
 from reasonbrain.utils.cluster import connect
+from reasonbrain.utils.journal import JsonRow
 
 
 def _chunks(rows: Iterable[EditRow], job: Job, workers: int, left: int) -> Iterator[list[EditRow]]:
-    """Enough rows at a time for batches of like rows, and few enough for every worker to get some."""
+    """Splits the rows: chunks fill batches of similar rows, and all workers get some."""
     rows = iter(rows)
     length = max(job.batch_size, min(WINDOW * job.batch_size, left // (4 * workers)))
     while chunk := list(islice(rows, length)):
@@ -36,16 +36,20 @@ def _chunks(rows: Iterable[EditRow], job: Job, workers: int, left: int) -> Itera
 
 
 def threads() -> int:
-    """In which a replica computes on a CPU: OMP_NUM_THREADS, else one. It is no share of the cores: with another number
-    of threads sums are rounded otherwise, and a picture would depend on the number of workers."""
+    """Number of CPU threads per replica: OMP_NUM_THREADS if it is set, else one.
+
+    It does not depend on the number of workers, and so the pictures do not either: the rounding of sums depends on the
+    number of threads."""
     return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 1
 
 
-def processes(job: Job, rows: Iterable[EditRow], workers: int | None, left: int) -> Iterator[Line]:
-    """Raises RunError when a process dies."""
+def processes(job: Job, rows: Iterable[EditRow], workers: int | None, left: int) -> Iterator[JsonRow]:
+    """One worker runs in this process; several run in child processes, each with its own accelerator.
+
+    Raises RunError when a child process dies."""
     if not left:
         return
-    if workers is None:  # under torchrun there is one for each device already
+    if workers is None:  # torchrun has started one process per device
         workers = max(1, torch.accelerator.device_count()) if "LOCAL_RANK" not in os.environ else 1
     if workers == 1:
         before = torch.get_num_threads()
@@ -70,16 +74,16 @@ def processes(job: Job, rows: Iterable[EditRow], workers: int | None, left: int)
             for connection in wait(list(busy)):
                 assert isinstance(connection, Connection)
                 try:
-                    said = connection.recv()
+                    message = connection.recv()
                 except (EOFError, ConnectionError):
                     busy[connection].join()
                     raise RunError(
-                        f"a worker died (exit code {busy[connection].exitcode}); the same command goes on from there"
+                        f"a worker died (exit code {busy[connection].exitcode}); run the same command again to resume"
                     ) from None
-                if isinstance(said, UserError):
-                    raise said
-                if said is not None:
-                    yield said
+                if isinstance(message, UserError):
+                    raise message
+                if message is not None:
+                    yield message
                 elif chunk := next(chunks, []):
                     connection.send(chunk)
                 else:
@@ -91,8 +95,8 @@ def processes(job: Job, rows: Iterable[EditRow], workers: int | None, left: int)
 
 
 def _work(connection: Connection, job: Job, index: int) -> None:
-    """A worker: rows in; lines out, then None. It ends when its parent does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent's to answer
+    """A child process: receives chunks of rows, sends their lines and then None. It ends when its parent ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
     torch.set_num_threads(threads())
     try:
         editor = Editor(job, index)
@@ -107,12 +111,12 @@ def _work(connection: Connection, job: Job, index: int) -> None:
 
 
 class _Actor:
-    """A replica for Ray Data: batches of one chunk of rows in, batches of lines out."""
+    """A replica for Ray Data: takes batches of one chunk of rows, returns batches of lines."""
 
     def __init__(self, job: Job, folder: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        os.chdir(folder)  # where the command was called: its paths start there
-        self.editor = Editor(job)  # Ray shows an actor its own accelerator alone
+        os.chdir(folder)  # paths are relative to where the command was called
+        self.editor = Editor(job)  # an actor sees only its own accelerator
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
         for chunk in batch["chunk"]:
@@ -120,11 +124,11 @@ class _Actor:
                 yield {"line": [json.dumps(line)]}
 
 
-def edit_on_ray(job: Job, rows: Iterable[EditRow], workers: int | None, left: int) -> Iterator[Line]:
-    """On the Ray cluster that RAY_ADDRESS names, or one of this machine's own. All its machines share the folder that
-    the command is called in, the pictures and DIR.
+def edit_on_ray(job: Job, rows: Iterable[EditRow], workers: int | None, left: int) -> Iterator[JsonRow]:
+    """Runs replicas on the Ray cluster that RAY_ADDRESS names, or on one started on this machine. All machines must
+    share the working directory of the command, the pictures and DIR.
 
-    Raises UserError where Ray is not installed, RunError when Ray gives up."""
+    Raises UserError if Ray is not installed, RunError if Ray fails."""
     if not left:
         return
     ray = connect()
@@ -133,10 +137,10 @@ def edit_on_ray(job: Job, rows: Iterable[EditRow], workers: int | None, left: in
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = workers or gpus or 1
     chunks = [{"chunk": pickle.dumps(chunk)} for chunk in _chunks(rows, job, workers, left)]
-    # a block each from the start: to split them later would need a CPU beside the actors'
+    # one block a chunk from the start: splitting blocks later needs a CPU besides those of the actors
     made = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
         _Actor,
-        fn_constructor_args=(job, os.getcwd(), threads()),  # Ray would set OMP_NUM_THREADS itself
+        fn_constructor_args=(job, os.getcwd(), threads()),  # Ray sets OMP_NUM_THREADS itself
         compute=ray.data.ActorPoolStrategy(size=workers),
         num_gpus=1 if gpus else 0,
         batch_size=1,
@@ -145,8 +149,9 @@ def edit_on_ray(job: Job, rows: Iterable[EditRow], workers: int | None, left: in
         for row in made.iter_rows():
             yield json.loads(row["line"])
     except ray.exceptions.RayError as e:
-        raise RunError(f"Ray gave up: {str(e).strip().splitlines()[-1]}; the same command goes on from there") from None
+        reason = str(e).strip().splitlines()[-1]
+        raise RunError(f"Ray failed: {reason}; run the same command again to resume") from None
 
 
-Executor = Callable[[Job, Iterable[EditRow], int | None, int], Iterator[Line]]
+Executor = Callable[[Job, Iterable[EditRow], int | None, int], Iterator[JsonRow]]
 EXECUTORS: dict[str, Executor] = {"processes": processes, "ray": edit_on_ray}

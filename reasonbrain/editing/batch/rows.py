@@ -1,4 +1,4 @@
-"""The rows of a batch: what may stand in one, and where they are read from, one after the other.
+"""The rows of a batch: their fields, and readers that yield them one at a time.
 
 for row in read(Path("jobs.jsonl")):
     print(row.id, row.error or row.instruction)
@@ -28,9 +28,11 @@ SWITCH = {"true": True, "1": True, "false": False, "0": False}
 
 @dataclass(frozen=True, eq=False)
 class EditRow:
-    """An edit to be made. ``number``: its place among the rows, from 0. ``image``: a path, or a picture in memory.
-    ``steps``, ``size``: None as configured. ``variants``: those of range(n) to be made; variant v is drawn from seed +
-    v. ``error``: what is wrong with the row; the rest then means nothing."""
+    """An edit to make.
+
+    number: index among the rows, from 0. image: a path, or a picture in memory. steps, size: None for the configured
+    ones. n: number of variants; variants: those of range(n) to make. Variant v is drawn from seed + v. error: what is
+    wrong with the row; the other fields are then meaningless."""
 
     number: int
     id: str
@@ -46,11 +48,11 @@ class EditRow:
 
 
 def parse(fields: Any, number: int, ids: set[bytes], root: Path = Path()) -> EditRow:
-    """A row of its fields; what is wrong with them is in ``error``. ``ids``: digests of those before it; its own is
-    added. ``root``: where relative paths start."""
+    """Checks the fields of a row; what is wrong with them is in ``error``. ids: digests of the ids of earlier rows; the
+    row's own is added. root: the folder that relative paths start from."""
     name = f"row {number + 1}"
     if not isinstance(fields, Mapping):
-        return EditRow(number, name, error=f"{name} is no JSON object")
+        return EditRow(number, name, error=f"{name} is not a JSON object")
     given = {k: v for k, v in fields.items() if v is not None and not (isinstance(v, str) and v == "")}
     row_id = given.get("id")
     if isinstance(row_id, int) and not isinstance(row_id, bool):
@@ -59,10 +61,10 @@ def parse(fields: Any, number: int, ids: set[bytes], root: Path = Path()) -> Edi
         name = row_id
     try:
         if name is not row_id:
-            raise UserError("no id" if row_id is None else f"id {row_id!r} is no text")
+            raise UserError("no id" if row_id is None else f"id {row_id!r} is not valid text")
         digest = hashlib.blake2b(name.encode(), digest_size=16).digest()
         if digest in ids:
-            raise UserError(f"id '{name}' is that of an earlier row")
+            raise UserError(f"id '{name}' is already used by an earlier row")
         ids.add(digest)
         if unknown := [str(k) for k in given if k not in FIELDS]:
             raise UserError(f"unknown field '{unknown[0]}'; choose from {', '.join(FIELDS)}")
@@ -73,12 +75,12 @@ def parse(fields: Any, number: int, ids: set[bytes], root: Path = Path()) -> Edi
                 raise UserError(f"reasoning {given['reasoning']!r} is neither true nor false")
         instruction = given.get("instruction")
         if not isinstance(instruction, str) or not instruction.strip() or not _writable(instruction):
-            raise UserError(f"instruction {instruction!r} is empty or no text")
+            raise UserError(f"instruction {instruction!r} is empty or not text")
         image = given.get("image")
         if isinstance(image, (str, Path)):
             image = root / image
         elif not isinstance(image, (Image.Image, np.ndarray)):
-            raise UserError("no image" if image is None else f"image {image!r} is no path")
+            raise UserError("no image" if image is None else f"image {image!r} is not a path")
         variants = tuple(range(values.get("n", 1)))
         return EditRow(number, name, image, instruction, **values, variants=variants)
     except UserError as e:
@@ -86,7 +88,7 @@ def parse(fields: Any, number: int, ids: set[bytes], root: Path = Path()) -> Edi
 
 
 def _writable(text: str) -> bool:
-    """What every file can hold: no lone surrogates, no zero byte."""
+    """Whether every file can hold the text: it has no lone surrogates and no zero byte."""
     return "\0" not in text and text == text.encode(errors="ignore").decode()
 
 
@@ -104,7 +106,7 @@ def _whole(field: str, value: Any) -> int:
 
 
 def parse_all(rows: Iterable[Any], root: Path = Path()) -> Iterator[EditRow]:
-    """``parse`` of one after the other; an exception among them is what is wrong with its row."""
+    """Parses rows one at a time. An exception in place of a row becomes its ``error``."""
     ids: set[bytes] = set()
     for number, fields in enumerate(rows):
         if isinstance(fields, Exception):
@@ -114,16 +116,16 @@ def parse_all(rows: Iterable[Any], root: Path = Path()) -> Iterator[EditRow]:
 
 
 def read(jobs: Path, instruction: str | None = None) -> Iterator[EditRow]:
-    """The rows of a .jsonl, .csv or .parquet file, or one for each picture in a folder, with ``instruction``.
+    """The rows of a .jsonl, .csv or .parquet file, or of a folder: one row for each picture, with ``instruction``.
 
-    Pictures are named relative to the file's folder. Raises UserError for a file that is missing or of another kind,
-    and for a folder without an instruction or pictures."""
+    Paths of pictures are relative to the folder of the file. Raises UserError for a missing file, another suffix, and a
+    folder without an instruction or without pictures."""
     if jobs.is_dir():
         if not instruction:
-            raise UserError(f"jobs '{jobs}' is a folder: say with --instruction what happens in its pictures")
+            raise UserError(f"jobs '{jobs}' is a folder: give the instruction for its pictures with --instruction")
         return parse_all(_folder(jobs, instruction), jobs.absolute())
     if instruction is not None:
-        raise UserError(f"--instruction: jobs '{jobs}' is no folder, its rows have instructions of their own")
+        raise UserError(f"--instruction: jobs '{jobs}' is not a folder, its rows have their own instructions")
     if jobs.suffix not in SUFFIXES:
         raise UserError(f"jobs '{jobs}' must be a folder of pictures or end in one of {', '.join(SUFFIXES)}")
     try:
@@ -138,7 +140,7 @@ def _folder(folder: Path, instruction: str) -> Iterator[dict[str, str]]:
     suffixes = Image.registered_extensions()
     names = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != ".")
     if not names:
-        raise UserError(f"jobs '{folder}' holds no pictures")
+        raise UserError(f"jobs '{folder}' has no pictures")
     return ({"id": name, "image": name, "instruction": instruction} for name in names)
 
 
@@ -149,7 +151,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
                 try:
                     yield json.loads(line)
                 except (ValueError, RecursionError) as e:
-                    yield ValueError(f"no JSON: {e}")
+                    yield ValueError(f"not JSON: {e}")
 
 
 def _csv(path: Path) -> Iterator[Any]:
@@ -161,7 +163,7 @@ def _csv(path: Path) -> Iterator[Any]:
             except StopIteration:
                 return
             except csv.Error as e:
-                yield ValueError(f"no CSV: {e}")
+                yield ValueError(f"not CSV: {e}")
 
 
 def _parquet(path: Path) -> Iterator[Any]:
@@ -173,14 +175,14 @@ def _parquet(path: Path) -> Iterator[Any]:
     try:
         file = ParquetFile(path)
     except (ArrowException, OSError) as e:
-        raise UserError(f"jobs '{path}' is no Parquet file: {str(e).splitlines()[0]}") from None
+        raise UserError(f"jobs '{path}' is not a Parquet file: {str(e).splitlines()[0]}") from None
     for batch in file.iter_batches(batch_size=1024):
         yield from batch.to_pylist()
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be done; a worker needs no more than this and rows."""
+    """The arguments of a batch. A worker needs only these and its rows."""
 
     jobs: Path
     output: Path

@@ -1,4 +1,4 @@
-"""What `reasonbrain batch` does: all that is left of a job, by whichever engine, into its folder (folder.py).
+"""What `reasonbrain batch` does: makes the missing results of a job, by an executor, and writes the gallery.
 
 reasonbrain batch jobs.jsonl -o out
 """
@@ -16,28 +16,28 @@ from pathlib import Path
 from tqdm import tqdm
 
 from reasonbrain.editing.batch import results as folder
-from reasonbrain.editing.batch.results import Line
 from reasonbrain.editing.batch.rows import EditRow, Job
 from reasonbrain.errors import UserError
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.gallery import Card, in_threads, render, thumbnail
 from reasonbrain.utils.images import load_image
-from reasonbrain.utils.journal import Journal
+from reasonbrain.utils.journal import Journal, JsonRow
 from reasonbrain.utils.locks import take
 
-SHOWN = 10_000  # results that the gallery holds at most
+SHOWN = 10_000  # results in the gallery at most
 
 
 def run(job: Job, workers: int | None, executor: str) -> int:
-    """Does what is left of a job, and returns how many results of the folder are errors.
+    """Makes the results that the job's folder lacks. workers: replicas of the model, None for one per device. executor:
+    a name of ``executors.EXECUTORS``. Returns the number of errors among the results in the folder.
 
-    Raises UserError for a folder that another command works in, that was begun with another job or cannot be written;
+    Raises UserError for a folder that another command works on, that has results of another job or cannot be written;
     RunError when a worker dies."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1 and (workers is not None or executor != "processes"):
-        raise UserError("--workers and --executor: torchrun has started the workers already; leave them out")
+        raise UserError("--workers and --executor: torchrun has already started the workers; omit these options")
     total = sum(len(row.variants) for row in job.rows())
-    from reasonbrain.editing.batch.executors import EXECUTORS  # takes seconds: a mistake in the job is said before
+    from reasonbrain.editing.batch.executors import EXECUTORS  # takes seconds; mistakes in the job are reported before
 
     with ExitStack() as stack:
         try:
@@ -51,12 +51,12 @@ def run(job: Job, workers: int | None, executor: str) -> int:
         journal = stack.enter_context(Journal(job.output / name))
         done = {(line["row"], line["variant"]) for line in folder.lines(job.output)}
         left = _left(job.rows(), done, rank, world)
-        share = -(-(total - len(done)) // world)  # about that
+        share = -(-(total - len(done)) // world)  # approximately
         with tqdm(total=share, desc="editing", unit="edit", disable=True if rank else None) as bar:
             for line in EXECUTORS[executor](job, left, workers, share):
                 journal.add(line)
                 bar.update()
-        if not take(lock):  # where other processes of torchrun still work; the last one does the rest
+        if not take(lock):  # other processes of torchrun are still working; the last one does the rest
             return sum(line["status"] == "error" for line in folder.lines(job.output))
         folder.merge(job.output)
         return _gallery(job)
@@ -70,7 +70,7 @@ def _left(rows: Iterable[EditRow], done: set[tuple[int, int]], rank: int, world:
 
 
 def _gallery(job: Job) -> int:
-    """Writes the gallery, failures first, and returns how many there are."""
+    """Writes the gallery, errors first, and returns their number."""
     failed = sum(line["status"] == "error" for line in folder.lines(job.output))
     total = sum(1 for _ in folder.lines(job.output))
     ordered = (line for status in ("error", "ok") for line in folder.lines(job.output) if line["status"] == status)
@@ -82,21 +82,16 @@ def _gallery(job: Job) -> int:
     return failed
 
 
-def _card(output: Path, line: Line) -> Card:
-    """A result as the gallery shows it."""
+def _card(output: Path, line: JsonRow) -> Card:
     pictures = []
     for name, path in (("source", line["image"]), ("result", line["file"] and output / line["file"])):
         try:
             if path:
                 pictures.append((name, thumbnail(load_image(path))))
-        except UserError:  # the line says so, or somebody has taken it away
+        except UserError:  # the result is that error, or the file was removed since
             pass
+    status = "failed" if line["status"] == "error" else "made"
+    words = [line["instruction"], *filter(None, [line["reasoning"]])]
     more = [f"variant {line['variant']}", f"seed {line['seed']}", f"{line['seconds']:.2g} s"]
-    return Card(
-        line["id"],
-        pictures,
-        [line["instruction"], *filter(None, [line["reasoning"]])],
-        {"status": "failed" if line["status"] == "error" else "made"},
-        more=[*more, *([f"objects: {', '.join(line['objects'])}"] if line["objects"] else [])],
-        wrong=line["error"] or "",
-    )
+    more += [f"objects: {', '.join(line['objects'])}"] if line["objects"] else []
+    return Card(line["id"], pictures, words, {"status": status}, more=more, wrong=line["error"] or "")

@@ -1,12 +1,12 @@
-"""Many edits at once, each as if it were alone: ``pipe.batch(rows)`` yields results as they finish.
+"""Edits many rows in batches; each result is what the row gives alone. ``pipe.batch(rows)`` yields them as they finish.
 
 for result in pipe.batch([{"id": "ice", "image": "ice.png", "instruction": "Leave it in the sun."}]):
     result.image.save(f"{result.row.id}.png")
 
-What makes a row's picture independent of its company: its noise comes from its seed and variant alone; every pass is
-``batch_size`` rows long, filled up with copies where there are fewer; and rows share a pass only if they would be of
-one shape alone, too: pictures of one size, instructions that are padded to one length. Then matrix products have the
-same shapes wherever a row stands.
+A result does not depend on the other rows of its batch. Its noise depends only on its seed and variant. Every pass has
+``batch_size`` rows; a smaller batch is filled up with copies of its last row. Rows share a pass only if they have the
+same shapes alone: pictures of one size, instructions padded to one length. So the shapes of all matrix products, and
+with them the rounding, are the same in every batch.
 """
 
 from __future__ import annotations
@@ -32,14 +32,15 @@ from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition
 from reasonbrain.utils.images import load_image, to_pil, upright_size
 
-WINDOW = 16  # so many batches of rows are sorted by size and length at a time
+WINDOW = 16  # batches of rows that are sorted by size and length together
 Parts = TypeVar("Parts", Condition, Sources)
 Size = tuple[int, int]
 
 
 @dataclass
 class Result:
-    """One variant of a row: ``image``, or what went wrong in ``error``. ``seconds``: its share of the model's time."""
+    """One variant of a row: ``image``, or the reason for its absence in ``error``. ``seconds``: its share of the time
+    that the model ran."""
 
     row: EditRow
     variant: int
@@ -56,7 +57,7 @@ class Result:
 
 @dataclass
 class _Edit:
-    """A result whose picture is still to be drawn."""
+    """A result without its image yet, and what drawing needs."""
 
     result: Result
     sources: Sources
@@ -64,10 +65,10 @@ class _Edit:
 
 
 def edit_rows(core: Core, edit: EditConfig, rows: Iterable[EditRow], batch_size: int) -> Iterator[Result]:
-    """The results of rows, in no particular order. What is wrong with a row is in its results. ``edit``: what rows do
-    not set themselves.
+    """The results of rows, in no particular order. edit: the settings of rows that do not have their own. A row that
+    cannot be edited gives results with an error.
 
-    Raises UserError where ``batch_size`` rows do not fit into the device's memory."""
+    Raises UserError if ``batch_size`` rows do not fit into the device's memory."""
     rows = iter(rows)
     with ThreadPoolExecutor(4) as pool:
         while window := list(islice(rows, WINDOW * batch_size)):
@@ -75,13 +76,13 @@ def edit_rows(core: Core, edit: EditConfig, rows: Iterable[EditRow], batch_size:
 
 
 class _Window:
-    """Rows that are sorted into batches together."""
+    """Sorts some rows into batches and runs these."""
 
     def __init__(self, core: Core, edit: EditConfig, batch_size: int, pool: ThreadPoolExecutor) -> None:
         self.core, self.edit, self.batch_size, self.pool = core, edit, batch_size, pool
-        self.waiting: dict[tuple[Any, ...], list[_Edit]] = {}  # by what a denoising batch has in common
+        self.waiting: dict[tuple[Any, ...], list[_Edit]] = {}  # by what the edits of a denoising batch share
         self.loaded: dict[Any, Future[Image.Image]] = {}
-        self.known: dict[Any, Sources] = {}  # what rows to come need of pictures that were there before
+        self.known: dict[Any, Sources] = {}  # of pictures that later rows use again
         self.uses: Counter[Any] = Counter()
 
     def run(self, rows: list[EditRow]) -> Iterator[Result]:
@@ -108,7 +109,7 @@ class _Window:
                 except UserError as e:
                     yield from (Result(row, variant, error=str(e)) for variant in row.variants)
             self._load(batches)
-            # a header that lied, or none: those rows make batches of their own
+            # the file's header was wrong or unreadable: these rows get their own batches
             astray = [row for row in batch if row.number in pictures and pictures[row.number].size != size]
             batches.extendleft((pictures[row.number].size, [row]) for row in astray)
             fits = [row for row in batch if row.number in pictures and row not in astray]
@@ -121,16 +122,16 @@ class _Window:
         yield from self._draw(1)
 
     def _kind(self, row: EditRow) -> tuple[int | None, bool, int]:
-        """What the rows of a batch have in common, beside the size of their pictures."""
+        """What the rows of a batch share besides the size of their pictures."""
         mllm = self.core.model.slot("mllm")
         return row.size, row.reasoning, 0 if mllm is None else mllm.text_length(row.instruction)
 
     def _picture(self, row: EditRow) -> Any:
-        """Which picture it is, at the size that it is computed at."""
+        """A key of the picture and the size that it is edited at."""
         return row.image if isinstance(row.image, Path) else id(row.image), row.size
 
     def _load(self, batches: Iterable[tuple[Size | None, list[EditRow]]]) -> None:
-        """Starts to decode the next batch's pictures."""
+        """Starts decoding the pictures of the next batch."""
         for _, batch in islice(batches, 1):
             for row in batch:
                 if self._picture(row) not in self.loaded:
@@ -147,7 +148,7 @@ class _Window:
         return replace(self.edit, steps=row.steps or self.edit.steps, size=row.size or self.edit.size)
 
     def _condition(self, rows: list[EditRow], pictures: list[Image.Image]) -> None:
-        """The conditioning path of a batch; its edits wait to be drawn."""
+        """Runs the conditioning path of a batch and adds its edits to ``waiting``."""
         start = time.perf_counter()
         new = {self._picture(r): p for r, p in zip(rows, pictures, strict=True) if self._picture(r) not in self.known}
         if new:
@@ -168,12 +169,12 @@ class _Window:
             key = (tuple(sources.original.shape), settings.size, settings.steps)
             for variant in row.variants:
                 result = Result(row, variant, None, inputs.objects[i], said[i], seconds)
-                known = self.known[self._picture(row)]._replace(ready={})  # what drawing does not need
+                known = self.known[self._picture(row)]._replace(ready={})  # drawing does not need them
                 edit = _Edit(result, known, _one(condition, i))
                 self.waiting.setdefault(key, []).append(edit)
 
     def _draw(self, least: int) -> Iterator[Result]:
-        """Draws as many batches as there are with at least so many edits."""
+        """Draws the waiting edits in batches while there are ``least`` or more of one kind."""
         for key in list(self.waiting):
             while len(self.waiting[key]) >= least:
                 batch = self.waiting[key][: self.batch_size]
@@ -195,18 +196,18 @@ class _Window:
                     yield edit.result
 
     def _filled(self, batch: Sequence[Any]) -> list[Any]:
-        """As long as all batches are."""
+        """The batch with copies of its last element, ``batch_size`` long."""
         return [*batch, *[batch[-1]] * (self.batch_size - len(batch))]
 
     def _guarded(self, work: Any) -> Any:
         try:
             return work()
         except torch.OutOfMemoryError:
-            raise UserError(f"batch size {self.batch_size} does not fit into memory; choose a smaller one") from None
+            raise UserError(f"batch size {self.batch_size} does not fit into memory; use a smaller one") from None
 
 
 def _size(row: EditRow) -> Size | None:
-    """(width, height) of a row's picture without decoding it; None where that cannot be told."""
+    """(width, height) of a row's picture without decoding it; None if the header cannot be read."""
     if isinstance(row.image, Path):
         return upright_size(row.image)
     return row.image.size if isinstance(row.image, Image.Image) else row.image.shape[1::-1]
@@ -218,7 +219,7 @@ def _noise(edit: _Edit) -> Tensor:
 
 
 def _one(parts: Parts, i: int) -> Parts:
-    """EditRow i of a named tuple of tensors, as a batch of one that keeps no other row in memory."""
+    """Row i of a named tuple of tensors as a batch of one. It is a copy: a view would keep all rows in memory."""
     return type(parts)(*(_each(lambda part: part[i : i + 1].clone(), part) for part in parts))
 
 
@@ -228,7 +229,7 @@ def _joined(rows: Sequence[Parts]) -> Parts:
 
 
 def _each(work: Callable[..., Tensor], *parts: Any) -> Any:
-    """``work`` on tensors, or on those of dicts by name; None stays None."""
+    """Applies ``work`` to tensors, or to the tensors of dicts by name; None stays None."""
     if isinstance(parts[0], dict):
         return {name: work(*(part[name] for part in parts)) for name in parts[0]}
     return None if parts[0] is None else work(*parts)

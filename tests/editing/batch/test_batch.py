@@ -181,10 +181,10 @@ GOOD = {"id": "a", "image": "a.png", "instruction": "melt it"}
 @pytest.mark.parametrize(
     "fields, said",
     [
-        ([], "row 1 is no JSON object"),
+        ([], "row 1 is not a JSON object"),
         ({**GOOD, "id": None}, "no id"),
-        ({**GOOD, "id": True}, "id True is no text"),
-        ({**GOOD, "id": "a\ud800"}, "is no text"),
+        ({**GOOD, "id": True}, "id True is not valid text"),
+        ({**GOOD, "id": "a\ud800"}, "is not valid text"),
         ({**GOOD, "sed": 1}, "unknown field 'sed'"),
         ({**GOOD, "seed": -1}, "seed -1 is not from 0 to 4294967295"),
         ({**GOOD, "seed": "one"}, "seed 'one' is not a whole number"),
@@ -196,7 +196,7 @@ GOOD = {"id": "a", "image": "a.png", "instruction": "melt it"}
         ({**GOOD, "instruction": "  "}, "instruction '  ' is empty"),
         ({**GOOD, "instruction": "a\0b"}, "instruction"),
         ({"id": "a", "instruction": "melt it"}, "no image"),
-        ({**GOOD, "image": 3}, "image 3 is no path"),
+        ({**GOOD, "image": 3}, "image 3 is not a path"),
     ],
 )
 def test_what_is_wrong_with_a_row(fields, said):
@@ -221,7 +221,7 @@ def test_jobs_of_every_kind_are_the_same(tmp_path):
     parquet.write_table(pyarrow.Table.from_pylist([dict.fromkeys(names) | g for g in given]), tmp_path / "j.parquet")
     found = [[vars(row) for row in read(tmp_path / f"j.{kind}")] for kind in ("jsonl", "csv", "parquet")]
     assert found[0] == found[1] == found[2]
-    assert [r["error"] for r in found[0]] == ["", "", "id 'a' is that of an earlier row"]
+    assert [r["error"] for r in found[0]] == ["", "", "id 'a' is already used by an earlier row"]
     assert found[0][0]["variants"] == (0, 1) and found[0][0]["reasoning"] is True and found[0][0]["seed"] == 3
     assert found[0][1]["image"] == tmp_path / "b/ü.png"
 
@@ -276,6 +276,7 @@ def test_bad_rows_stop_nothing(command, rows, pictures, tmp_path):
     assert [card["groups"]["status"] for card in shown] == ["failed"] * 6 + ["made"] * 3
     assert shown[-1]["id"] == "../<b>"
     assert [name for name, _ in shown[-1]["pictures"]] == ["source", "result"]
+    assert shown[0]["wrong"] == status[1, 0]["error"] and rows[1]["instruction"] in shown[-1]["words"]
 
 
 def test_the_same_command_goes_on(command, rows, tmp_path):
@@ -316,7 +317,7 @@ def test_a_changed_job_is_noticed(command, rows, tmp_path):
         ("no.jsonl", [], "cannot be read: No such file"),
         ("jobs.txt", [], "must be a folder of pictures or end in one of .jsonl, .csv, .parquet"),
         (".", [], "--instruction"),
-        (".", ["--instruction", "melt it"], "holds no pictures"),
+        (".", ["--instruction", "melt it"], "has no pictures"),
     ],
 )
 def test_a_wrong_call(command, jobs, args, said, tmp_path):

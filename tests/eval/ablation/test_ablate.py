@@ -1,4 +1,4 @@
-"""Ablations: plans, shared runs, equal starts, a variant that fails, a kill in the middle, and the table's numbers."""
+"""Ablations: plans, shared runs, equal initial weights, a failing variant, a kill, and the numbers of the table."""
 
 import json
 import os
@@ -29,13 +29,13 @@ NO_CME = {"ablated_part": "CME", "action": "REMOVE", "overrides": ["model.cme=nu
 FAILS = {
     "ablated_part": "weight of L_MLLM",
     "action": "REPLACE",
-    "replacement": "no number",
+    "replacement": "NaN",
     "overrides": ["train.lm_weight=.nan", "train.bad_steps=1"],
 }
 
 
 def write_plan(folder, overrides, *studies, seeds=(0, 1), **budget):
-    """plan.yaml of these studies, with the same metrics and seeds."""
+    """Writes plan.yaml with these studies, all with the same metrics and seeds, and budget.yaml."""
     budget = {"config": "tiny", "overrides": [*overrides, *BUDGET], "data": "test", "limit": 3} | budget
     (folder / "budget.yaml").write_text(yaml.safe_dump(budget))
     common = {"metrics": ["outcome", "L1 inside"], "seeds": list(seeds)}
@@ -52,8 +52,8 @@ def refused(plan, folder):
 
 
 def test_shipped_plans_compare_with_one_full_model(tmp_path, monkeypatch):
-    """Their runs share a budget, every variant builds, and only what a study names differs. What an MLLM that says all
-    stands against is the same in all else, and reads the sentence, too."""
+    """Their runs share a budget, every variant builds, and only what a study names differs. The full model of
+    ``instruction_summary`` also reads the sentence, and differs from its variant in the MLLM alone."""
     names = ["components", "img_tokens", "instruction_summary", "source", "visual_branches", "visual_guidance"]
     assert shipped() == names
     monkeypatch.chdir(tmp_path)
@@ -128,7 +128,7 @@ def test_the_summarys_numbers():
     assert change["mean"] == pytest.approx(-0.3) and change["n"] == 1 and change["low"] is None
 
 
-def test_mistakes_in_a_plan_are_said_before_anything_is_trained(overrides, tmp_path):
+def test_mistakes_in_a_plan_are_reported_before_training(overrides, tmp_path):
     assert "neither a shipped plan (components, img_tokens" in refused("componets", tmp_path)
     assert "does not exist" in refused(tmp_path / "no.yaml", tmp_path)
     assert "action 'DROP' is not one of REMOVE, REPLACE" in refused(
@@ -157,24 +157,24 @@ def command(plan, out, *more):
 
 
 @pytest.mark.long
-def test_a_plan_is_carried_out_killed_and_carried_on(overrides, tmp_path):
-    """Two variants and one that fails, two seeds each; the command is killed in its second run."""
+def test_a_plan_is_killed_and_resumed(overrides, tmp_path):
+    """Two variants with two seeds each, and one that fails. The command is killed during its second run."""
     plan, out = write_plan(tmp_path, overrides, NO_CME, FAILS | {"seeds": [0]}), tmp_path / "out"
     process = command(plan, out)
     while len(list(out.glob("runs/*/log.jsonl"))) < 2:
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)  # the training that it started lives on, and is waited for
+    process.send_signal(signal.SIGKILL)  # the training that it started continues, and the next command waits for it
     process.wait()
     (done,) = out.glob("runs/*/result-*.json")
     before = done.stat().st_mtime_ns
 
     process = command(plan, out)
     stdout, stderr = process.communicate()
-    assert process.returncode == 1 and "1 of 5 runs failed (REPLACE weight of L_MLLM: no number, seed 0)" in stderr
+    assert process.returncode == 1 and "1 of 5 runs failed (REPLACE weight of L_MLLM: NaN, seed 0)" in stderr
     assert done.stat().st_mtime_ns == before and "being trained by another" not in stderr and not stdout
     table = (out / "plan.md").read_text()
-    assert "failed: REPLACE weight of L_MLLM: no number, seed 0: exit code 1: error: training diverged" in table
+    assert "failed: REPLACE weight of L_MLLM: NaN, seed 0: exit code 1: error: training diverged" in table
     assert (out / "plan.png").is_file()
 
     found = json.loads((out / "plan.json").read_text())
@@ -199,7 +199,7 @@ def test_a_plan_is_carried_out_killed_and_carried_on(overrides, tmp_path):
 
 
 def by_hand(folder: Path, budget) -> float:
-    """The mean absolute difference inside the mask, over records."""
+    """The mean absolute difference from the target inside the mask, averaged over records."""
     import numpy as np
     from PIL import Image
 
@@ -217,8 +217,8 @@ def by_hand(folder: Path, budget) -> float:
 
 @pytest.mark.long
 def test_a_plan_on_ray(overrides, tmp_path, monkeypatch):
-    """Two runs at a time come to the local executor's numbers; one that fails stops no other, and either executor takes
-    what the other one did."""
+    """Parallel runs on Ray give the same numbers as the local executor. A failing run does not stop the others. Either
+    executor reuses the runs of the other."""
     pytest.importorskip("ray")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # or they starve beside whatever else runs here
     monkeypatch.chdir(tmp_path)  # the plan's paths start here, in Ray's processes, too
@@ -227,8 +227,8 @@ def test_a_plan_on_ray(overrides, tmp_path, monkeypatch):
     plan = write_plan(tmp_path, words, NO_CME, FAILS | {"seeds": [0]})
     process = command(plan, "ray", "--executor", "ray")
     _, stderr = process.communicate()
-    assert process.returncode == 1 and "1 of 5 runs failed (REPLACE weight of L_MLLM: no number, seed 0)" in stderr
-    failed = "failed: REPLACE weight of L_MLLM: no number, seed 0: exit code 1: error: training diverged"
+    assert process.returncode == 1 and "1 of 5 runs failed (REPLACE weight of L_MLLM: NaN, seed 0)" in stderr
+    failed = "failed: REPLACE weight of L_MLLM: NaN, seed 0: exit code 1: error: training diverged"
     assert failed in Path("ray/plan.md").read_text()
     *by_ray, _ = json.loads(Path("ray/plan.json").read_text())["rows"]
 

@@ -19,13 +19,13 @@ THEIRS = '''
 import numpy as np
 from PIL import Image
 
-from reasonbrain.data.records import Record
+from reasonbrain.data.record import Record
 from reasonbrain.eval.evaluation.benchmarks import Benchmark
 from reasonbrain.eval.evaluation.metrics import Metric
 
 
 class Greys:
-    """Squares, each to be made as bright as its number says."""
+    """Blue squares that are to become grey, each of a brightness of its own."""
 
     def __init__(self, count):
         self.count = count

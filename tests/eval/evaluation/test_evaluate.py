@@ -1,4 +1,4 @@
-"""The eval command and its report: whose edits, which records, how sure, what a reader sees."""
+"""The eval command and its report: edits, records, intervals, significance, and the page."""
 
 import json
 
@@ -9,7 +9,7 @@ from galleries import Page
 from PIL import Image
 
 from reasonbrain.cli import main
-from reasonbrain.data.records import Record
+from reasonbrain.data.record import Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.eval.evaluation import page
 from reasonbrain.eval.evaluation.against import Other
@@ -25,7 +25,7 @@ MINI = ("eval", "--benchmark", "mini", "--data", "test", "--limit", "8")
 
 @pytest.fixture(autouse=True)
 def quiet(monkeypatch):
-    """The command silences transformers before it is imported, which here it already is."""
+    """The command silences transformers before importing it, but here it is imported already."""
     monkeypatch.setattr("transformers.utils.logging._tqdm_active", False)
 
 
@@ -34,7 +34,7 @@ def run(*args):
 
 
 def ok(output, *args):
-    """The report of a command that went well."""
+    """The report of a command that must succeed."""
     result = run(*args, "-o", output)
     assert result.exit_code == 0, result.stderr or result.exception
     return json.loads((output / "report.json").read_text())
@@ -54,7 +54,7 @@ def records():
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory, records):
-    """Edits of another system: the true targets under noise, more of it in each."""
+    """Edits of another system: the true targets under noise, which increases from record to record."""
     folder = tmp_path_factory.mktemp("theirs")
     rng = np.random.default_rng(0)
     for i in range(8):
@@ -87,12 +87,12 @@ def test_another_systems_edits(theirs, records, tmp_path):
     assert {t["group"] for t in found["tables"]} == {"all", "category", "kind"}
 
 
-def test_missing_and_unreadable_edits_are_told_and_not_scored(theirs, records, tmp_path):
+def test_missing_and_unreadable_edits_are_reported_and_not_scored(theirs, records, tmp_path):
     ids = [records[i].id for i in range(8)]
     for name in ids[2:]:
         (tmp_path / f"{name}.png").write_bytes((theirs / f"{name}.png").read_bytes())
     Image.open(theirs / f"{ids[3]}.png").save(tmp_path / f"{ids[3]}.webp", lossless=True)
-    (tmp_path / f"{ids[3]}.png").unlink()  # a picture of any format
+    (tmp_path / f"{ids[3]}.png").unlink()  # another format
     (tmp_path / f"{ids[4]}.png").write_text("no picture")
     found = ok(tmp_path / "report", *MINI, "--edits", tmp_path)
     assert found["missing"] == ids[:2] and list(found["unreadable"]) == [ids[4]]
@@ -128,7 +128,7 @@ def test_the_same_command_writes_the_same_bytes(theirs, tmp_path):
 
 
 def test_edits_are_made_once(checkpoint, tmp_path):
-    """One that is there stays; one that is not is made as it would have been."""
+    """An existing edit is kept; a missing one is made as it would have been made at first."""
     command = ("eval", "--benchmark", "mini", "--data", "test", "--checkpoint", checkpoint)
     first = ok(tmp_path, *command, "--limit", "2")
     kept = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in (tmp_path / "edits").glob("*.png")}
@@ -146,7 +146,7 @@ def test_edits_are_made_once(checkpoint, tmp_path):
     assert "another edit:" in refused(*command, "-o", tmp_path, "edit.steps=2")
 
 
-def test_a_trained_model_is_another(model, settings, tmp_path, records):
+def test_edits_of_a_model_with_other_weights_are_refused(model, settings, tmp_path, records):
     pipe = ReasonBrainPipeline.from_model(model, settings())
     Edits(tmp_path, pipe)
     part = next(iter(pipe.model.parts.values()))
@@ -187,7 +187,7 @@ def split(tmp_path_factory):
 
 @pytest.fixture
 def on_manifest(split, parts, monkeypatch):
-    """The benchmark ``manifest`` with the tiny CLIP, and with a DINO that is nowhere."""
+    """The benchmark ``manifest`` with the tiny CLIP, and with a DINO that does not exist."""
     for name, value in (
         ("metrics", ("L1", "CLIP-I", "DINO")),
         ("clip", str(parts / "clip")),
@@ -197,7 +197,7 @@ def on_manifest(split, parts, monkeypatch):
     return ("eval", "--benchmark", "manifest", "--data", split / "manifest.jsonl", "--edits", split / "edits")
 
 
-def test_a_network_that_cannot_be_had_is_reported(on_manifest, parts, tmp_path):
+def test_a_network_that_cannot_be_loaded_is_reported(on_manifest, parts, tmp_path):
     found = ok(tmp_path, *on_manifest)
     assert list(found["unavailable"]) == ["DINO"] and found["networks"] == {"clip": str(parts / "clip")}
     assert {"L1", "CLIP-I"} <= set(found["tables"][0]["scores"]) and "DINO" not in found["tables"][0]["scores"]
@@ -234,7 +234,7 @@ def test_mistakes_are_one_line(theirs, split, tmp_path):
 
 
 def test_pictures_are_read_whole(tmp_path):
-    """Wide ones too, of sides that no model takes: another system's edits are not cut."""
+    """Pictures of any size are not cropped: the edits may come from another system."""
     wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (33, 131, 3), dtype=np.uint8))
     wide.save(tmp_path / "a.png")
     row = {"id": "a", "src_image": "a.png", "tgt_image": "a.png", "instruction": "what if"}
@@ -270,7 +270,7 @@ def test_the_page(theirs, tmp_path):
     assert f"{found['tables'][0]['scores']['L1']['systems']['edits']['mean']:.4g}" in " ".join(shown.text)
 
 
-def test_texts_are_shown_and_never_run(theirs, records, tmp_path):
+def test_texts_are_shown_and_never_executed(theirs, records, tmp_path):
     found = ok(tmp_path, *MINI, "--edits", theirs)
     found["records"][0] |= {"instruction": HOSTILE, "id": HOSTILE}
     found["records"][0]["groups"]["category"] = HOSTILE

@@ -1,6 +1,6 @@
-"""Judged metrics against a real HTTP endpoint that answers in OpenAI's format: what is asked, kept, scored and refused.
+"""Judged metrics against a real HTTP endpoint in OpenAI's format: questions, cached answers, scores, errors.
 
-Most tests talk to a small server here that says what it is told to; one to `transformers serve` with a random LLaVA."""
+Most tests use a small server in this file with given answers; one uses `transformers serve` with a random LLaVA."""
 
 import base64
 import io
@@ -22,7 +22,7 @@ from PIL import Image
 
 from reasonbrain import configs
 from reasonbrain.cli import main
-from reasonbrain.data.records import Record
+from reasonbrain.data.record import Record
 from reasonbrain.eval.evaluation import judged
 from reasonbrain.eval.evaluation.judged import JUDGED, read_score, rise_accuracy, rise_score
 from reasonbrain.modules.data.reasonmini import benchmark as mini
@@ -33,7 +33,7 @@ RED, GREEN, BLUE = (Image.new("RGB", (12, 8), c) for c in ("red", "green", "blue
 
 
 class Server(ThreadingHTTPServer):
-    """``say(question, number of the request)``: the answer's text, an HTTP state to fail with, or a whole body."""
+    """``say(question, number of the request)``: the answer's text, an HTTP error status, or a whole body."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -88,7 +88,7 @@ def endpoint(monkeypatch):
 
 @pytest.fixture(scope="module")
 def edits(tmp_path_factory):
-    """Of four records of ReasonMini: the true targets."""
+    """Edits of four records of ReasonMini: the true targets."""
     folder, records = tmp_path_factory.mktemp("edits"), mini.MiniSplits("test", 4)
     for i in range(4):
         records[i].target.save(folder / f"{records[i].id}.png")
@@ -178,7 +178,7 @@ def test_risebenchs_score_and_accuracy(of, scores, score, accuracy):
 
 
 def asked(name, of):
-    """What is shown, what is said to be expected, which answers there are."""
+    """Of a question: the pictures shown, the expected result, the valid answers."""
     question = JUDGED[name].ask(of)
     return question and (question.shown, question.facts.get("Expected result"), list(question.values))
 
@@ -228,7 +228,7 @@ def test_what_is_sent(endpoint, tmp_path, monkeypatch):
 
 
 def test_an_answer_is_asked_for_once(endpoint, tmp_path):
-    """Another model, question, picture, caption or order is another question."""
+    """A question with another model, text, picture, caption or order of pictures is asked anew."""
     ask = Endpoint(endpoint.url, "m", tmp_path).ask
     for _ in range(2):
         ask("Why?", {"a": RED, "b": BLUE})
@@ -243,14 +243,14 @@ def test_an_answer_is_asked_for_once(endpoint, tmp_path):
     assert len(endpoint.requests) == len(list(tmp_path.glob("*.json"))) == 6
 
 
-def test_what_fails_for_a_moment_is_asked_again(endpoint, tmp_path):
+def test_a_temporary_error_is_retried(endpoint, tmp_path):
     endpoint.say = lambda question, n: {1: 500, 2: 429, 3: 503}.get(n, "score: 5")
     assert Endpoint(endpoint.url, "m", tmp_path).ask("Why?", {"a": RED}) == "score: 5"
     assert len(endpoint.requests) == 4
 
 
 def test_a_report_with_a_judge(endpoint, edits, tmp_path):
-    """Scores are those that were said; what is no answer, or none at all, is counted, shown, and not scored."""
+    """Answers become scores. Unparsable answers and failed calls are counted, reported, and not scored."""
     records = mini.MiniSplits("test", 4)
     says = dict(
         zip((records[i].instructions[0] for i in range(4)), (["1", "10"], ["0", "7"], ["2", "x"], 400), strict=True)
@@ -279,13 +279,13 @@ def test_a_report_with_a_judge(endpoint, edits, tmp_path):
     asked = len(endpoint.requests)
     endpoint.say = lambda question, n: "score: 1"
     again = report(run(endpoint.url, edits, tmp_path), tmp_path)
-    assert len(endpoint.requests) == asked + 2 and again["judged"]["Ins-Align"]["failed"] == []  # what failed, no more
+    assert len(endpoint.requests) == asked + 2 and again["judged"]["Ins-Align"]["failed"] == []  # only failed calls
     assert "is of other networks" in refused(
         run(endpoint.url, edits, tmp_path, "--metric", "L1", "--against", tmp_path)
     )
 
 
-def test_a_run_that_was_cut_off_goes_on(endpoint, edits, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes(endpoint, edits, tmp_path, monkeypatch):
     monkeypatch.setattr(judged, "THREADS", 1)
     endpoint.say = lambda question, n: "score: 1" if n <= 3 else 401
     said = refused(run(endpoint.url, edits, tmp_path))
@@ -299,7 +299,7 @@ def test_a_run_that_was_cut_off_goes_on(endpoint, edits, tmp_path, monkeypatch):
 
 
 def test_risebench_from_its_files(endpoint, tmp_path):
-    """Pictures of any size; the score is made of the parts also where these are not asked for by name."""
+    """Pictures of any size. The score is computed from its parts, also if these are not requested by name."""
     data, edits = tmp_path / "data", tmp_path / "edits"
     edits.mkdir()
     (data / "logical_reasoning_images").mkdir(parents=True)
@@ -333,7 +333,7 @@ def test_mistakes_are_one_line(endpoint, edits, tmp_path, monkeypatch):
         assert f"all 8 calls to the judge failed; the last: endpoint '{endpoint.url}', model 'm': {state} " in refused(
             run(endpoint.url, edits, tmp_path)
         )
-    endpoint.say = lambda question, n: {"error": {"message": "no such route"}}  # as some say, with state 200
+    endpoint.say = lambda question, n: {"error": {"message": "no such route"}}  # with status 200, as some servers do
     assert "model 'm': the answer is not in OpenAI's format" in refused(run(endpoint.url, edits, tmp_path))
     assert not list((tmp_path / "answers").iterdir())
     assert "must be given together, not 'm' alone" in refused(run("", edits, tmp_path))
@@ -343,7 +343,7 @@ def test_mistakes_are_one_line(endpoint, edits, tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
-    """A tiny LLaVA of random weights, served by transformers: its folder, which is its name, and its URL."""
+    """A tiny LLaVA of random weights, served by transformers: its folder, which is its name, and the URL."""
     import torch
     from transformers import (
         AutoTokenizer,

@@ -1,5 +1,5 @@
-"""Every metric against a computation of its own, on whole pictures and in regions. The networks are tiny and untrained:
-there are no published weights here."""
+"""Every metric against an independent computation, on whole pictures and in regions. The networks are tiny and
+untrained, as no published weights are available to the tests."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel, ViTConfig, ViTModel
 
-from reasonbrain.data.records import Record
+from reasonbrain.data.record import Record
 from reasonbrain.eval.evaluation.metrics import METRICS, TOP_PSNR, look_at, scores
 from reasonbrain.eval.evaluation.networks import Models
 
@@ -105,7 +105,7 @@ def test_equal_pictures_have_finite_scores(case, models):
 
 @torch.no_grad()
 def clip_image(folder, image):
-    """By hand, but for the network itself."""
+    """CLIP's image embedding with its own preprocessing."""
     model = CLIPModel.from_pretrained(folder)
     side = model.config.vision_config.image_size
     scale = side / min(image.size)
@@ -141,7 +141,7 @@ def test_clip(case, mask, models, parts):
 
 
 def test_clip_score_is_torchmetrics(case, models, parts):
-    """torchmetrics 1.9 takes what transformers 4 answered; this brings it from transformers 5."""
+    """torchmetrics 1.9 expects the return values of transformers 4; this adapts those of transformers 5."""
 
     class Before(CLIPModel):
         def get_image_features(self, *args):
@@ -196,14 +196,14 @@ def test_the_background_as_smartedit_measures_it(case, mask, models):
     assert found["SSIM of background"] == pytest.approx(ssim.item(), abs=1e-5)
 
 
-def test_the_object_as_smartedit_cuts_it_out(case, models, parts):
+def test_the_object_as_smartedit_crops_it(case, models, parts):
     box = case.edit.crop((20, 14, 43, 29))  # the mask's last row and column are left out there
     score = 100 * float(clip_image(parts / "clip", box) @ clip_text(parts / "clip", "red candle"))
     found = measure(case, models, "CLIP Score of object")
     assert found == {"CLIP Score of object": pytest.approx(max(score, 0), abs=1e-3)}
 
 
-def test_what_is_measured_outside_does_not_see_inside(case, mask, models):
+def test_scores_outside_do_not_depend_on_the_inside(case, mask, models):
     names = ("L1", "L2", "PSNR", "CLIP-I", "DINO", "CLIP direction")
     painted = np.asarray(case.edit).copy()
     painted[mask] = (255, 0, 200)
@@ -224,7 +224,7 @@ def test_an_edit_is_compared_at_the_targets_size(case, models):
     assert {i.size for i in (square.edit, square.source, square.target)} == {(32, 32)} and square.mask.shape == (32, 32)
 
 
-def test_what_a_record_lacks_is_not_measured(case, models):
+def test_metrics_whose_inputs_are_missing_are_none(case, models):
     bare = look_at(Record("b", noise(1), None, ["what if"]), noise(3))
     found = measure(bare, models, *(n for n in METRICS if "LPIPS" not in n))
     known = {name for name, value in found.items() if value is not None}
@@ -234,7 +234,7 @@ def test_what_a_record_lacks_is_not_measured(case, models):
     assert found["L1 outside"] is None and found["SSIM outside"] is None and found["L1 inside"] == found["L1"]
 
 
-def test_a_network_that_is_none_is_told(parts, vit, tmp_path):
+def test_a_wrong_network_is_reported(parts, vit, tmp_path):
     assert Models(str(parts / "clip"), str(vit)).missing("dino") is None
     assert "cannot be loaded" in Models(clip=str(tmp_path)).missing("clip")
     assert "the model is a clip, not a vit" in Models(dino=str(parts / "clip")).missing("dino")
@@ -242,7 +242,7 @@ def test_a_network_that_is_none_is_told(parts, vit, tmp_path):
 
 
 def test_lpips(case, mask, vit, tmp_path, monkeypatch):
-    """By hand from AlexNet's features and the linear layers that torchmetrics ships; AlexNet's weights are random."""
+    """Computed from AlexNet's features and the linear layers that torchmetrics ships. AlexNet's weights are random."""
     try:
         from torchvision.models import AlexNet_Weights, alexnet
     except (ImportError, RuntimeError):  # not there, or not built for this torch

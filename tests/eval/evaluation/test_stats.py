@@ -1,4 +1,4 @@
-"""The statistics against what is known without them."""
+"""The statistics against theory and enumeration."""
 
 from itertools import product
 
@@ -53,6 +53,6 @@ def test_the_paired_test_sees_a_difference_and_no_other():
 
 
 def test_holm():
-    """Smallest times 4, next times 3, ...; never below the one before, never above 1."""
+    """The smallest p times 4, the next times 3, ...; monotonic and at most 1."""
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([]) == []

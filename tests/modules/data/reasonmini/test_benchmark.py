@@ -1,4 +1,4 @@
-"""The embedded default on ReasonMini, by the command that measures it."""
+"""The embedded default on ReasonMini, measured by the eval command."""
 
 import json
 
@@ -34,7 +34,7 @@ def means(folder):
 
 
 def test_the_embedded_default_does_what_is_asked(means):
-    """One record of each kind, never trained on. Untrained or broken weights pass next to nothing."""
+    """One record of each kind, never trained on. Untrained or broken weights pass almost no check."""
     edits = means["edits"]
     assert edits["outcome"] >= 0.9
     assert edits["L1 outside"] <= 0.01
@@ -42,7 +42,7 @@ def test_the_embedded_default_does_what_is_asked(means):
 
 
 def test_the_instruction_is_needed(means):
-    """Kinds share their scenes: a model that sees only the picture can be right once a scene, 16 times in 33."""
+    """Kinds share scenes: a model that sees only the picture can be right once per scene, 16 times in 33."""
     withheld = means["instruction withheld"]["outcome"]
     assert withheld <= len(scenes()) / len(kinds()) and withheld < 0.5 * means["edits"]["outcome"]
 
@@ -54,7 +54,7 @@ def test_the_baselines_are_what_they_are_called(means):
 
 
 def test_it_agrees_with_the_scores_of_a_written_split(folder, means, tmp_path):
-    """`reasonbrain data score` reads the same pictures from a folder and computes on its own."""
+    """`reasonbrain data score` reads the same pictures from a folder and computes the scores independently."""
     write_split("test", 33, mini.SEED, tmp_path / "split")
     scored = score(tmp_path / "split", folder / "edits")["edits"]
     ours = [means["edits"][name] for name in ("outcome", "L1 inside", "L1 outside")]

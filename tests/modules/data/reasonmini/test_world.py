@@ -18,7 +18,6 @@ from reasonbrain.modules.data.reasonmini.world import (
     CATEGORIES,
     SPLITS,
     Kind,
-    ReasonMini,
     held_out,
     kinds,
     make,
@@ -203,17 +202,6 @@ def test_the_mask_is_where_the_pictures_differ():
         assert sample.mask.shape == (64, 64) and sample.mask.any()
         assert (np.abs(source - target)[~sample.mask] <= 2).all()
         assert (np.abs(source - target)[sample.mask].max(-1) > 2).all()
-
-
-def test_the_data_set():
-    data = ReasonMini("test", count=5, seed=9)
-    assert len(data) == 5
-    assert [s.id for s in data] == [data[i].id for i in range(5)] == [make("test", i, 9).id for i in range(5)]
-    for index in (5, -1):
-        with pytest.raises(IndexError):
-            data[index]
-    with pytest.raises(ValueError, match="'tests' is not one of train, val"):
-        ReasonMini("tests")
 
 
 def test_the_words_belong_to_the_kinds():

@@ -17,11 +17,12 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -29,8 +30,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from reasonbrain.config.schema import Config, slot_config
-from reasonbrain.data.opening import fingerprint
-from reasonbrain.data.records import Record, Size, as_array, open_records
+from reasonbrain.data.opening import identity, open_records
+from reasonbrain.data.record import Record, Size
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.train.buckets import Buckets
@@ -85,7 +86,7 @@ class Ahead:
         return self.coming[number].result() if number in self.coming else self.read(number)
 
 
-class Features:
+class FeatureCache:
     """``features[number]``: the record of that number, prepared; the next one of its size where it cannot be read.
 
     Raises UserError for a bad record, unless ``data.skip_bad`` allows for it, and for a folder (``data.features``)
@@ -200,7 +201,8 @@ def compute(model: ReasonBrain, record: Record) -> Prepared:
     Raises UserError for a record without a target."""
     if record.target is None:
         raise UserError(f"record '{record.id}' has no target, so it cannot be trained on")
-    both = torch.from_numpy(as_array([record.source, record.target]))
+    pixels = np.stack([np.asarray(image.convert("RGB")) for image in (record.source, record.target)])
+    both = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
     device = model.device
     diffusion = model.slot("diffusion")
     images = both.to(device).float() / 255
@@ -224,10 +226,6 @@ def shards(records: int) -> int:
 def key(cfg: Config, model: ReasonBrain) -> dict[str, Any]:
     """What features depend on: the data, settings of the segmentation and of ``image_features``, and the weights that
     compute them."""
-    data = asdict(replace(cfg.data, features=None, skip_bad=False))
-    for part in (data, *data["mixture"]):
-        if part["path"]:
-            part["path"] = fingerprint(part["path"])
     weights = hashlib.blake2b(digest_size=16)
     for part in model.parts.values():
         for module in part.prepares().values():
@@ -237,7 +235,7 @@ def key(cfg: Config, model: ReasonBrain) -> dict[str, Any]:
     sources = segmenting.weight_sources if segmenting else ()
     region = {k: v for k, v in (slot_config(cfg.model, "frce.region") or {}).items() if k not in sources}
     settings = {slot: found for slot, part in model.prepared_slots().items() if (found := part.image_settings())}
-    return {"data": data, "region": region, "settings": settings, "weights": weights.hexdigest()}
+    return {"data": identity(cfg.data), "region": region, "settings": settings, "weights": weights.hexdigest()}
 
 
 def read_sizes(folder: Path) -> list[Size]:

@@ -1,46 +1,15 @@
-"""Training records: which kinds of ReasonMini take their turn, and how a manifest's pictures are cut."""
+"""How the pictures of training records are cut."""
 
 import json
-from collections import Counter
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageDraw
 
 from reasonbrain.config.schema import DataConfig
-from reasonbrain.data.records import MiniRecords, bucket_sizes, open_records
+from reasonbrain.data.crop import bucket_sizes
+from reasonbrain.data.opening import open_records
 from reasonbrain.errors import UserError
-from reasonbrain.modules.data.reasonmini.world import find_kind, kinds, make
-
-
-def test_without_turns_the_records_are_the_training_split():
-    records = MiniRecords(DataConfig(count=40))
-    for i in (0, 7, 39):
-        sample = make("train", i)
-        assert records[i].source.tobytes() == sample.source.tobytes() and sample.instruction in records[i].instructions
-
-
-def test_a_kind_takes_as_many_turns_as_it_is_given():
-    first, second, third = (kind.name for _, kind in kinds()[:3])
-    records = MiniRecords(DataConfig(turns={first: 3, second: 0}))
-    assert Counter(records.turns)[first] == 3 and second not in records.turns and Counter(records.turns)[third] == 1
-    told = {i: set(records[i].instructions) for i in range(4)}
-    phrasings = {name: find_kind(name)[1].phrasings for name in (first, third)}
-    assert all(len(told[i]) == len(phrasings[name]) for i, name in enumerate([first] * 3 + [third]))
-    pictures = [records[i].source.tobytes() for i in range(3)]
-    assert len(set(pictures)) == 3  # three records, not one thrice
-
-
-@pytest.mark.parametrize(
-    ("turns", "message"),
-    [
-        ({"seesaw_flies": 2}, "data.turns: ReasonMini has no kind 'seesaw_flies', but .*seesaw_released"),
-        ({"seesaw_released": -1}, "data.turns.seesaw_released is -1, but must be 0 or more"),
-    ],
-)
-def test_wrong_turns_are_named(turns, message):
-    with pytest.raises(UserError, match=message):
-        MiniRecords(DataConfig(turns=turns))
 
 
 @pytest.mark.parametrize(("size", "multiple"), [(1024, 16), (768, 16), (512, 16), (336, 16), (64, 8), (16, 8), (8, 8)])
@@ -55,7 +24,7 @@ def test_bucket_sizes_keep_to_the_budget(size, multiple):
 def test_the_usual_ratios_have_a_bucket():
     sizes = bucket_sizes(1024, 16)
     assert len(sizes) == 11 and {(832, 1248), (1248, 832), (1360, 768), (1408, 704)} <= set(sizes)
-    with pytest.raises(UserError, match="data.size: 1000 is no multiple of 16"):
+    with pytest.raises(UserError, match="data.size: 1000 is not a multiple of 16"):
         bucket_sizes(1000, 16)
 
 
@@ -126,6 +95,6 @@ def test_sizes_are_told_from_headers(tmp_path):
 def test_a_target_of_another_shape_is_named(tmp_path):
     shapes = [((90, 60), (60, 90)), ((1000, 667), (1024, 688))]  # the second is rounded to a multiple of 16
     records = write_manifest(tmp_path, [tuple(Image.new("RGB", s) for s in pair) for pair in shapes])
-    with pytest.raises(UserError, match="record 'r0': its source is 90x60 and its target 60x90"):
+    with pytest.raises(UserError, match="record 'r0': the source is 90x60 and the target 60x90"):
         records[0]
     assert records[1].source.size == records[1].target.size == (80, 48)

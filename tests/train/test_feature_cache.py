@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from reasonbrain import cli
 from reasonbrain.errors import UserError
-from reasonbrain.train import features as module
+from reasonbrain.train import feature_cache as module
 from reasonbrain.train.batches import Batches
-from reasonbrain.train.features import Ahead, Features
+from reasonbrain.train.feature_cache import Ahead, FeatureCache
 from reasonbrain.train.run import train
 from reasonbrain.utils.images import to_tensor
 
@@ -47,14 +47,14 @@ def test_a_run_that_reads_them_is_the_same_to_the_bit(settings, overrides, model
 
 
 def test_writing_goes_on_where_it_stopped(settings, model, tmp_path):
-    features = Features(settings("data.count=130"), model)
+    features = FeatureCache(settings("data.count=130"), model)
     features.write(tmp_path)
     before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
     files = ["000000.safetensors", "000001.safetensors", "000002.safetensors", "key.json", "sizes.json"]
     assert sorted(before) == files
     (tmp_path / "000001.safetensors").unlink()
     with pytest.raises(UserError, match="holds 2 of 3 files; finish it: reasonbrain data cache -o"):
-        Features(settings("data.count=130", f"data.features={tmp_path}"), model)
+        FeatureCache(settings("data.count=130", f"data.features={tmp_path}"), model)
     kept = (tmp_path / "000000.safetensors").stat().st_mtime_ns
     features.write(tmp_path)
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
@@ -62,26 +62,26 @@ def test_writing_goes_on_where_it_stopped(settings, model, tmp_path):
 
 
 def test_others_features_are_refused(settings, model, build, tmp_path):
-    Features(settings("data.count=2"), model).write(tmp_path)
+    FeatureCache(settings("data.count=2"), model).write(tmp_path)
     folder = f"data.features={tmp_path}"
-    assert Features(settings("data.count=2", folder), model)[0].id == "train-0-000000"
+    assert FeatureCache(settings("data.count=2", folder), model)[0].id == "train-0-000000"
     for change, named in (("data.seed=1", "data"), ("model.frce.region.max_regions=5", "region")):
         with pytest.raises(UserError, match=f"was made with another {named}"):
-            Features(settings("data.count=2", folder, change), model)
+            FeatureCache(settings("data.count=2", folder, change), model)
     with pytest.raises(UserError, match="was made with another settings"):
-        Features(settings("data.count=2", folder), build("model.encoders.layers=[-2,-1]"))
+        FeatureCache(settings("data.count=2", folder), build("model.encoders.layers=[-2,-1]"))
     for slot, path in WEIGHTS.items():
         other = build()
         other.slot(slot).get_parameter(path).data += 1
         with pytest.raises(UserError, match="was made with another weights"):
-            Features(settings("data.count=2", folder), other)
+            FeatureCache(settings("data.count=2", folder), other)
     other = build()  # what trains, and what reads words, had no part in them
     for slot, path in {"encoders": "image_adapter.bias", "mllm": "img_in"}.items():
         other.slot(slot).get_parameter(path).data += 1
     other.slot("encoders").clip.text_model.final_layer_norm.bias.data += 1
-    Features(settings("data.count=2", folder), other)
+    FeatureCache(settings("data.count=2", folder), other)
     with pytest.raises(UserError, match="is not a folder that `reasonbrain data cache` made"):
-        Features(settings("data.features=nowhere"), model)
+        FeatureCache(settings("data.features=nowhere"), model)
 
 
 def test_a_bad_record_stays_skipped(settings, model, tmp_path):
@@ -94,14 +94,14 @@ def test_a_bad_record_stays_skipped(settings, model, tmp_path):
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
     manifest = ["data.name=manifest", f"data.path={tmp_path / 'train.jsonl'}"]
     with pytest.raises(UserError, match="record 'r1'"):
-        Features(settings(*manifest), model).write(tmp_path / "f")
-    Features(settings(*manifest, "data.skip_bad=true"), model).write(tmp_path / "f")
-    found = Features(settings(*manifest, f"data.features={tmp_path / 'f'}"), model)
+        FeatureCache(settings(*manifest), model).write(tmp_path / "f")
+    FeatureCache(settings(*manifest, "data.skip_bad=true"), model).write(tmp_path / "f")
+    found = FeatureCache(settings(*manifest, f"data.features={tmp_path / 'f'}"), model)
     assert [found[i].id for i in range(3)] == ["r0", "r2", "r2"]
 
 
 def test_memory_is_bounded(settings, model, monkeypatch):
-    features = Features(settings("data.count=10"), model)
+    features = FeatureCache(settings("data.count=10"), model)
     monkeypatch.setattr(module, "MEMORY", 3 * features[0].bytes)
     assert [features[i].id for i in range(10)] == [f"train-0-{i:06d}" for i in range(10)]
     assert list(features.kept) == [7, 8, 9] and features.held == 3 * features[9].bytes
@@ -171,7 +171,7 @@ def test_reading_ahead_reads_once_and_keeps_errors_for_who_asks():
 def test_the_next_pass_is_read_while_one_computes(settings, model, tmp_path):
     """With a folder or without one, also within a step; the last batch is what another reader finds alone."""
     cfg = settings("data.count=40", "train.batch_size=4", "train.micro_batch=2")
-    Features(cfg, model).write(tmp_path)
+    FeatureCache(cfg, model).write(tmp_path)
     for folder in (None, str(tmp_path)):
         cfg.data.features = folder
         batches = Batches(cfg, model)

@@ -1,22 +1,13 @@
-"""Files, folders and keys that the documents name are there."""
+"""The folders that README maps and the keys that the documents name are there. (Links and paths: .ci/files.py.)"""
 
 import re
 from pathlib import Path
-
-import pytest
 
 from reasonbrain.config.reference import settings
 
 ROOT = Path(__file__).parents[2]
 LOG = {ROOT / "docs/log.md", ROOT / "CHANGELOG.md"}  # what they name is of its time
 DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "docs/slurm.sh"} - LOG)
-FOLDERS = "reasonbrain|modules|train|eval|configs|tests|docs"
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_path_is_there(document):
-    named = re.findall(rf"(?<![\w/.-])((?:{FOLDERS})/[\w/.-]*\w)", document.read_text())
-    assert not [path for path in named if not (ROOT / path).exists()]
 
 
 def test_the_map_of_the_folders_is_true():

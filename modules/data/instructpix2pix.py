@@ -1,0 +1,44 @@
+"""InstructPix2Pix (arXiv:2211.09800), published in two layouts: the authors' folders, and Parquet files on the Hub."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from reasonbrain.data.record import RawRecord
+from reasonbrain.modules.data.folders import Folder
+from reasonbrain.modules.data.parquet import Parquet
+
+
+class Pix2PixFolder(Folder):
+    """As its authors publish it: seeds.json with [[PROMPT, [SEED, ...]], ...], PROMPT/prompt.json ("edit", "input",
+    "output"), PROMPT/SEED_0.jpg and PROMPT/SEED_1.jpg, as read by edit_dataset.py of timothybrooks/instruct-pix2pix.
+    Every seed is a record."""
+
+    signs = ("seeds.json",)
+    layout = "seeds.json, PROMPT/prompt.json, PROMPT/SEED_0.jpg, PROMPT/SEED_1.jpg"
+
+    def find(self, path: Path) -> list[str]:
+        return [f"{prompt}/{seed}" for prompt, seeds in self.json("seeds.json") for seed in seeds]
+
+    def raw(self, index: int) -> RawRecord:
+        name = self.found[index]
+        record = name.replace("/", "-")
+        said = self.json(os.path.dirname(name) + "/prompt.json")
+        if not isinstance(said, dict) or not isinstance(said.get("edit"), str):
+            raise self.wrong(record, "prompt.json has no 'edit'")
+        source, target = (self.inside(name + end, record) for end in ("_0.jpg", "_1.jpg"))
+        captions = (str(said.get("input", "")), str(said.get("output", "")))
+        return RawRecord(record, source, target, [said["edit"]], captions=captions if any(captions) else None)
+
+
+class InstructPix2Pix(Parquet):
+    """On the Hub (timbrooks/instructpix2pix-clip-filtered), or the authors' folder."""
+
+    columns = ("original_image", "edit_prompt", "edited_image")
+    other_layouts = (Pix2PixFolder,)
+
+    def from_cells(self, cells: dict[str, Any], index: int) -> RawRecord:
+        captions = (cells.get("original_prompt") or "", cells.get("edited_prompt") or "")
+        return self.from_fields(cells | dict(zip(("source_caption", "target_caption"), captions, strict=True)), index)

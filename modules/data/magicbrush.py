@@ -1,0 +1,45 @@
+"""MagicBrush (arXiv:2306.10012). Its splits are published in two layouts: Parquet files, and a folder of sessions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from reasonbrain.data.reader import transparent
+from reasonbrain.data.record import RawRecord
+from reasonbrain.modules.data.folders import Folder
+from reasonbrain.modules.data.parquet import Parquet
+
+
+class MagicBrushSessions(Folder):
+    """The test split, a zip file when published: edit_sessions.json with {ID: [{"input", "mask", "output",
+    "instruction"}, ...]} and images/ID/<those names>, as read by edit_cli_single_multi_turn.py of
+    OSU-NLP-Group/MagicBrush. Masks as in the other splits."""
+
+    signs = ("edit_sessions.json",)
+    layout = "edit_sessions.json, images/ID/ID-input.png, images/ID/ID-output1.png"
+    mask = staticmethod(transparent)
+
+    def find(self, path: Path) -> list[tuple[str, int, dict[str, str]]]:
+        sessions = self.json("edit_sessions.json").items()
+        return [(name, n, dict(turn)) for name, turns in sessions for n, turn in enumerate(turns, 1)]
+
+    def raw(self, index: int) -> RawRecord:
+        session, number, turn = self.found[index]
+        named = {k: f"images/{session}/{turn[k]}" for k in ("input", "output", "mask") if turn.get(k)}
+        fields = {"source": named.get("input"), "target": named.get("output"), "mask": named.get("mask")}
+        return self.from_fields(fields | {"id": f"{session}-{number}", "instruction": turn.get("instruction")}, index)
+
+
+class MagicBrush(Parquet):
+    """The train and dev splits (osunlp/MagicBrush on the Hub), or the test split's folder. Each turn of a session is a
+    record; from turn 2 on ``source_img`` is the true edit of the turn before. ``mask_img`` is the source, transparent
+    where the edit may change it."""
+
+    columns = ("img_id", "turn_index", "source_img", "mask_img", "instruction", "target_img")
+    other_layouts = (MagicBrushSessions,)
+    mask = staticmethod(transparent)
+
+    def from_cells(self, cells: dict[str, Any], index: int) -> RawRecord:
+        named = {"id": f"{cells['img_id']}-{cells['turn_index']}", "mask": cells["mask_img"]}
+        return self.from_fields(cells | named, index)

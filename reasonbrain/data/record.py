@@ -1,0 +1,68 @@
+"""A record: a source picture and what is asked of it. What data sets, training and evaluation pass to each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+Size = tuple[int, int]  # width, height
+Picture = Path | bytes  # a file inside the data folder, or an encoded picture
+
+SCENARIOS = ("physical", "temporal", "causal", "story")
+"""The four reasoning scenarios of Reason50K (arXiv:2507.01908), the categories of its records."""
+
+
+@dataclass
+class Record:
+    """One record with its pictures decoded. A field that a data set does not have is None or empty."""
+
+    id: str
+    source: Image.Image
+    """RGB."""
+
+    target: Image.Image | None
+    """The true edit, RGB. None: the data set has none."""
+
+    instructions: Sequence[str]
+    """All wordings of the instruction. Training draws one of them at each use."""
+
+    objects: list[str] | None = None
+    """The key objects. None: they are found in the instruction."""
+
+    category: str = ""
+
+    mask: Image.Image | None = None
+    """"L", white where the edit may change the picture."""
+
+    captions: tuple[str, str] | None = None
+    """Captions of the source and of the target."""
+
+    notes: dict[str, str] = field(default_factory=dict)
+    """Further fields for a benchmark's metrics and its judge, under the benchmark's own names."""
+
+
+@dataclass
+class RawRecord:
+    """One record before its pictures are decoded. The fields are those of ``Record``."""
+
+    id: str
+    source: Picture
+    target: Picture | None
+    instructions: list[str]
+    objects: list[str] | None = None
+    category: str = ""
+    mask: Picture | None = None
+    captions: tuple[str, str] | None = None
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+class Records(Protocol):
+    """Numbered records, reached in any order."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Record: ...
