@@ -38,8 +38,8 @@ class ReasonBrain(nn.Module):
     ) -> ReasonBrain:
         """Builds every slot.
 
-        weights: False reads no weights (``Plugin.without_weights``): for the meta device, or to load other weights
-        afterwards. made: called with each slot and its plug-in before the next one is built.
+        weights: False builds published models untrained (``Plugin.without_weights``): for the meta device, or to load
+        other weights afterwards. made: called with each slot and its plug-in before the next one is built.
 
         Raises UserError for published weights that cannot be loaded."""
         slots = {}

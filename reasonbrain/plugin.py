@@ -45,6 +45,16 @@ class Plugin(ModelMixin, ConfigMixin):
     without_adapters: dict[str, Any] = {}  # parameters that build it once peft's adapters are merged into its weights
     _frozen: tuple[nn.Module, ...] = ()
 
+    @classmethod
+    def check_config(cls, parameters: Mapping[str, Any], model: ModelConfig) -> None:
+        """Raises UserError if the plug-in's ``parameters`` do not fit the other slots of ``model``. Called when a
+        configuration is read, before anything is built."""
+
+    @property
+    def reads_sentence(self) -> bool:
+        """Slot ``encoders``: whether the plug-in encodes ``Inputs.sentences``, which the MLLM then generates."""
+        return False
+
     # asked before a plug-in is built; params: the slot's parameters as configured
 
     @classmethod
@@ -95,16 +105,6 @@ class Plugin(ModelMixin, ConfigMixin):
                 f"give a folder or a hub id"
             )
         return source
-
-    @classmethod
-    def check_config(cls, parameters: Mapping[str, Any], model: ModelConfig) -> None:
-        """Raises UserError if the plug-in's ``parameters`` do not fit the other slots of ``model``. Called when a
-        configuration is read, before anything is built."""
-
-    @property
-    def reads_sentence(self) -> bool:
-        """Slot ``encoders``: whether the plug-in encodes ``Inputs.sentences``, which the MLLM then generates."""
-        return False
 
     def freeze(self, *modules: nn.Module) -> None:
         """Takes modules out of training, for good: no gradients, and always in eval mode."""

@@ -1,12 +1,9 @@
 """The registry: built-in plug-ins, decorators, and a third-party package found by its entry point."""
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
 
 import pytest
+from packages import install, run_with
 
 from reasonbrain import registry
 from reasonbrain.errors import UserError
@@ -99,32 +96,9 @@ def test_register_adds_a_plugin_and_knows_the_slots(monkeypatch):
 
 
 def test_a_third_party_package_adds_a_plugin(tmp_path, overrides):
-    source, target = tmp_path / "source", tmp_path / "site"
-    source.mkdir()
-    (source / "their_enhancer.py").write_text(THEIRS)
-    (source / "pyproject.toml").write_text(
-        textwrap.dedent("""
-        [build-system]
-        requires = ["setuptools"]
-        build-backend = "setuptools.build_meta"
-        [project]
-        name = "their-enhancer"
-        version = "1.0"
-        [project.entry-points."reasonbrain.modules"]
-        "cme:scaled" = "their_enhancer"
-        """)
-    )
-    install = ["pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation", "--target", target, source]
-    subprocess.run([sys.executable, "-m", *install], check=True, capture_output=True, timeout=60)
-    out = subprocess.run(
-        [sys.executable, "-c", USE, tmp_path / "saved", *overrides],
-        env={**os.environ, "PYTHONPATH": str(target), "TRANSFORMERS_VERBOSITY": "error"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert out.returncode == 0, out.stderr
-    assert json.loads(out.stdout.splitlines()[-1]) == {
+    env = install(tmp_path, "their_enhancer", THEIRS, "reasonbrain.modules", "cme:scaled", "their_enhancer")
+    out = run_with(env, USE, tmp_path / "saved", *overrides)
+    assert json.loads(out.splitlines()[-1]) == {
         "found": {"hybrid": "reasonbrain", "scaled": "their-enhancer"},
         "class": "their_enhancer",
         "same": True,

@@ -1,12 +1,10 @@
 """An MLLM that a third-party package brings, with parameters of its own names: it plans, benches, trains and edits."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
-from packages import install
+from packages import install, run_with
 from safetensors.torch import save_file
 
 THEIRS = '''
@@ -173,10 +171,8 @@ def test_it_plans_benches_trains_and_edits(tmp_path, overrides, records):
     sight = {"sight.weight": torch.randn(16, 3, 16, 16) * 0.1, "sight.bias": torch.zeros(16)}
     save_file({"table.weight": torch.randn(27, 16), **sight}, folder / "published.safetensors")
     records[0].source.save(tmp_path / "in.png")
-    argv = [sys.executable, "-c", USE, tmp_path, folder, tmp_path / "in.png", *overrides]
-    done = subprocess.run(argv, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    out = run_with(env, USE, tmp_path, folder, tmp_path / "in.png", *overrides, timeout=600)
+    found = json.loads(out.splitlines()[-1])
     trained = 27 * 16 + 2 * 2224 + (33 * 16) + (17 * 32) + 3 * 16 + 17 * 3
     assert found["parameters"] == {"all": trained + 3 * 16 * 16 * 16 + 16, "trained": trained}
     assert found["flops"][0] == found["flops"][1] > 0 and found["bench"] > 0

@@ -1,4 +1,4 @@
-"""A third-party package, made and installed in a test."""
+"""Third-party packages, made and installed for one test beside the environment."""
 
 import os
 import subprocess
@@ -26,3 +26,11 @@ def install(folder, module, source, group, name, target):
     install = ["pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation", "--target", site, package]
     subprocess.run([sys.executable, "-m", *install], check=True, capture_output=True, timeout=60)
     return {**os.environ, "PYTHONPATH": str(site), "TRANSFORMERS_VERBOSITY": "error"}
+
+
+def run_with(env, code, *args, timeout=60):
+    """Standard output of a Python process in ``env``."""
+    command = [sys.executable, "-c", code, *map(str, args)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=timeout)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
