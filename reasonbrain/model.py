@@ -39,8 +39,7 @@ class ReasonBrain(nn.Module):
         """Builds every slot.
 
         weights: False builds published models untrained (``Plugin.without_weights``): for the meta device, or to load
-        other weights afterwards. made: called with each slot and its plug-in before the next
-        one is built.
+        other weights afterwards. made: called with each slot and its plug-in before the next one is built.
 
         Raises UserError for published weights that cannot be loaded."""
         slots = {}

@@ -98,8 +98,8 @@ class Plugin(ModelMixin, ConfigMixin):
         default."""
 
     def needs_weights(self, source: str | None) -> str:
-        """``source``, the parameter that ``weight_sources`` names first. Raises UserError for None."""
-        if source is None:
+        """``source``, the parameter that ``weight_sources`` names first. Raises UserError if it is not given."""
+        if not source:
             raise UserError(
                 f"model.{self.slot}.{self.weight_sources[0]}: '{self.plugin_name}' needs published weights; "
                 f"give a folder or a hub id"

@@ -103,12 +103,16 @@ def test_prepare_finds_what_is_not_given(model, records):
     assert model.make_inputs(images, texts, regions=given).regions.dtype == torch.int64
 
 
-@pytest.mark.parametrize("null", [[f"model.{s}=null"] for s in SLOTS] + [ALL_NULL, ALL_NULL[:-1]], ids=str)
+NULLS = [[f"model.{s}=null"] for s in (*SLOTS, "frce")] + [ALL_NULL, ALL_NULL[:-1]]
+
+
+@pytest.mark.parametrize("null", NULLS, ids=str)
 def test_null_slots(build, settings, records, latents, tmp_path, null):
     """Loss, edit, save and load work without a slot, without any, and with nothing but FLUX."""
     torch.manual_seed(0)
     model = build(*null)
-    missing = {o.split("=")[0].removeprefix("model.") for o in null}
+    named = {o.split("=")[0].removeprefix("model.") for o in null}
+    missing = {slot for slot in SLOTS if {slot, slot.split(".")[0]} & named}
     assert {s for s in SLOTS if model.slot(s) is None} == missing
     images = to_tensor([r.source for r in records])
     inputs = model.make_inputs(images, [r.instruction for r in records])
@@ -132,11 +136,12 @@ def test_null_slots(build, settings, records, latents, tmp_path, null):
         assert torch.equal(edits[0], images[0])
 
 
-def test_null_of_a_trained_slot_keeps_the_rest(model, settings, tmp_path):
-    """A checkpoint can be loaded without one of its slots (ablation)."""
+@pytest.mark.parametrize("null", ["cme", "frce"])
+def test_null_of_a_trained_slot_keeps_the_rest(model, settings, tmp_path, null):
+    """A checkpoint can be loaded without one of its slots, or without FRCE as a whole (ablation)."""
     ReasonBrainPipeline.from_model(model, settings()).save_pretrained(tmp_path)
-    pipe = ReasonBrainPipeline.from_pretrained(tmp_path, ["model.cme=null"])
-    assert pipe.cme is None
+    pipe = ReasonBrainPipeline.from_pretrained(tmp_path, [f"model.{null}=null"])
+    assert {s for s in SLOTS if pipe.model.slot(s) is None} == {s for s in SLOTS if s.startswith(null)}
     for name, p in pipe.connector.named_parameters():
         assert torch.equal(p, model.slot("connector").get_parameter(name))
 

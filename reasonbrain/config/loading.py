@@ -25,6 +25,7 @@ from reasonbrain.config.schema import (
     TRACKERS,
     Config,
     DataConfig,
+    FrceConfig,
     ModelConfig,
     PartConfig,
     slot_config,
@@ -76,6 +77,7 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
 
     Raises UserError for an unknown key, plug-in or data set, and for a value of the wrong type."""
     raw = OmegaConf.create(raw)
+    _expand_null_frce(raw)
     _forget_data(raw, overrides)
     for text in overrides:
         key, equals, _ = text.partition("=")
@@ -83,6 +85,7 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
             raise UserError(f"override '{text}' is not of the form key=value, e.g. edit.steps=20 or model.cme=null")
         try:
             change = OmegaConf.from_dotlist([text])
+            _expand_null_frce(change)
             _check_keys(change, Config)
             slot = key.removeprefix("model.").removesuffix(".name")
             if slot in SLOTS and key.endswith(".name"):
@@ -104,6 +107,13 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
     _check_ranges(cfg)
     check_data(cfg, reads_data)
     return cfg
+
+
+def _expand_null_frce(node: DictConfig) -> None:
+    """Writes ``model.frce: null`` as what it means: all branches null."""
+    model = node.get("model")
+    if isinstance(model, DictConfig) and "frce" in model and model.frce is None:
+        model.frce = dict.fromkeys(FrceConfig.__annotations__)
 
 
 def check_slot(model: ModelConfig, slot: str) -> None:

@@ -17,7 +17,7 @@ FURTHER = {"further": True}  # marks the field that holds a section's further ke
 
 @dataclass
 class FrceConfig:
-    """The three branches of FRCE."""
+    """The three branches of FRCE. ``model.frce=null`` leaves out all of them."""
 
     patch: Slot = None
     """Patch branch: local visual cues from the image patches."""

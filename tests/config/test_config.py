@@ -27,6 +27,16 @@ def test_null_empties_a_slot():
     assert cfg.model.cme is None and cfg.model.frce.region is None and cfg.model.frce.patch is not None
 
 
+def test_a_null_frce_is_three_null_branches():
+    """As an override, in a file, and below an override that fills a branch again."""
+    branches = [f"model.frce.{branch}=null" for branch in ("patch", "region", "text")]
+    expected = load_config("tiny", branches)
+    assert load_config("tiny", ["model.frce=null"]) == expected
+    assert make_config({"model": {"frce": None}}) == make_config({}, branches)
+    filled = load_config("tiny", ["model.frce=null", "model.frce.text.name=id_controller"]).model.frce
+    assert (filled.patch, filled.region, filled.text) == (None, None, {"name": "id_controller"})
+
+
 def test_another_plugin_drops_the_old_ones_parameters():
     cfg = load_config("tiny", ["model.mllm.name=llava", "model.mllm.pretrained=x"])
     assert cfg.model.mllm == {"name": "llava", "pretrained": "x"}
@@ -79,7 +89,7 @@ def test_defaults_stand_alone():
         ("model.cme.width=64", ["model.cme.width"]),  # the model's, not the slot's
         ("model.cme=hybrid", ["model.cme", "null", "hybrid"]),
         ("model.frce.regions.name=sam", ["model.frce.regions", "did you mean 'region'"]),
-        ("model.frce=null", ["model.frce", "patch"]),
+        ("model.frce=3", ["model.frce", "patch"]),
         ("edit.steps", ["edit.steps", "key=value"]),
         ("=3", ["=3", "key=value"]),
     ],

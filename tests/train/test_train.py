@@ -22,6 +22,7 @@ from reasonbrain.train.batches import Batches, micro_batch
 from reasonbrain.train.building import build as start
 from reasonbrain.train.export import export
 from reasonbrain.train.feature_cache import FeatureCache
+from reasonbrain.train.planning.plan import plan
 from reasonbrain.train.run import table, train
 from reasonbrain.train.tiny.batches import augment
 
@@ -111,6 +112,20 @@ def test_a_run_of_another_model_is_refused(settings, tmp_path):
     for override in ("model.cme.blocks=2", "model.connector.queries=4", "model.cme=null"):
         with pytest.raises(UserError, match=r"model\."):
             train(settings(*QUICK, "train.steps=2", override), tmp_path)
+
+
+def test_training_and_planning_without_frce(settings, overrides, tmp_path):
+    """A run without FRCE, resumed; it is not resumed with FRCE."""
+    cfg = settings(*QUICK, "train.steps=1", "model.frce=null")
+    train(cfg, tmp_path)
+    cfg.train.steps = 2
+    train(cfg, tmp_path)
+    assert [line["step"] for line in losses(tmp_path)] == [1, 2]
+    assert not any("frce" in name for _, name, _ in checkpoints.read(checkpoints.last(tmp_path)))
+    with pytest.raises(UserError, match="model.frce.patch: checkpoint .* has null"):
+        train(settings(*QUICK, "train.steps=3"), tmp_path)
+    planned = plan("tiny", [*overrides, "model.frce=null", "train.optimizer=adamw_8bit"], 1, 24)
+    assert planned["parameters"]["frce.patch"] == {"all": 0, "trained": 0} and planned["rows"]
 
 
 def test_nothing_to_train(settings, tmp_path):
