@@ -105,7 +105,7 @@ def test_modules_lists_each_plugin_in_one_line():
     lines = ok("modules")
     rows = [line.split() for line in lines[1:-1]]
     assert [(r[0], r[1]) for r in rows] == [(p.slot, p.name) for p in plugins()]
-    assert {r[0] for r in rows} == set(SLOTS)
+    assert {r[0] for r in rows} == {*SLOTS, "data"}
     assert "null" in lines[-1]
     column = lines[0].index("MODULE")
     assert all(line[column - 1] == " " and line[column:].startswith("reasonbrain.") for line in lines[1:-1])

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from reasonbrain.config.reference import settings
+from reasonbrain.registry import plugin, plugin_parameters, plugins
 
 ROOT = Path(__file__).parents[2]
 LOG = {ROOT / "docs/log.md", ROOT / "CHANGELOG.md"}  # what they name is of its time
@@ -24,6 +25,7 @@ def test_the_map_of_the_folders_is_true():
 
 def test_every_key_is_there():
     known = [s.key for s in settings()]
+    known += [f"data.{key}" for info in plugins("data") for key in plugin_parameters(plugin("data", info.name))]
     for document in DOCUMENTS:
         for key in re.findall(r"(?<![\w.])(?:model|edit|data|train)(?:\.[a-z_0-9]+)+(?==)", document.read_text()):
             assert any(key == k or key.startswith(f"{k}.") for k in known), (document, key)

@@ -147,7 +147,7 @@ def test_a_configuration_is_read_once(model, settings, tmp_path, monkeypatch):
     load, make = OmegaConf.load, loading.make_config
     monkeypatch.setattr(OmegaConf, "load", lambda path: passed.update(["read"]) or load(path))
     for module in (loading, checkpoint):
-        monkeypatch.setattr(module, "make_config", lambda *args: passed.update(["made"]) or make(*args))
+        monkeypatch.setattr(module, "make_config", lambda *args, **more: passed.update(["made"]) or make(*args, **more))
     ReasonBrainPipeline.from_pretrained(tmp_path)
     assert passed == {"read": 1, "made": 1}
     pipe = ReasonBrainPipeline.from_pretrained(tmp_path, ["edit.steps=7"])

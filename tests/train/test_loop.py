@@ -237,11 +237,11 @@ def test_a_skipped_step_leaves_no_gradient_and_moves_no_average(tmp_path):
     before = {name: average.clone() for name, average in loop.engine.average.items()}
     weights = {name: p.detach().clone() for name, p in toy.named_parameters()}
 
-    def losses(step, part):
-        named = toy.losses(step, part)
-        return {k: v * (math.nan if part == 1 else 1) for k, v in named.items()}
+    def losses(batch):
+        of_toy, part = batch
+        return {k: v * (math.nan if part == 1 else 1) for k, v in toy.losses(of_toy).items()}
 
-    loop.fit(losses, parts=2)
+    loop.fit(lambda step, part: (toy.batches(step, part), part), losses, parts=2)
     assert loop.step == 1 and loop.skipped == 1
     assert all(p.grad is None or not p.grad.any() for p in toy.parameters())
     assert all(torch.equal(loop.engine.average[name], before[name]) for name in before)

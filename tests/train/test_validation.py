@@ -63,8 +63,10 @@ def test_pictures_are_source_edit_and_target(validation, tmp_path, wake, model):
 def test_records_are_prepared_outside_autocast(settings, model, tmp_path, monkeypatch):
     """Those of the losses and those of the pictures."""
     cfg = settings(*QUICK, "train.bf16=true")
-    validation, prepare, seen = Validation(cfg, model, Engine(model, cfg.train), tmp_path), model.prepare, []
-    monkeypatch.setattr(model, "prepare", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or prepare(*a))
+    validation, make_inputs, seen = Validation(cfg, model, Engine(model, cfg.train), tmp_path), model.make_inputs, []
+    monkeypatch.setattr(
+        model, "make_inputs", lambda *a: seen.append(torch.is_autocast_enabled("cpu")) or make_inputs(*a)
+    )
     validation.losses()
     validation.edits(1)
     assert seen == [False] * (len(validation.records) + PICTURES)
@@ -82,5 +84,5 @@ def test_a_run_trains_the_same_with_it(settings, tmp_path):
 
 
 def test_a_manifest_wants_one_of_its_own():
-    with pytest.raises(UserError, match="data.validation: train.validate_every needs a manifest"):
+    with pytest.raises(UserError, match="data.validation: train.validate_every needs data that is not trained on"):
         load_config("tiny", ["data.name=manifest", "data.path=x.jsonl", "train.validate_every=5"])

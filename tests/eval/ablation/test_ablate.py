@@ -36,7 +36,8 @@ FAILS = {
 
 def write_plan(folder, overrides, *studies, seeds=(0, 1), **budget):
     """Writes plan.yaml with these studies, all with the same metrics and seeds, and budget.yaml."""
-    budget = {"config": "tiny", "overrides": [*overrides, *BUDGET], "data": "test", "limit": 3} | budget
+    shared = {"config": "tiny", "overrides": [*overrides, *BUDGET], "benchmark": "mini"}
+    budget = {**shared, "data": "test", "limit": 3, **budget}
     (folder / "budget.yaml").write_text(yaml.safe_dump(budget))
     common = {"metrics": ["outcome", "L1 inside"], "seeds": list(seeds)}
     plan = {"budget": "budget.yaml", "studies": [common | study for study in studies]}
