@@ -14,7 +14,7 @@ import click
 from reasonbrain.cli import main
 from reasonbrain.config.reference import Setting, parameters, settings, summary
 from reasonbrain.config.schema import Config
-from reasonbrain.registry import SLOTS, plugin, plugins
+from reasonbrain.registry import KINDS, plugin, plugins
 
 MADE = "<!-- Made from docstrings by docs/reference/generate.py (`make reference`): change the docstrings instead. -->"
 
@@ -30,7 +30,8 @@ The parameters that a slot's plug-in takes are on the page [Plug-ins](plugins.md
 
 PLUGINS = """# Plug-ins
 
-The built-in plug-ins and their parameters, which are set with `model.<slot>.<key>=<value>`. Any slot can also be null.
+The built-in plug-ins and their parameters, which are set with `model.<slot>.<key>=<value>`, those of data sets with
+`data.<key>=<value>`. Any slot can also be null.
 `reasonbrain modules` lists the installed plug-ins, those of other packages included, and
 `reasonbrain modules SLOT:NAME` prints the parameters of one:
 
@@ -64,7 +65,7 @@ def configuration() -> str:
 def plugin_parameters() -> str:
     """The parameters of every built-in plug-in."""
     parts = [MADE, PLUGINS]
-    for slot in SLOTS:
+    for slot in KINDS:
         parts.append(f"## {slot}")
         for info in plugins(slot):
             if info.package == "reasonbrain":

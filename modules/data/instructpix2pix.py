@@ -34,7 +34,8 @@ class Pix2PixFolder(Folder):
 
 
 class InstructPix2Pix(Parquet):
-    """On the Hub (timbrooks/instructpix2pix-clip-filtered), or the authors' folder."""
+    """InstructPix2Pix (arXiv:2211.09800): timbrooks/instructpix2pix-clip-filtered on the Hub, or the authors' folder of
+    prompts, in which every seed is a record."""
 
     columns = ("original_image", "edit_prompt", "edited_image")
     other_layouts = (Pix2PixFolder,)

@@ -32,9 +32,9 @@ class MagicBrushSessions(Folder):
 
 
 class MagicBrush(Parquet):
-    """The train and dev splits (osunlp/MagicBrush on the Hub), or the test split's folder. Each turn of a session is a
-    record; from turn 2 on ``source_img`` is the true edit of the turn before. ``mask_img`` is the source, transparent
-    where the edit may change it."""
+    """MagicBrush (arXiv:2306.10012): the train and dev splits (osunlp/MagicBrush on the Hub), or the test split's
+    folder with edit_sessions.json. Each turn of a session is a record; from turn 2 on ``source_img`` is the true edit
+    of the turn before. ``mask_img`` is the source, transparent where the edit may change it."""
 
     columns = ("img_id", "turn_index", "source_img", "mask_img", "instruction", "target_img")
     other_layouts = (MagicBrushSessions,)

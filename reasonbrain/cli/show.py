@@ -7,13 +7,15 @@ import textwrap
 import click
 
 from reasonbrain.errors import UserError
-from reasonbrain.registry import SLOTS, plugins
+from reasonbrain.registry import KINDS, SLOTS, plugins
 
 
 @click.command()
 @click.argument("plugin", metavar="[SLOT:NAME]", required=False)
 def modules(plugin: str | None) -> None:
-    """List plug-ins, or the parameters of SLOT:NAME. A parameter is shown with type, default and meaning."""
+    """List plug-ins and data sets, or the parameters of SLOT:NAME, e.g. cme:hybrid or data:mini.
+
+    A parameter is shown with type, default and meaning."""
     if plugin:
         click.echo(describe(plugin))
         return
@@ -42,8 +44,8 @@ def describe(plugin: str) -> str:
 
     Raises UserError for a text of another form, and where there is no such plug-in."""
     slot, colon, name = plugin.partition(":")
-    if not colon or slot not in SLOTS:
-        raise UserError(f"'{plugin}' is not of the form SLOT:NAME, e.g. cme:hybrid; slots are {', '.join(SLOTS)}")
+    if not colon or slot not in KINDS:
+        raise UserError(f"'{plugin}' is not of the form SLOT:NAME, e.g. cme:hybrid; slots are {', '.join(KINDS)}")
     from reasonbrain.config.reference import parameters, summary
     from reasonbrain.registry import plugin as find
 
@@ -52,5 +54,5 @@ def describe(plugin: str) -> str:
     for p in parameters(cls):
         lines.append(f"{p.key}: {p.type} = {p.default}" if p.default else f"{p.key}: {p.type}")
         lines.append(textwrap.indent(textwrap.fill(p.meaning.replace("``", "`") or "(not documented)", 96), "    "))
-    lines += ["", f"Set one with model.{slot}.KEY=VALUE."]
+    lines += ["", f"Set one with {'model.' if slot in SLOTS else ''}{slot}.KEY=VALUE."]
     return "\n".join(lines)

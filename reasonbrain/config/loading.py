@@ -230,7 +230,7 @@ def _check_keys(node: Any, schema: type, where: str = "") -> None:
         if is_dataclass(hints.get(key)):
             path = f"{where}.{key}" if where else key
             if not isinstance(node.get(key), DictConfig):
-                raise UserError(f"{path}: must be a section with {', '.join(get_type_hints(hints[key]))}")
+                raise UserError(f"{path}: must be a section with {', '.join(_plain_keys(hints[key]))}")
             _check_keys(node[key], hints[key], path)
 
 

@@ -80,7 +80,7 @@ def test_defaults_stand_alone():
         ("train.batch_size=-4", ["train.batch_size", "-4"]),
         ("train.bf16=perhaps", ["train.bf16", "perhaps"]),
         ("train.lr=fast", ["train.lr", "fast"]),
-        ("data.name=maxi", ["data.name", "maxi", "manifest, mini"]),
+        ("data.name=maxi", ["data.name", "maxi", "manifest, mini", "or mixture"]),
         ("data.name=manifest", ["data.path"]),
         ("model.cme.name=hybrit", ["model.cme.name", "hybrit", "hybrid", "null"]),
         ("model.cme.name=os.system", ["model.cme.name", "os.system", "hybrid"]),

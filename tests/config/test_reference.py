@@ -10,6 +10,7 @@ from diffusers.configuration_utils import register_to_config
 
 from reasonbrain.config.loading import make_config
 from reasonbrain.config.reference import Setting, parameters, settings, summary
+from reasonbrain.config.schema import FURTHER
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import plugin, plugins
 
@@ -26,6 +27,9 @@ class Inner:
 class Outer:
     """A section."""
 
+    needed: int
+    """Without a default."""
+
     size: int | None = None
     """Pixels, over
     two lines."""
@@ -37,6 +41,9 @@ class Outer:
 
     named: dict[str, Inner] = field(default_factory=dict)
     """By name."""
+
+    rest: dict[str, Any] = field(default_factory=dict, metadata=FURTHER)
+    """Other keys."""
 
 
 class Base(Plugin):
@@ -69,6 +76,7 @@ class Child(Base):
 
 def test_settings_walk_sections_in_lists_and_mappings():
     assert list(settings(Outer, "top.")) == [
+        Setting("top.needed", "int", "", "Without a default."),
         Setting("top.size", "int | None", "null", "Pixels, over two lines."),
         Setting("top.silent", "bool", "true", ""),
         Setting("top.inner.share", "float", "1.0", "Its share."),
@@ -76,6 +84,7 @@ def test_settings_walk_sections_in_lists_and_mappings():
         Setting("top.parts[].share", "float", "1.0", "Its share."),
         Setting("top.named", "dict[str, Inner]", "{}", "By name."),
         Setting("top.named.<name>.share", "float", "1.0", "Its share."),
+        Setting("top.<key>", "dict[str, Any]", "{}", "Other keys."),
     ]
 
 

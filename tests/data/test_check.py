@@ -135,7 +135,7 @@ def test_a_wrong_call_is_one_line(command, tmp_path):
     for args, said in (
         (["nowhere"], "'nowhere' does not exist; name its reader, one of editworld"),
         (["nowhere", "--name", "kris"], "'nowhere' does not exist"),
-        ([tmp_path / "data", "--name", "maxi"], "there is no data set 'maxi'; choose from editworld"),
+        ([tmp_path / "data", "--name", "maxi"], "no data set 'maxi'; choose from editworld"),
         ([tmp_path / "data", "-o", tmp_path / "no" / "p"], "cannot be written: No such file"),
         ([tmp_path / "data", "--name", "kris"], "holds no record in the layout TASK/annotation.json"),
     ):

@@ -1,4 +1,4 @@
-"""How the pictures of training records are cut."""
+"""How pictures are cut: the sizes there are, and which one a picture gets."""
 
 import json
 

@@ -69,10 +69,14 @@ def test_parts_keep_their_records_and_are_scaled(tmp_path):
 
 def test_reasonmini_can_be_a_part(tmp_path):
     layouts.manifest(tmp_path)
-    parts = f"[{{name: mini, weight: 1}}, {{name: manifest, path: {tmp_path}, weight: 1}}]"
-    records = open_records(load_config("tiny", ["data.name=mixture", f"data.mixture={parts}", "data.count=5"]).data, 1)
+    parts = f"[{{name: mini, count: 5, seed: 4, weight: 1}}, {{name: manifest, path: {tmp_path}, weight: 1}}]"
+    records = open_records(load_config("tiny", ["data.name=mixture", f"data.mixture={parts}"]).data, 1)
     ids = [records[i].id for i in range(len(records))]
-    assert len(ids) == 10 and sum(name.startswith("train-") for name in ids) == 5
+    assert len(ids) == 10 and sum(name.startswith("train-4-") for name in ids) == 5
+
+
+def test_the_vocabulary_is_that_of_all_parts(tmp_path):
+    assert open_data(mixed(tmp_path).data).vocabulary() == sorted("What if number 0 1 2 3 fell? Heat 0. 1. 2.".split())
 
 
 @pytest.mark.parametrize("weight", [0, -1, float("inf"), float("nan")])

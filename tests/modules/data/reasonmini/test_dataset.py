@@ -1,15 +1,18 @@
-"""ReasonMini as a data set to train on: which kinds take their turn, its splits, and values out of range."""
+"""ReasonMini as a data set: its records, how often a kind occurs, its validation split, its vocabulary."""
 
 from collections import Counter
 
 import pytest
 
+from reasonbrain.config.loading import load_config, make_config
+from reasonbrain.data.opening import identity, open_data, open_records, open_validation
 from reasonbrain.errors import UserError
 from reasonbrain.modules.data.reasonmini import ReasonMini, find_kind, kinds, make
 
 
 def test_without_turns_the_records_are_the_training_split():
     records = ReasonMini(count=40)
+    assert len(records) == 40
     for i in (0, 7, 39):
         sample = make("train", i)
         assert records[i].source.tobytes() == sample.source.tobytes() and sample.instruction in records[i].instructions
@@ -26,23 +29,52 @@ def test_a_kind_takes_as_many_turns_as_it_is_given():
     assert len(set(pictures)) == 3  # three records, not one thrice
 
 
+def test_cutting_leaves_its_pictures_as_they_are():
+    """Training goes through CutRecords with every data set."""
+    records = open_records(load_config("tiny", ["data.count=300"]).data, 8)
+    assert records.sizes == [(64, 64)] * 300
+    record, drawn = records[260], records.source[260]
+    assert record.source.tobytes() == drawn.source.tobytes() and record.target.tobytes() == drawn.target.tobytes()
+    assert (record.id, record.objects) == (drawn.id, drawn.objects)
+
+
+def test_other_splits():
+    cfg = load_config("tiny", ["data.count=3", "data.seed=5"]).data
+    records = open_validation(cfg)
+    assert [records[i].id for i in range(len(records))] == [f"val-5-{i:06d}" for i in range(3)]
+    paraphrased = open_data(load_config("tiny", ["data.split=paraphrase"]).data)[0]
+    assert paraphrased.id == "paraphrase-0-000000" and len(paraphrased.instructions) == len(kinds()[0][1].paraphrases)
+    assert not set(paraphrased.instructions) & set(open_data(cfg)[0].instructions)
+
+
+def test_the_vocabulary_is_the_words_of_training():
+    """Of its beginning alone, whatever is trained on: words that replace others stay the same."""
+    words = ReasonMini(seed=3, turns={"tap_left_open": 0}).vocabulary()
+    assert len(words) == 954 and list(words) == sorted(set(words))
+    assert set(make("train", 17).instruction.split()) <= set(words)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"turns": {"seesaw_flies": 2}}, "data.turns: ReasonMini has no kind 'seesaw_flies'; .*seesaw_released"),
+        ({"turns": {"seesaw_flies": 2}}, "data.turns: ReasonMini has no kind 'seesaw_flies'; choose.*seesaw_released"),
         ({"turns": {"seesaw_released": -1}}, "data.turns.seesaw_released: must be 0 or more, not -1"),
         ({"turns": {kind.name: 0 for _, kind in kinds()}}, "data.turns: at least one kind must be above 0"),
         ({"count": 0}, "data.count: must be 1 or more, not 0"),
         ({"seed": -1}, "data.seed: must be 0 or more, not -1"),
-        ({"split": "best"}, "data.split: 'best' is not one of train, val"),
+        ({"split": "tests"}, "data.split: 'tests' is not one of train, val"),
     ],
 )
-def test_wrong_values_are_named(given, message):
+def test_wrong_settings_are_named(given, message):
     with pytest.raises(UserError, match=message):
         ReasonMini(**given)
 
 
-def test_validation_is_a_split_of_its_own():
-    own = ReasonMini.open(**ReasonMini.validation(count=3, seed=5))
-    assert [record.id for record in (own[0], own[2])] == ["val-5-000000", "val-5-000002"]
-    assert own.shape(1) == own[1].source.size == (64, 64)
+def test_its_identity_is_what_its_records_depend_on():
+    def of(*overrides):
+        return identity(make_config({"data": {"name": "mini"}}, overrides).data)
+
+    same = ["data.seed=0", "data.count=20000", "data.skip_bad=true", "data.validation=x", "data.given_objects=0.5"]
+    assert of(*same) == of()
+    for other in ("data.seed=1", "data.count=7", "data.size=32", "data.split=val", "data.turns.tap_left_open=2"):
+        assert of(other) != of()
