@@ -24,7 +24,6 @@ from reasonbrain.train.export import export
 from reasonbrain.train.feature_cache import FeatureCache
 from reasonbrain.train.planning.plan import plan
 from reasonbrain.train.run import table, train
-from reasonbrain.train.tiny.batches import augment
 
 QUICK = ["data.count=8", "train.batch_size=4", "train.warmup=2", "train.log_every=1"]
 
@@ -303,17 +302,6 @@ def test_export_refuses_what_is_no_run(settings, tmp_path):
     with pytest.raises(UserError, match="neither empty nor a checkpoint"):
         export(tmp_path / "run", tmp_path / "full")
     assert (tmp_path / "full" / "thesis.txt").read_text() == "years"
-
-
-def test_augment_changes_half_of_the_texts_a_little():
-    text = "what would happen if the tall red candle were left to burn for many hours"
-    rng = np.random.default_rng(0)
-    texts = [augment(text, rng) for _ in range(200)]
-    changed = [t for t in texts if t != text]
-    assert 40 < len(changed) < 120
-    assert all(t and len(t.split()) <= len(text.split()) for t in texts)
-    kept = np.mean([len(set(t.split()) & set(text.split())) / len(set(text.split())) for t in changed])
-    assert 0.75 < kept < 1
 
 
 def test_table_counts_what_trains(model):
