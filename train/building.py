@@ -6,8 +6,6 @@ reasonbrain init --config CONFIG -o DIR       # writes such a checkpoint
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 import torch
@@ -16,6 +14,7 @@ from reasonbrain.checkpoint import Partition, check_same_model, load_model, part
 from reasonbrain.config.schema import Config
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
+from reasonbrain.utils.files import check_replaceable, whole_folder
 
 
 def build(cfg: Config, partition: Partition | None = None) -> ReasonBrain:
@@ -45,10 +44,8 @@ def init(cfg: Config, out: Path) -> None:
     is new in one layout, which many processes read a tensor at a time.
 
     Raises UserError for published weights that cannot be had, and for a folder that is not empty."""
-    if out.exists() and any(out.iterdir()):
+    if check_replaceable(out):
         raise UserError(f"output '{out}' is not empty: name a new or an empty folder")
     torch.manual_seed(cfg.train.seed)
-    new = out.with_name(out.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    save_untrained(cfg, new)
-    os.replace(new, out)
+    with whole_folder(out, last="config.yaml") as new:
+        save_untrained(cfg, new)

@@ -8,8 +8,6 @@ the run. Needs neither the processes nor the devices of the run.
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -22,6 +20,7 @@ from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
 from reasonbrain.train import checkpoints
 from reasonbrain.train.building import build
+from reasonbrain.utils.files import check_replaceable, whole_folder
 
 
 def merge_adapters(model: ReasonBrain, cfg: Config) -> None:
@@ -54,17 +53,17 @@ def merge_adapters(model: ReasonBrain, cfg: Config) -> None:
 
 
 def export(run: Path, out: Path, average: bool = True, merged: bool = False, adapters: bool = False) -> None:
-    """Writes the run's last checkpoint to ``out``, in the place of one that is there; ``average``: the averaged
-    weights, not the last ones. ``merged``: with LoRA adapters merged. ``adapters``: without the published weights.
+    """Writes the run's last checkpoint to ``out``, replacing one that was written there before. ``average``: the
+    averaged weights, not the last ones. ``merged``: with LoRA adapters merged. ``adapters``: without the published
+    weights.
 
-    Raises UserError for a folder that is no run or has no checkpoint yet, for one that is in the way of ``out``, and
-    for adapters that cannot be merged."""
+    Raises UserError for a folder that is no run or has no checkpoint yet, for an ``out`` that holds anything else
+    (see ``whole_folder``), and for adapters that cannot be merged."""
     if merged and adapters:
         raise UserError("--merged and --adapters exclude each other; choose one")
     if not (run / "config.yaml").is_file():
         raise UserError(f"run '{run}' has no config.yaml: it is not a folder that `reasonbrain train` made")
-    if out.exists() and any(out.iterdir()) and not (out / "config.yaml").is_file():
-        raise UserError(f"output '{out}' is neither empty nor a checkpoint")
+    check_replaceable(out)
     folder = checkpoints.last(run)
     if folder is None:
         raise UserError(f"run '{run}' has no checkpoint yet")
@@ -76,8 +75,5 @@ def export(run: Path, out: Path, average: bool = True, merged: bool = False, ada
             model.get_parameter(name).data.copy_(value)
     if merged:
         merge_adapters(model, cfg)
-    new = out.with_name(out.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
-    save_model(model, cfg, new, trained_only=adapters)
-    shutil.rmtree(out, ignore_errors=True)
-    os.replace(new, out)
+    with whole_folder(out, last="config.yaml") as new:
+        save_model(model, cfg, new, trained_only=adapters)

@@ -36,6 +36,7 @@ from reasonbrain.train.loop import Loop
 from reasonbrain.train.optim import check_trains, numel
 from reasonbrain.train.tracking import Tracker
 from reasonbrain.train.validation import Validation
+from reasonbrain.utils.files import check_replaceable
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ def train(cfg: Config, run: Path, deepspeed: Path | None = None) -> None:
         micro_batch(cfg.train, processes.world())
         zero = fill(deepspeed, cfg.train, processes.world()) if deepspeed else None
         check_run(cfg, run)
+        check_replaceable(run / "model")  # written when the run ends
         partition = None
         if zero and zero["zero_optimization"]["stage"] == 3 and processes.world() > 1:
             check_partitioned_loading(cfg)

@@ -1,15 +1,28 @@
-"""Text files that are written completely or not at all."""
+"""Files and folders that are written completely or not at all, and never over anything that is not ours.
+
+with whole_file(path) as file: ...      # a text file; the old one stays until the new one is complete
+with whole_folder(path) as new: ...     # a folder; one is replaced only if it was written here and holds nothing else
+"""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from safetensors import SafetensorError
+
 from reasonbrain.errors import UserError
+from reasonbrain.utils.locks import alone
+
+WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+OURS = ".reasonbrain"  # in a folder that whole_folder wrote: the list of its files, a lock, and what is being written
 
 
 @contextmanager
@@ -26,3 +39,66 @@ def whole_file(path: Path) -> Iterator[TextIO]:
         raise UserError(f"output '{path}' cannot be written: {e.strerror or e}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path) -> list[str]:
+    """The files of the folder ``path``, relative to it, if ``whole_folder`` may replace them: all were written by it.
+    An absent or an empty folder has none. Raises UserError naming the first file that is not ours."""
+    if not path.exists():
+        if path.is_symlink():
+            raise UserError(f"output '{path}' is a link to '{os.readlink(path)}', which does not exist")
+        return []
+    if not path.is_dir():
+        raise UserError(f"output '{path}' is not a folder")
+    try:
+        ours = set(json.loads((path / OURS / "files.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        ours = set()
+    present = []
+    for folder, folders, files in os.walk(path):
+        within = Path(folder).relative_to(path).parts
+        if not within:
+            folders[:] = [f for f in folders if f != OURS]
+        links = [f for f in folders if (Path(folder) / f).is_symlink()]
+        present += ["/".join((*within, name)) for name in files + links]
+    foreign = sorted(set(present) - ours)
+    if foreign:
+        raise UserError(
+            f"output '{path}' holds '{foreign[0]}', which this command did not write; name a new or an empty folder"
+        )
+    return present
+
+
+@contextmanager
+def whole_folder(path: Path, last: str) -> Iterator[Path]:
+    """A new folder to write to. Its contents become those of ``path`` when the block ends without an error, the file
+    ``last`` after all others: a folder without it is not complete.
+
+    ``path`` may be absent, empty, the current folder, a link to a folder, or one that was written here before and to
+    which nothing was added; a process that was killed while it wrote leaves one that can be written again. Raises
+    UserError for any other, while another process writes to it, and if it cannot be written."""
+    check_replaceable(path)
+    ours = path / OURS
+    with alone(ours / "lock", busy=f"output '{path}': another process is writing to it"):
+        old = check_replaceable(path)
+        new = ours / "new"
+        try:
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            yield new
+            files = sorted(f.relative_to(new).as_posix() for f in new.rglob("*") if f.is_file())
+            (ours / "files.json").write_text(json.dumps(sorted({*old, *files})), encoding="utf-8")
+            for name in sorted(old, key=lambda n: n != last):
+                (path / name).unlink()
+            for name in sorted(files, key=lambda n: n == last):
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
+                os.replace(new / name, path / name)
+            (ours / "files.json").write_text(json.dumps(files), encoding="utf-8")
+        except OSError as e:
+            if e.errno not in WRITING:
+                raise
+            raise UserError(f"output '{path}' cannot be written: {e.strerror}") from None
+        except SafetensorError as e:  # safetensors' own, for a disk that is full
+            raise UserError(f"output '{path}' cannot be written: {e}") from None
+        finally:
+            shutil.rmtree(new, ignore_errors=True)

@@ -299,7 +299,7 @@ def test_export_refuses_what_is_no_run(settings, tmp_path):
     train(settings(*QUICK, "train.steps=1"), tmp_path / "run")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").write_text("years")
-    with pytest.raises(UserError, match="neither empty nor a checkpoint"):
+    with pytest.raises(UserError, match="holds .thesis.txt., which this command did not write"):
         export(tmp_path / "run", tmp_path / "full")
     assert (tmp_path / "full" / "thesis.txt").read_text() == "years"
 

@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 
 from reasonbrain import ReasonBrainPipeline
+from reasonbrain.checkpoint import slot_folder
+from reasonbrain.registry import SLOTS
 
 PARTS = ("vae", "clip", "mllm")
 
@@ -25,7 +27,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
     pipe = ReasonBrainPipeline.from_pretrained(args.run / "edit")
-    shutil.rmtree(args.folder, ignore_errors=True)
+    for part in ("parts", *(slot_folder(Path(), slot) for slot in SLOTS)):  # of the default published before
+        shutil.rmtree(args.folder / part, ignore_errors=True)
     pipe.save_pretrained(args.folder, dtype=torch.float16)
     for part in PARTS:
         unneeded = shutil.ignore_patterns("checkpoints", "log.jsonl")
