@@ -8,7 +8,8 @@ import torch
 from bitsandbytes.nn import Linear4bit, Params4bit
 from torch import Tensor, nn
 
-# Weights per quantisation block. bitsandbytes 0.50 applies wrong scales on CPU if a row does not end on a block boundary.
+# Weights per quantisation block. On CPU, bitsandbytes 0.50 needs rows that end on a block boundary: or else it applies
+# wrong scales.
 BLOCK = 64
 FLOATS = ("quant_map", "nested_absmax", "nested_quant_map")  # quantisation state that bitsandbytes keeps in float32
 
@@ -28,7 +29,7 @@ class Nf4Linear(Linear4bit):
         self.weight = Params4bit(linear.weight.data, quant_type="nf4", blocksize=BLOCK)
         if not linear.weight.is_meta:
             self.weight = self.weight.to(linear.weight.device)  # moving the weight to a device quantises it
-        # in eval mode, where a frozen base always is, bitsandbytes would repack the weight for a kernel without backward
+        # in eval mode, as in every frozen base, bitsandbytes would repack the weight for a kernel without backward
         self.support_avx512bf16_for_cpu = False
 
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:

@@ -105,7 +105,7 @@ def _quantise(blocks: Iterable[nn.Module], slot: str) -> None:
     fitting = [(b, name, m) for b, name, m in linears if m.in_features % BLOCK == 0]
     if not fitting:
         raise UserError(
-            f"model.{slot}.precision: 'nf4' needs layers whose input size is a multiple of {BLOCK}; this model has none; "
+            f"model.{slot}.precision: 'nf4' needs layers whose input size is a multiple of {BLOCK}, but has none; "
             f"choose float32 or bfloat16"
         )
     for block, name, linear in fitting:

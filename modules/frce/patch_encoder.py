@@ -1,4 +1,4 @@
-"""FRCE patch branch ``patch_encoder``: local visual cues from the patch tokens (ReasonBrain's VRCB, arXiv:2507.01908)."""
+"""FRCE patch branch ``patch_encoder``: local visual cues of the patches (ReasonBrain's VRCB, arXiv:2507.01908)."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class RegionEncoder(Plugin):
 
 
 def region_geometry(member: Tensor, area: Tensor) -> Tensor:
-    """Position and size of each region, [B, R, 5] in 0..1: centre x and y, standard deviation x and y, root of the area.
+    """Position and size of each region, [B, R, 5] in 0..1: centre (x, y), standard deviation (x, y), root of the area.
 
     Args:
         member: region masks [B, R, H, W]
