@@ -105,8 +105,8 @@ def _quantise(blocks: Iterable[nn.Module], slot: str) -> None:
     fitting = [(b, name, m) for b, name, m in linears if m.in_features % BLOCK == 0]
     if not fitting:
         raise UserError(
-            f"model.{slot}.precision: 'nf4' needs layers whose input size is a multiple of {BLOCK}, but has none; "
-            f"choose float32 or bfloat16"
+            f"model.{slot}.precision: 'nf4' needs layers whose input size is a multiple of {BLOCK}, but this "
+            f"model has none; choose float32 or bfloat16"
         )
     for block, name, linear in fitting:
         block.set_submodule(name, Nf4Linear(linear))
