@@ -335,7 +335,7 @@ BAD_TRAINING = {
     ),
     "no steps": (["train.steps=0"], ["train.steps", "1 or more"]),
     "no manifest": (["data.name=manifest", "data.path=no.jsonl"], ["no.jsonl", "does not exist"]),
-    "run is a file": (["-o", "in.png"], ["in.png", "cannot be made"]),
+    "run is a file": (["-o", "in.png"], ["in.png", "cannot be created"]),
 }
 
 

@@ -1,4 +1,4 @@
-"""Random changes of the words of training instructions: ``data.augment``."""
+"""Text augmentation of training instructions: ``data.augment``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from reasonbrain.config.schema import AugmentConfig
 
 
 def augment(text: str, cfg: AugmentConfig, vocabulary: np.ndarray, rng: np.random.Generator) -> str:
-    """The text, in ``cfg.share`` of all calls with some of its words left out or replaced.
+    """Drops or replaces random words of ``text`` with probability ``cfg.share``.
 
-    ``vocabulary``: [words], what a word is replaced with. A text that would lose all its words is returned unchanged.
+    Replacements are drawn from ``vocabulary``. A text that would lose all its words is returned unchanged.
     """
     if rng.random() < 1 - cfg.share:
         return text

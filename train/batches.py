@@ -1,4 +1,4 @@
-"""Batches of a run: which records a step takes, and who takes which of them."""
+"""Batches of a run: which records a step uses, and how they are split over the processes."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ Batch = tuple[Inputs, Tensor, Tensor, list[int]]  # inputs, latents of source an
 
 
 def micro_batch(cfg: TrainConfig, world: int) -> int:
-    """Records of one process in one pass. Raises UserError where the batch cannot be shared out."""
+    """Records per process and pass. Raises UserError if ``batch_size`` cannot be split evenly."""
     share, rest = divmod(cfg.batch_size, world)
     if rest:
-        raise UserError(f"train.batch_size: {cfg.batch_size} cannot be shared by {world} processes")
+        raise UserError(f"train.batch_size: {cfg.batch_size} is not divisible by the number of processes, {world}")
     micro = cfg.micro_batch or share
     if share % micro:
         raise UserError(f"train.micro_batch: {micro} does not divide a process's share of the batch, {share}")
@@ -29,7 +29,10 @@ def micro_batch(cfg: TrainConfig, world: int) -> int:
 
 
 class Batches:
-    """The batch of a step is a function of (seed, step), shared by row: process r of n takes rows r, r + n, ..."""
+    """The batches of a run. The batch of a step depends on (seed, step) alone; process r of n takes rows r, r + n, ...
+
+    Calling it with (step, part) returns this process's batch of one pass.
+    """
 
     def __init__(self, cfg: Config, model: ReasonBrain) -> None:
         self.cfg, self.model = cfg, model
@@ -39,7 +42,7 @@ class Batches:
         self.vocabulary = np.array(self.features.records.source.vocabulary() if cfg.data.augment else [])
 
     def rows(self, step: int, part: int) -> tuple[list[int], list[int]]:
-        """Record numbers and seeds of this process's rows in pass ``part`` of a step."""
+        """Record indices and seeds of this process's rows in pass ``part`` of a step."""
         rng = np.random.default_rng([self.cfg.train.seed, step])
         numbers = self.features.buckets.draw(rng, self.cfg.train.batch_size)
         seeds = rng.integers(0, 1 << 32, len(numbers)).tolist()
@@ -48,12 +51,12 @@ class Batches:
         return numbers[ours][here], seeds[ours][here]
 
     def ids(self, step: int, part: int) -> str:
-        """The records of a pass, for a message."""
+        """The record ids of a pass, for error messages."""
         numbers, _ = self.rows(step, part)
         return "records " + ", ".join(self.features[n].id for n in numbers)
 
     def __call__(self, step: int, part: int = 0) -> Batch:
-        """This process's share of one pass, on the model's device."""
+        """Returns this process's rows of one pass, on the model's device, and prefetches the next pass."""
         numbers, seeds = self.rows(step, part)
         found = [self.features[n] for n in numbers]
         after = (step, part + 1) if part + 1 < self.parts else (step + 1, 0)

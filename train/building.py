@@ -1,6 +1,6 @@
-"""The model that a training run starts from.
+"""Builds the model that a training run starts from.
 
-model = build(load_config("tiny"))            # from published parts, or from the checkpoint train.start
+model = build(load_config("tiny"))            # from published weights, or from the checkpoint train.start
 reasonbrain init --config CONFIG -o DIR       # writes such a checkpoint
 """
 
@@ -18,12 +18,18 @@ from reasonbrain.utils.files import check_replaceable, whole_folder
 
 
 def build(cfg: Config, partition: Partition | None = None) -> ReasonBrain:
-    """The model as a run starts from it: the checkpoint ``train.start``, or published parts, and what has none drawn
-    from ``train.seed``.
+    """Builds the initial model of a run from the checkpoint ``train.start``, or from published weights.
 
-    ``partition`` is called with every parameter of a slot, except those that only prepare records, as soon as it is
-    loaded: one after the other from a checkpoint, otherwise all of a slot at once. Raises UserError for weights that
-    cannot be loaded, and for a checkpoint of another model."""
+    Without a checkpoint, parameters that have no published weights are initialised from ``train.seed``.
+
+    Args:
+        cfg: the run's configuration
+        partition: called with each parameter once it is loaded, except those that only prepare records: one parameter
+            at a time from a checkpoint, otherwise one slot at a time
+
+    Raises:
+        UserError: if weights cannot be loaded, or ``train.start`` is a checkpoint of another model
+    """
     if cfg.train.start:
         model, made = load_model(cfg.train.start, partition=partition)
         check_same_model(cfg, made, Path(cfg.train.start))
@@ -33,19 +39,22 @@ def build(cfg: Config, partition: Partition | None = None) -> ReasonBrain:
 
 
 def without_weights(cfg: Config) -> ReasonBrain:
-    """The model on the meta device. Raises UserError for a published part whose architecture is neither in its folder
-    nor kept here."""
+    """Builds the model on the meta device.
+
+    Raises UserError if the architecture of a published model is neither in its folder nor bundled in configs/.
+    """
     with torch.device("meta"):
         return ReasonBrain.from_config(cfg.model, weights=False)
 
 
 def init(cfg: Config, out: Path) -> None:
-    """Writes the model that a training of ``cfg`` starts from to ``out``, for ``train.start``: published parts and what
-    is new in one layout, which many processes read a tensor at a time.
+    """Writes the initial model of ``cfg`` to ``out``, to be used as ``train.start``.
 
-    Raises UserError for published weights that cannot be had, and for a folder that is not empty."""
+    Published and newly initialised weights are stored in one layout that processes can read one tensor at a time.
+    Raises UserError if published weights cannot be loaded, or if ``out`` is not empty.
+    """
     if check_replaceable(out):
-        raise UserError(f"output '{out}' is not empty: name a new or an empty folder")
+        raise UserError(f"output '{out}' is not empty; choose a new or an empty folder")
     torch.manual_seed(cfg.train.seed)
     with whole_folder(out, last="config.yaml") as new:
         save_untrained(cfg, new)

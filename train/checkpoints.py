@@ -1,11 +1,11 @@
-"""A run's checkpoints: one format for one process, many processes and every ZeRO stage.
+"""Training checkpoints: one format for any number of processes and every ZeRO stage.
 
     RUN/checkpoints/step-00000250/
-        shard-0-of-2.safetensors    whole tensors, each in one shard: param/<name>, average/<name>, <state>/<name>
-        done.json                   step, and every shard's size and checksum; written last
+        shard-0-of-2.safetensors    full tensors, each in one shard: param/<name>, average/<name>, <state>/<name>
+        done.json                   the step, and the size and checksum of each shard; written last
 
-A folder gets its name only when it is complete, so a process killed while it writes leaves nothing that could be
-taken for a checkpoint. Tensors are whole, not partitions: any number of processes reads what any other number wrote.
+A folder is renamed to its final name once it is complete, so a process killed during a save leaves nothing that could
+be mistaken for a checkpoint. Tensors are stored unsharded, so a run can resume with another number of processes.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def folder_of(run: Path, step: int) -> Path:
 
 
 def complete(run: Path) -> list[Path]:
-    """The run's checkpoints, oldest first."""
+    """The run's complete checkpoints, oldest first."""
     return sorted(f for f in (run / "checkpoints").glob("step-????????") if (f / DONE).is_file())
 
 
 def shard(tensors: dict[str, Tensor], folder: Path, index: int, count: int) -> None:
-    """Writes one process's share of a checkpoint that is being made in ``folder``, with its checksum beside it."""
+    """Writes shard ``index`` of ``count`` to the unfinished checkpoint ``folder``, with its checksum."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"shard-{index}-of-{count}.safetensors"
     save_file(tensors, path)
@@ -50,13 +50,13 @@ def shard(tensors: dict[str, Tensor], folder: Path, index: int, count: int) -> N
 
 
 def finish(run: Path, step: int, new: Path, keep: int) -> None:
-    """Makes a checkpoint of the shards in ``new``, and removes all but the ``keep`` last ones."""
+    """Turns the shards in ``new`` into the checkpoint of ``step``; removes all but the last ``keep`` checkpoints."""
     notes = {f.with_suffix(".safetensors").name: json.loads(f.read_text(encoding="utf-8")) for f in new.glob("*.json")}
     for note in new.glob("*.json"):
         note.unlink()
     (new / DONE).write_text(json.dumps({"step": step, "shards": notes}, indent=1), encoding="utf-8")
     target = folder_of(run, step)
-    shutil.rmtree(target, ignore_errors=True)  # one that is broken, or the run would not have come here again
+    shutil.rmtree(target, ignore_errors=True)  # only a corrupt checkpoint can be here already
     os.replace(new, target)
     for old in complete(run)[:-keep]:
         gone = old.with_suffix(".old")
@@ -65,32 +65,33 @@ def finish(run: Path, step: int, new: Path, keep: int) -> None:
 
 
 def clean(run: Path) -> None:
-    """Removes what a killed process left half written or half removed."""
+    """Removes partly written and partly deleted checkpoints of a killed process."""
     for pattern in ("step-*.new", "step-*.old"):
         for folder in (run / "checkpoints").glob(pattern):
             shutil.rmtree(folder)
 
 
 def last(run: Path) -> Path | None:
-    """The newest checkpoint that is what was written, or None. A broken one is reported and passed over.
+    """The newest intact checkpoint, or None if there are no checkpoints. Corrupt ones are logged and skipped.
 
-    Raises UserError if there are some and all are broken."""
+    Raises UserError if all checkpoints are corrupt.
+    """
     found = complete(run)
     for folder in reversed(found):
         broken = _fault(folder)
         if not broken:
             return folder
-        log.warning(f"checkpoint '{folder}' is broken ({broken}); taking the one before")
+        log.warning(f"checkpoint '{folder}' is broken ({broken}); trying the previous one")
     if found:
         raise UserError(f"every checkpoint in '{run / 'checkpoints'}' is broken; the newest: {_fault(found[-1])}")
     return None
 
 
 def read(folder: Path) -> Iterator[tuple[str, str, Tensor]]:
-    """(what, name, tensor) of everything in a checkpoint, one at a time."""
+    """Yields (what, parameter name, tensor) for every tensor of a checkpoint."""
     for path in sorted(folder.glob("*.safetensors")):
         with safe_open(path, "pt") as f:
-            for key in f.keys():  # noqa: SIM118 - safetensors' handle is no mapping
+            for key in f.keys():  # noqa: SIM118 - safetensors' handle is not a mapping
                 what, name = key.split("/", 1)
                 yield what, name, f.get_tensor(key)
 
@@ -108,11 +109,11 @@ def _checksum(path: Path) -> str:
 
 
 def _fault(folder: Path) -> str | None:
-    """What is wrong with a checkpoint."""
+    """Why a checkpoint is corrupt, or None."""
     try:
         shards = json.loads((folder / DONE).read_text(encoding="utf-8"))["shards"]
     except (ValueError, KeyError):
-        return f"{DONE} is cut short"
+        return f"{DONE} is truncated"
     for name, note in shards.items():
         path = folder / name
         if not path.is_file():

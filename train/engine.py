@@ -1,9 +1,9 @@
-"""What moves the weights: plain torch in any number of processes, or DeepSpeed's ZeRO (zero.py). Both offer the same.
+"""The training engine: plain torch data parallelism. zero.py has the same interface on DeepSpeed's ZeRO.
 
     engine.backward(loss); engine.step(number) -> norms, rates; engine.gather(what, name); engine.restore(...)
 
-``what`` is "param", "average" or a key of the optimizer's state. Tensors go in and out whole and in full precision,
-so that a checkpoint does not depend on the engine that wrote it.
+``what`` is "param", "average" or a key of the optimizer state. ``gather`` and ``restore`` use full tensors in full
+precision, so that a checkpoint does not depend on the engine that wrote it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from reasonbrain.train.optim import make_optimizers, set_rates, slot_of, trained
 
 
 class Engine:
-    """Plain torch: every process holds everything and averages its gradients with the others."""
+    """Data parallelism in plain torch: each process holds a full replica, and gradients are averaged."""
 
     def __init__(self, module: nn.Module, cfg: TrainConfig) -> None:
         self.module, self.cfg = module, cfg
@@ -29,7 +29,7 @@ class Engine:
 
     @property
     def model(self) -> nn.Module:
-        """What a forward pass calls."""
+        """The module to call in a forward pass."""
         return self.module
 
     @property
@@ -37,22 +37,24 @@ class Engine:
         return next(iter(self.trained.values())).device
 
     def forward(self, losses: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        """The losses of one pass."""
+        """Calls ``losses``, under bfloat16 autocast with ``train.bf16``, and returns the named losses."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.bf16):
             return losses()
 
     def backward(self, loss: Tensor, parts: int) -> None:
-        """Adds the gradients of one of ``parts`` passes of a step."""
+        """Accumulates the gradients of one of the ``parts`` passes of a step."""
         (loss / parts).backward()
 
     def discard(self) -> None:
-        """Forgets the gradients of the step so far."""
+        """Discards the gradients accumulated so far."""
         for p in self.trained.values():
             p.grad = None
 
     def step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:
-        """Takes optimizer step ``step``; returns the gradients' norms before clipping and the rates, both by slot.
-        Nothing moves where a norm is no number."""
+        """Takes optimizer step ``step``; returns gradient norms before clipping and learning rates, both by slot.
+
+        If a norm is NaN or infinite, the weights, the average and the optimizer state are left unchanged.
+        """
         params = list(self.trained.values())
         processes.average_gradients(params)
         slots: dict[str, list[Tensor]] = {}
@@ -72,7 +74,7 @@ class Engine:
         return dict(zip(slots, norms.tolist(), strict=True)), rates
 
     def kinds(self, name: str) -> list[str]:
-        """What there is of a trained parameter to be saved."""
+        """The kinds of tensors to save for a trained parameter."""
         return ["param", "average", *self._state(name)]
 
     def _state(self, name: str) -> dict[str, Tensor]:
@@ -80,16 +82,16 @@ class Engine:
         return next((o.state[p] for o in self.optimizers if p in o.state), {})
 
     def gather(self, what: str, name: str) -> Tensor:
-        """A whole tensor. All processes have to ask for it."""
+        """Returns a full tensor. Collective: all processes must call it."""
         if what == "param":
             return self.trained[name].detach()
         if what == "average":
             return self.average[name]
         value = torch.as_tensor(self._state(name)[what])
-        return value.clone() if what.startswith("qmap") else value  # bitsandbytes has one table for all
+        return value.clone() if what.startswith("qmap") else value  # shared by all parameters in bitsandbytes
 
     def restore(self, what: str, name: str, value: Tensor) -> None:
-        """The inverse of ``gather``."""
+        """Sets a tensor from its full value; the inverse of ``gather``."""
         p = self.trained[name]
         if what == "param":
             p.data.copy_(value)
@@ -97,17 +99,17 @@ class Engine:
             self.average[name].copy_(value)
         else:
             owner = next(o for o in self.optimizers if any(p is q for g in o.param_groups for q in g["params"]))
-            counts = what == "step" and value.dtype == torch.int64  # bitsandbytes' is a plain number
+            counts = what == "step" and value.dtype == torch.int64  # bitsandbytes keeps it as an int
             owner.state[p][what] = (
                 value.item() if counts else value.to("cpu" if what == "step" else p.device, copy=True)
             )
 
     def use_average(self) -> None:
-        """Puts the averaged weights into the module."""
+        """Copies the averaged weights into the module."""
         for name, p in self.trained.items():
             p.data.copy_(self.average[name])
 
 
 def averaging_weight(cfg: TrainConfig, step: int) -> float:
-    """How much of the weights after step ``step`` enters their average: more at the beginning."""
+    """The weight of the parameters after step ``step`` in their moving average; it is larger in early steps."""
     return 1 - min(cfg.ema, (2 + step) / (11 + step))

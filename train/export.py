@@ -1,9 +1,10 @@
-"""Makes a checkpoint that editing takes of a run's last one: what did not train as it was published, the rest from
-the run. Needs neither the processes nor the devices of the run.
+"""Exports the last checkpoint of a run for inference: trained weights from the run, frozen weights as published.
 
-    reasonbrain export RUN -o DIR                 # all weights, LoRA adapters beside those that they adapt
-    reasonbrain export RUN -o DIR --merged        # all weights, adapters added to them
-    reasonbrain export RUN -o DIR --adapters      # without what is published elsewhere
+It runs in one process, on any device.
+
+    reasonbrain export RUN -o DIR                 # all weights, with separate LoRA adapters
+    reasonbrain export RUN -o DIR --merged        # all weights, with LoRA adapters merged
+    reasonbrain export RUN -o DIR --adapters      # trained weights only, without the published ones
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from reasonbrain.utils.files import check_replaceable, whole_folder
 
 
 def merge_adapters(model: ReasonBrain, cfg: Config) -> None:
-    """Adds every LoRA adapter to the weight that it adapts and takes it away, in the model and in its configuration.
-    The sum is rounded to the weight's own precision.
+    """Merges all LoRA adapters into their base weights, in place, and removes them from the model and from ``cfg``.
 
-    Raises UserError for a weight in 4 bits, and for an MLLM whose sentence, said without them, is read."""
+    The result is rounded to the precision of the base weight. Raises UserError for 4-bit weights, and for an MLLM whose
+    generated sentence is encoded, since it is generated without adapters.
+    """
     for slot in SLOTS:
         part, params = model.slot(slot), slot_config(cfg.model, slot)
         if part is None or params is None:
@@ -53,16 +55,23 @@ def merge_adapters(model: ReasonBrain, cfg: Config) -> None:
 
 
 def export(run: Path, out: Path, average: bool = True, merged: bool = False, adapters: bool = False) -> None:
-    """Writes the run's last checkpoint to ``out``, replacing one that was written there before. ``average``: the
-    averaged weights, not the last ones. ``merged``: with LoRA adapters merged. ``adapters``: without the published
-    weights.
+    """Exports the last checkpoint of ``run`` to ``out``, replacing one that was exported there before.
 
-    Raises UserError for a folder that is no run or has no checkpoint yet, for an ``out`` that holds anything else
-    (see ``whole_folder``), and for adapters that cannot be merged."""
+    Args:
+        run: folder of the training run
+        out: folder to write
+        average: export the averaged weights instead of the last ones
+        merged: merge LoRA adapters into the weights
+        adapters: leave out published weights
+
+    Raises:
+        UserError: if ``run`` is not a run or has no checkpoint, ``out`` holds anything else (see
+            ``whole_folder``), or adapters cannot be merged
+    """
     if merged and adapters:
         raise UserError("--merged and --adapters exclude each other; choose one")
     if not (run / "config.yaml").is_file():
-        raise UserError(f"run '{run}' has no config.yaml: it is not a folder that `reasonbrain train` made")
+        raise UserError(f"run '{run}' has no config.yaml: it was not made by `reasonbrain train`")
     check_replaceable(out)
     folder = checkpoints.last(run)
     if folder is None:

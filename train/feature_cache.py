@@ -1,11 +1,11 @@
-"""What is computed once a record, because no training changes it: regions, the latents of source and target, and what
-the frozen vision towers find in the source (``Plugin.image_features``).
+"""Cache of features from frozen models: regions, latents of source and target, and ``Plugin.image_features`` of the
+source. Training does not change them, so they are computed once per record.
 
-    reasonbrain data cache --config tiny -o DIR [key=value ...]          # all of it beforehand; training reads it with
-    reasonbrain train --config tiny -o RUN data.features=DIR             # data.features
+    reasonbrain data cache --config tiny -o DIR [key=value ...]          # precompute the features of all records
+    reasonbrain train --config tiny -o RUN data.features=DIR             # train with them
 
-Without a folder it is computed when a record comes up first, and kept in memory. Reading goes ahead in a thread; models
-run in the main one alone.
+Without a folder, features are computed when a record is first used, and kept in memory. Records are prefetched in a
+thread; models run in the main thread only.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from reasonbrain.model import ReasonBrain
 from reasonbrain.train.buckets import Buckets
 from reasonbrain.train.distributed import processes
 
-SHARD = 64  # records in a file
-MEMORY = 4 << 30  # bytes of features that stay in memory without a folder
+SHARD = 64  # records per file
+MEMORY = 4 << 30  # bytes of features kept in memory without a folder
 TENSORS = ("image", "regions", "source", "target")
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,13 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Prepared:
-    """A record as training takes it: image [3, H, W] uint8, regions [H, W] int16; latents of source and target
-    [C, h, w]; ready: ``image_features`` by slot, in the precision of what computed them."""
+    """A record with its cached features.
+
+    image: [3, H, W] uint8
+    regions: labels [H, W] int16
+    source, target: latents [C, h, w]
+    ready: ``image_features`` by slot, in the precision that they were computed in
+    """
 
     id: str
     instructions: Sequence[str]
@@ -63,12 +68,12 @@ class Prepared:
         return sum(t.nbytes for t in self.tensors().values())
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of them by name, as a file has them."""
+        """All tensors by name, as in a cache file."""
         return {name: getattr(self, name) for name in TENSORS} | {f"ready.{slot}": t for slot, t in self.ready.items()}
 
 
 class Ahead:
-    """``read``, with what is expected next read in a thread."""
+    """Wraps ``read`` with prefetching in a background thread."""
 
     def __init__(self, read: Callable[[int], Any]) -> None:
         self.read = read
@@ -76,21 +81,22 @@ class Ahead:
         self.coming: dict[int, Future[Any]] = {}
 
     def expect(self, numbers: Iterable[int]) -> None:
-        """From now on these, in place of what was expected before."""
+        """Prefetches these records; pending reads of earlier calls are cancelled."""
         for future in self.coming.values():
             future.cancel()
         self.coming = {number: self.thread.submit(self.read, number) for number in dict.fromkeys(numbers)}
 
     def __call__(self, number: int) -> Any:
-        """Raises what ``read`` raises for that number."""
+        """Returns record ``number``; raises what ``read`` raises."""
         return self.coming[number].result() if number in self.coming else self.read(number)
 
 
 class FeatureCache:
-    """``features[number]``: the record of that number, prepared; the next one of its size where it cannot be read.
+    """``features[number]`` is record ``number`` with its features, or a replacement of the same size if it is bad.
 
-    Raises UserError for a bad record, unless ``data.skip_bad`` allows for it, and for a folder (``data.features``)
-    that was made of other data or by other models, or that is not complete."""
+    Raises UserError for a bad record unless ``data.skip_bad`` is set, and for a folder (``data.features``) that was
+    computed from other data or by other models, or is incomplete.
+    """
 
     def __init__(self, cfg: Config, model: ReasonBrain) -> None:
         self.cfg, self.model = cfg, model
@@ -126,7 +132,7 @@ class FeatureCache:
         raise UserError(f"data: none of the {len(self)} records can be read")
 
     def expect(self, numbers: Iterable[int]) -> None:
-        """Reads these records ahead: from the folder, or as they come, to be computed when they are asked for."""
+        """Prefetches records: with their features from the folder, otherwise their images only."""
         self.read.expect(n for n in numbers if n not in self.kept and n not in self.bad)
 
     def _bad(self, number: int, error: UserError) -> None:
@@ -147,7 +153,7 @@ class FeatureCache:
         return self.kept[number]
 
     def _read(self, number: int) -> Prepared | None:
-        """None: the record was bad when the folder was made."""
+        """Reads a record from the folder; None if it was bad when the folder was written."""
         assert self.folder
         words, file = _open(self.folder / f"{number // SHARD:06d}.safetensors")
         if str(number) not in words:
@@ -157,9 +163,11 @@ class FeatureCache:
         return Prepared(**said, **{name: file.get_tensor(f"{number}.{name}") for name in TENSORS}, ready=ready)
 
     def write(self, folder: Path) -> None:
-        """Computes all records into a folder, this process its share of the files; those that are there stay.
+        """Computes the features of all records and writes them to ``folder``; existing files are kept.
 
-        Raises UserError for a folder that holds features of other data or other models, or cannot be written."""
+        The files are split over the processes. Raises UserError if the folder holds features of other data or models,
+        or cannot be written.
+        """
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / "key.json").exists() and processes.rank() == 0:
@@ -195,10 +203,13 @@ class FeatureCache:
 
 @torch.no_grad()
 def compute(model: ReasonBrain, record: Record) -> Prepared:
-    """Prepares one record: beside others in a batch its latents would differ in the last bit, and a resumed run meets
-    it beside others. To be called outside autocast and attention contexts: what is computed must not depend on them.
+    """Computes the features of one record.
 
-    Raises UserError for a record without a target."""
+    Records are not batched here: results would differ in the last bits with the batch, and a resumed run would not be
+    exact. For the same reason, call it outside autocast and attention kernel contexts.
+
+    Raises UserError for a record without a target.
+    """
     if record.target is None:
         raise UserError(f"record '{record.id}' has no target, so it cannot be trained on")
     pixels = np.stack([np.asarray(image.convert("RGB")) for image in (record.source, record.target)])
@@ -224,8 +235,8 @@ def shards(records: int) -> int:
 
 
 def key(cfg: Config, model: ReasonBrain) -> dict[str, Any]:
-    """What features depend on: the data, settings of the segmentation and of ``image_features``, and the weights that
-    compute them."""
+    """Identifies what features depend on: the data, the settings of the segmentation and of ``image_features``, and a
+    hash of the weights of the frozen models."""
     weights = hashlib.blake2b(digest_size=16)
     for part in model.parts.values():
         for module in part.prepares().values():
@@ -239,21 +250,21 @@ def key(cfg: Config, model: ReasonBrain) -> dict[str, Any]:
 
 
 def read_sizes(folder: Path) -> list[Size]:
-    """Of each record, as ``Records.sizes``: without the pictures. Raises UserError if they were not written."""
+    """The image size of each record, as ``Records.sizes``. Raises UserError if the file is missing or damaged."""
     try:
         return json.loads((folder / "sizes.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as e:
-        raise UserError(f"data.features: '{folder}' has no sizes.json ({e}); make it anew in another folder") from None
+        raise UserError(f"data.features: '{folder}' has no sizes.json ({e}); recreate it in another folder") from None
 
 
 def check_key(folder: Path, wanted: dict[str, Any]) -> None:
     try:
         made = json.loads((folder / "key.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise UserError(f"data.features: '{folder}' is not a folder that `reasonbrain data cache` made") from None
+        raise UserError(f"data.features: '{folder}' was not made by `reasonbrain data cache`") from None
     for name, value in json.loads(json.dumps(wanted)).items():
         if made.get(name) != value:
             raise UserError(
                 f"data.features: '{folder}' was made with another {name}: {made.get(name)}, not {value}; "
-                "name another folder"
+                "choose another folder"
             )

@@ -1,7 +1,7 @@
-"""The one training loop: every stage of every run takes its steps here (step.py), logs, validates and saves them.
+"""The training loop of all training stages: steps (step.py), logging, validation and checkpoints.
 
-A batch is a function of (seed, step) and torch's random state is set from the same numbers before each pass, so a
-resumed run needs no saved random state: it continues bit for bit where it was stopped.
+Batches and torch's random state depend on (seed, step) alone, so a resumed run is bit-identical to an uninterrupted one
+without saving random state.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ log = logging.getLogger(__name__)
 
 
 class Preempted(Exception):
-    """The run was asked to end (SIGTERM), has saved a checkpoint and ended."""
+    """The run received SIGTERM, saved a checkpoint and stopped."""
 
 
 def peak_memory(device: torch.device) -> float:
-    """The most that this process has held so far, in GiB: of the accelerator's memory, on a CPU of the machine's."""
+    """Peak memory of this process in GiB: accelerator memory, or host memory on CPU."""
     if device.type == "cpu":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return torch.accelerator.max_memory_allocated(device) / 2**30
 
 
 class Loop:
-    """Steps, checkpoints and exact resume of a run over an engine."""
+    """Runs the steps of a training run on an engine, with checkpoints and exact resume."""
 
     def __init__(self, engine: Engine | nn.Module, cfg: TrainConfig, run: Path) -> None:
         self.engine = Engine(engine, cfg) if isinstance(engine, nn.Module) else engine
@@ -60,7 +60,7 @@ class Loop:
         self.tracker: Tracker | None = None
 
     def save(self) -> None:
-        """Writes a checkpoint; every process its share. Raises UserError if it cannot be written."""
+        """Writes a checkpoint; each process writes a shard. Raises UserError if it cannot be written."""
         new = checkpoints.folder_of(self.run, self.step).with_suffix(".new")
         share, failure = {}, None
         for i, name in enumerate(self.engine.trained):
@@ -70,7 +70,7 @@ class Loop:
                     share[f"{what}/{name}"] = tensor.detach().cpu().contiguous()
         try:
             checkpoints.shard(share, new, processes.rank(), processes.world())
-        except Exception as e:  # safetensors and the file system raise different ones
+        except Exception as e:  # safetensors and the file system raise different types
             failure = str(e).strip().splitlines()[0]
         if processes.anywhere([failure is not None], self.engine.device)[0]:
             if processes.rank() == 0:
@@ -83,8 +83,10 @@ class Loop:
         processes.wait()
 
     def resume(self) -> bool:
-        """Continues from the run's last checkpoint where there is one; says whether it did. Raises UserError if it
-        holds other parameters than those that train."""
+        """Restores the run's last checkpoint, if any; returns whether there was one.
+
+        Raises UserError if the checkpoint's parameters differ from the trainable parameters.
+        """
         if processes.rank() == 0:
             checkpoints.clean(self.run)
         processes.wait()
@@ -111,15 +113,22 @@ class Loop:
         describe: Callable[[int, int], str] | None = None,
         validation: Validation | None = None,
     ) -> None:
-        """Trains up to ``cfg.steps``, each step in ``parts`` passes: ``batches(step, part)`` gives the batch of a pass,
-        ``losses(batch)`` its named scalars, of which ``loss`` is minimised. Their means over the passes are logged; one
-        that is NaN in some passes is averaged over the others. ``describe``: as in ``take_step``.
+        """Trains up to ``cfg.steps``.
 
-        A JSON line every ``log_every`` steps goes to ``RUN/log.jsonl`` and to the tracker. Raises FloatingPointError
-        after ``bad_steps`` skipped steps in a row, Preempted after SIGTERM."""
+        Every ``log_every`` steps, the means of all values go to ``RUN/log.jsonl`` and to the tracker; passes in which a
+        value is NaN do not count towards its mean.
+
+        Args:
+            batches, losses, parts, describe: as in ``take_step``
+            validation: runs every ``validate_every`` steps
+
+        Raises:
+            FloatingPointError: after ``bad_steps`` skipped steps in a row
+            Preempted: after SIGTERM, once a checkpoint is saved
+        """
         self.run.mkdir(parents=True, exist_ok=True)
         before = signal.signal(signal.SIGTERM, self._end)
-        hidden = None if processes.rank() == 0 else True  # None: shown on a terminal only
+        hidden = None if processes.rank() == 0 else True  # None: show the bar on a terminal only
         try:
             with tqdm(total=self.cfg.steps, initial=self.step, disable=hidden) as bar:
                 with nullcontext() if bar.disable else logging_redirect_tqdm():
@@ -176,10 +185,10 @@ class Loop:
             if self.step % cfg.save_every == 0 or self.step == cfg.steps or self.asked_to_end:
                 self.save()
             if self.asked_to_end:
-                raise Preempted(f"asked to end; saved at step {self.step}")
+                raise Preempted(f"stopped by SIGTERM; saved at step {self.step}")
 
     def _log(self, values: dict[str, float], shown: tuple[str, ...], more: str) -> None:
-        """Says the ``shown`` values, and writes all of them to the log and the tracker."""
+        """Prints the ``shown`` values, and writes all values to RUN/log.jsonl and the tracker."""
         if processes.rank() != 0:
             return
         line: dict[str, float] = {"step": self.step, **{k: float(f"{v:.7g}") for k, v in values.items()}}

@@ -1,7 +1,7 @@
-"""What trains, at which rate, and the optimizer that moves it.
+"""Trainable parameters, learning rate schedules and optimizers.
 
-``train.slots`` gives a slot its own rate, decay and warm-up, or takes it out of training; what is not said there is
-the run's own. The schedule counts optimizer steps, whatever the number of processes.
+``train.slots`` overrides the learning rate, weight decay and warm-up of a slot, or freezes it; the defaults come from
+``train``. Schedules count optimizer steps, regardless of the number of processes.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ OPTIMIZERS = ("adamw", "adamw_8bit", "muon")
 BETAS = (0.9, 0.99)
 MUON: dict[str, Any] = {"momentum": 0.95, "nesterov": True, "adjust_lr_fn": "match_rms_adamw"}
 
-Group = dict[str, Any]  # of parameters, as torch.optim takes them
+Group = dict[str, Any]  # a parameter group of torch.optim
 
 
 def learning_rate(cfg: TrainConfig, step: int) -> float:
-    """The rate of optimizer step ``step`` (0-based)."""
+    """The learning rate of optimizer step ``step`` (0-based): linear warm-up, then cosine decay to ``final_lr``."""
     if step < cfg.warmup:
         return cfg.lr * (step + 1) / cfg.warmup
     progress = min((step - cfg.warmup) / max(cfg.steps - cfg.warmup, 1), 1.0)
@@ -34,12 +34,12 @@ def learning_rate(cfg: TrainConfig, step: int) -> float:
 
 
 def slot_of(name: str) -> str:
-    """The slot that a parameter of ReasonBrain belongs to, its dot written as "_"; "" in any other module."""
+    """The slot of a ReasonBrain parameter, with "_" for its dot; "" for parameters of any other module."""
     return name.split(".")[1] if name.startswith("parts.") else ""
 
 
 def trained_parameters(module: nn.Module, cfg: TrainConfig) -> dict[str, nn.Parameter]:
-    """The parameters that train, by name; those of slots that ``train.slots`` freezes are frozen here."""
+    """Freezes the slots that ``train.slots`` excludes, and returns the trainable parameters by name."""
     for name, p in module.named_parameters():
         if not cfg.slots.get(slot_of(name), SlotTrainConfig()).train:
             p.requires_grad_(False)
@@ -47,7 +47,7 @@ def trained_parameters(module: nn.Module, cfg: TrainConfig) -> dict[str, nn.Para
 
 
 def check_trains(model: ReasonBrain, cfg: TrainConfig) -> None:
-    """Raises UserError where ``cfg`` says something about a null slot, and if nothing is left to train."""
+    """Raises UserError if ``cfg`` has settings for a null slot, or if nothing is left to train."""
     for name in sorted({*cfg.slots, *cfg.checkpointing, *cfg.compile} - set(model.parts.keys())):
         raise UserError(f"train: slot '{name}' is null, so there is nothing to set for it")
     loss = any(part.gives_loss() for part in model.parts.values())
@@ -56,23 +56,25 @@ def check_trains(model: ReasonBrain, cfg: TrainConfig) -> None:
 
 
 def dimensions(p: Tensor) -> int:
-    """Of the whole parameter, where ZeRO-3 has left only a part of it here."""
+    """Number of dimensions of the full parameter, also if ZeRO-3 has partitioned it."""
     return len(getattr(p, "ds_shape", p.shape))
 
 
 def numel(p: Tensor) -> int:
-    """Of the whole parameter, too."""
+    """Number of elements of the full parameter, also if ZeRO-3 has partitioned it."""
     return getattr(p, "ds_numel", p.numel())
 
 
 def is_hidden(name: str, p: Tensor) -> bool:
-    """Whether a parameter is a weight matrix between hidden layers: one inside a numbered block, no adapter."""
+    """Whether a parameter is a hidden weight matrix: 2-D, inside a numbered block, and not a LoRA adapter."""
     return dimensions(p) == 2 and bool(re.search(r"\.\d+\.", name)) and ".lora_" not in name
 
 
 def param_groups(trained: dict[str, nn.Parameter], cfg: TrainConfig) -> list[Group]:
-    """One group for each slot and way of moving: matrices, vectors (no decay), hidden matrices under muon. A group
-    carries its slot's schedule as ``schedule``."""
+    """Groups parameters by slot and kind: matrices, vectors (no weight decay), and hidden matrices with muon.
+
+    Each group holds the training configuration of its slot as ``schedule``.
+    """
     groups: dict[tuple[str, str], Group] = {}
     for name, p in trained.items():
         slot = slot_of(name)
@@ -88,11 +90,15 @@ def param_groups(trained: dict[str, nn.Parameter], cfg: TrainConfig) -> list[Gro
 
 
 def make_optimizers(trained: dict[str, nn.Parameter], cfg: TrainConfig) -> list[torch.optim.Optimizer]:
-    """What ``train.optimizer`` names: ``adamw``; ``adamw_8bit`` (bitsandbytes: moments in 8 bits); ``muon`` (Jordan et
-    al. 2024): orthogonalised momentum for the matrices between hidden layers, its step scaled to AdamW's size so that
-    one rate serves both (Liu et al. 2025), and AdamW for all the rest.
+    """Creates the optimizers of ``train.optimizer``.
 
-    Raises UserError for another name and for a library that is not installed."""
+    - ``adamw``: torch's AdamW
+    - ``adamw_8bit``: bitsandbytes' AdamW with 8-bit moments
+    - ``muon`` (Jordan et al. 2024): orthogonalised momentum for hidden matrices, AdamW for all other parameters. Muon's
+      updates are scaled to the RMS of AdamW's, so that both share a learning rate (Liu et al. 2025)
+
+    Raises UserError for an unknown name, or if the library is not installed.
+    """
     if cfg.optimizer not in OPTIMIZERS:
         raise UserError(f"train.optimizer: '{cfg.optimizer}' is not one of {', '.join(OPTIMIZERS)}")
     groups = param_groups(trained, cfg)
@@ -117,7 +123,7 @@ def _adamw(name: str) -> type[torch.optim.Optimizer]:
 
 
 def set_rates(optimizers: list[torch.optim.Optimizer], step: int) -> dict[str, float]:
-    """Gives every group its rate of this step, and returns the rates by slot."""
+    """Sets the learning rate of every group for ``step``, and returns the rates by slot."""
     rates = {}
     for group in (g for o in optimizers for g in o.param_groups):
         rates[group["slot"]] = group["lr"] = learning_rate(group["schedule"], step)

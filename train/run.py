@@ -1,12 +1,12 @@
-"""Trains ReasonBrain: L = L_MLLM + L_DM over everything that the configuration leaves trainable.
+"""Trains ReasonBrain: minimises L = L_MLLM + L_DM (arXiv:2507.01908) over all trainable parameters.
 
     reasonbrain train --config tiny -o RUN [key=value ...]                        # one process
-    torchrun --nproc_per_node 2 train/train.py --config tiny -o RUN               # several, each holds everything
+    torchrun --nproc_per_node 2 train/train.py --config tiny -o RUN               # data parallel
     deepspeed train/train.py --config CONFIG --deepspeed configs/deepspeed/zero3.json -o RUN     # ZeRO
 
-The same command continues a run that was stopped, also with another number of processes or another of these three.
-RUN/checkpoints holds the checkpoints, RUN/log.jsonl the losses, and RUN/model, once the run is through, what
-``reasonbrain edit --checkpoint RUN`` takes (``reasonbrain export`` makes it of any checkpoint).
+The same command resumes an interrupted run, also with another number of processes or another of these launchers.
+RUN/checkpoints holds the checkpoints and RUN/log.jsonl the losses. A finished run writes RUN/model, the model for
+``reasonbrain edit --checkpoint RUN``; ``reasonbrain export`` writes it for an unfinished run.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 def table(model: ReasonBrain) -> str:
-    """Parameters by slot, in millions: all, and those that train."""
+    """A table of total and trainable parameters by slot, in millions."""
     lines = [f"{'slot':<12} {'parameters':>12} {'trained':>12}"]
     for name in SLOTS:
         part = model.slot(name)
@@ -53,7 +53,7 @@ def table(model: ReasonBrain) -> str:
 
 
 def check_run(cfg: Config, run: Path) -> None:
-    """Raises UserError if RUN was made by another model configuration or with another optimizer."""
+    """Raises UserError if RUN was trained with another model configuration or optimizer."""
     if not (run / "config.yaml").is_file():
         return
     made = load_config(str(run / "config.yaml"))
@@ -61,15 +61,15 @@ def check_run(cfg: Config, run: Path) -> None:
     if cfg.train.optimizer != made.train.optimizer:
         raise UserError(
             f"train.optimizer: run '{run}' trains with {made.train.optimizer}, not {cfg.train.optimizer}; "
-            f"give another folder, and train.start={run} to start from its weights"
+            f"choose another folder, and train.start={run} to start from its weights"
         )
     for slot in SLOTS:
         if slot_config(cfg.model, slot) is None and slot_config(made.model, slot) is not None:
-            raise UserError(f"model.{slot}: run '{run}' trains it; give another folder to train without it")
+            raise UserError(f"model.{slot}: run '{run}' trains it; choose another folder to train without it")
 
 
 def check_partitioned_loading(cfg: Config) -> None:
-    """Raises UserError if ``train.start`` cannot be loaded one tensor at a time, as ZeRO-3 does it."""
+    """Raises UserError if ``train.start`` cannot be loaded one tensor at a time, as ZeRO-3 requires."""
     for slot in SLOTS:
         params = slot_config(cfg.model, slot)
         if cfg.train.start and params:
@@ -77,12 +77,19 @@ def check_partitioned_loading(cfg: Config) -> None:
 
 
 def train(cfg: Config, run: Path, deepspeed: Path | None = None) -> None:
-    """Trains up to ``train.steps``, continuing RUN where there is one, and writes RUN/model.
+    """Trains up to ``train.steps``, resuming RUN if it exists, and writes RUN/model.
 
-    ``deepspeed``: a DeepSpeed JSON; without it plain torch trains. Raises UserError for a run of another model, if
-    nothing can train, for a batch, a launch or a DeepSpeed JSON that does not fit the configuration, for a RUN that is
-    being trained, and for memory or a disk that is full; RunError for a lost process; FloatingPointError and Preempted
-    like ``Loop.fit``."""
+    Args:
+        cfg: the configuration
+        run: folder of the run
+        deepspeed: a DeepSpeed JSON configuration; None trains with plain torch
+
+    Raises:
+        UserError: if RUN holds another model or is being trained, nothing is trainable, the batch size, the launch or
+            the DeepSpeed configuration does not match ``cfg``, memory runs out, or the disk is full
+        RunError: if a process is lost
+        FloatingPointError, Preempted: as in ``Loop.fit``
+    """
     device = processes.join()
     with faults.watched(run, device) as watch:
         micro_batch(cfg.train, processes.world())
@@ -114,10 +121,10 @@ def _train(
     engine = ZeroEngine(model, cfg.train, zero) if zero else Engine(model, cfg.train)
     watch.loop = loop = Loop(engine, cfg.train, run)
     if loop.resume() and first:
-        log.info(f"continuing {run} at step {loop.step}")
-    processes.wait()  # until all have read the run as it was
+        log.info(f"resuming {run} at step {loop.step}")
+    processes.wait()  # all processes must have read the run before it changes
     if first:
-        new = run / "config.yaml.new"  # a disk that fills up here must not leave half of one
+        new = run / "config.yaml.new"  # written in one piece even if the disk fills up
         new.write_text(dump_config(cfg), encoding="utf-8")
         os.replace(new, run / "config.yaml")
         if cfg.train.tracker:

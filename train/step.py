@@ -1,7 +1,7 @@
-"""One optimizer step: its batches are fetched, passed through the model, and move the weights.
+"""One optimizer step: fetch batches, forward and backward passes, update.
 
-A batch is fetched before its forward pass, outside the contexts of that pass (autocast, the choice of an attention
-kernel), so that what is computed for a record does not depend on them.
+A batch is fetched outside the contexts of the forward pass (autocast, attention kernel selection), so that the features
+computed for a record do not depend on them.
 """
 
 from __future__ import annotations
@@ -21,21 +21,24 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from reasonbrain.train.distributed import processes
 
 Batches = Callable[[int, int], Any]  # (step, part) -> the batch of a pass
-Losses = Callable[[Any], dict[str, Tensor]]  # a batch -> named scalars; ``loss`` is minimised
+Losses = Callable[[Any], dict[str, Tensor]]  # batch -> named scalars; ``loss`` is minimised
 
 
 @dataclass
 class Step:
-    """What an optimizer step gave. values: (name, number) of each of its passes and of the whole; fault: why it was
-    skipped, or None."""
+    """Result of an optimizer step.
+
+    values: (name, value) pairs of every pass and of the whole step
+    fault: why the step was skipped, or None
+    """
 
     values: list[tuple[str, float]] = field(default_factory=list)
     fault: str | None = None
 
 
 def fastest_attention(device: str) -> AbstractContextManager[None]:
-    """On a CPU, attention in plain matrix products: the backward of torch's fused kernel for CPUs takes a third of a
-    step's time (docs/log.md). Elsewhere torch chooses."""
+    """Selects the math attention kernel on CPU, where the backward pass of torch's fused kernel is slow (a third of a
+    step, docs/log.md). On other devices torch chooses."""
     return sdpa_kernel(SDPBackend.MATH) if device == "cpu" else nullcontext()
 
 
@@ -47,11 +50,19 @@ def take_step(
     parts: int = 1,
     describe: Callable[[int, int], str] | None = None,
 ) -> Step:
-    """Takes optimizer step ``step`` of a run, in ``parts`` passes whose gradients are accumulated.
+    """Takes optimizer step ``step``, accumulating gradients over ``parts`` passes.
 
-    Torch's random state is set before each pass from (seed, step, part, rank). A step is skipped in all processes if
-    the loss of a pass or the norm of the gradients is NaN or infinite in one of them; ``describe(step, part)`` then
-    says what the pass held, for the message."""
+    Torch's random state is seeded before each pass from (seed, step, part, rank). If a loss or a gradient norm is NaN
+    or infinite in any process, all processes skip the step.
+
+    Args:
+        engine: an Engine or a ZeroEngine
+        batches: called with (step, part), returns the batch of a pass
+        losses: called with a batch, returns named scalars, of which ``loss`` is minimised
+        step: index of the step, from 0
+        parts: number of passes
+        describe: called with (step, part), returns the contents of a batch for the message of a skipped step
+    """
     found, waited = Step(), 0.0
     for part in range(parts):
         seed = (engine.cfg.seed * 1_000_003 + step) * parts + part
@@ -68,14 +79,14 @@ def take_step(
         if wrong:
             engine.discard()
             held = f" ({describe(step, part)})" if describe and not finite else ""
-            value = named["loss"].item() if not finite else "finite, but not that of another process"
+            value = named["loss"].item() if not finite else "finite, but not in another process"
             found.fault = f"step {step}: the loss of process {processes.rank()} is {value}{held}"
             return found
         found.values += [(name, float(value.detach())) for name, value in named.items()]
     norms, rates = engine.step(step)
     norm = math.hypot(*norms.values())
     if not math.isfinite(norm):
-        found.fault = f"step {step}: the gradients' norm is {norm}"
+        found.fault = f"step {step}: the gradient norm is {norm}"
         return found
     found.values += [("seconds_waiting_for_data", waited), ("norm", norm), ("lr", max(rates.values()))]
     found.values += [(f"norm/{slot}", value) for slot, value in norms.items() if slot]

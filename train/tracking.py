@@ -1,8 +1,8 @@
-"""Where a run can be watched: TensorBoard, Weights & Biases or trackio (``train.tracker``).
+"""Experiment trackers: TensorBoard, Weights & Biases or trackio (``train.tracker``).
 
-    tensorboard --logdir RUN        # TensorBoard, the default, keeps its files in RUN/tensorboard
+    tensorboard --logdir RUN        # TensorBoard, the default, writes to RUN/tensorboard
 
-RUN/log.jsonl holds the same numbers and RUN/validation the same pictures, whatever the tracker.
+RUN/log.jsonl and RUN/validation hold the same values and images with any tracker.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ log = logging.getLogger(__name__)
 
 
 class Tracker:
-    """Sends numbers and pictures to one of ``config.TRACKERS``; a run that is continued goes on in the same place.
+    """Logs values and images to one of ``config.TRACKERS``. A resumed run continues its existing log.
 
-    One that fails (no network, a full disk) is reported and let go, and the run goes on. Raises UserError if it is
-    not installed or does not start."""
+    If the tracker fails during the run (no network, full disk), the failure is logged and tracking is disabled. Raises
+    UserError if the tracker is not installed or does not start.
+    """
 
     def __init__(self, name: str, run: Path, step: int, config: dict[str, Any]) -> None:
         self.name, self.alive = name, True
@@ -33,7 +34,7 @@ class Tracker:
             if name == "tensorboard":
                 from torch.utils.tensorboard import SummaryWriter
 
-                # what a killed run wrote beyond the step after which this one goes on is dropped
+                # drop the steps that a killed run logged after its last checkpoint
                 self.backend: Any = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
             else:
                 self.module = import_module(name)  # trackio has wandb's interface
@@ -47,11 +48,11 @@ class Tracker:
             raise UserError(
                 f"train.tracker: {name} is not installed; pip install {package}, or train.tracker=null"
             ) from None
-        except Exception as e:  # every service has its own errors
+        except Exception as e:  # the error types differ between services
             raise UserError(f"train.tracker: {name} does not start: {str(e).splitlines()[0]}") from None
 
     def log(self, values: dict[str, float], step: int) -> None:
-        """Numbers of a step, by name."""
+        """Logs the named values of a step."""
         if self.name == "tensorboard":
             self._send(lambda: [self.backend.add_scalar(key, value, step) for key, value in values.items()])
         else:
@@ -73,4 +74,4 @@ class Tracker:
             send()
         except Exception as e:
             self.alive = False
-            log.warning(f"train.tracker: {self.name} failed ({str(e).splitlines()[0]}); the run goes on without it")
+            log.warning(f"train.tracker: {self.name} failed ({str(e).splitlines()[0]}); the run continues without it")

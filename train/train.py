@@ -1,4 +1,4 @@
-"""What torchrun and deepspeed launch: `reasonbrain train` as a file. The training itself is in run.py.
+"""Launch script for torchrun and deepspeed, equivalent to `reasonbrain train`. The training is in run.py.
 
 torchrun --nproc_per_node 2 train/train.py --config tiny -o RUN
 deepspeed train/train.py --config CONFIG --deepspeed configs/deepspeed/zero3.json -o RUN

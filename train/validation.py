@@ -1,7 +1,7 @@
-"""Validation of a run: the loss on records never trained on, always at the same noise, and edits as pictures.
+"""Validation during training: the loss on held-out records with fixed noise, and sample edits.
 
-The losses of two runs compare, whatever their batch or number of processes: a record is passed alone, with the seed of
-its number. The weights are the run's last ones, not the averaged ones.
+Each record is evaluated alone, with its index as seed, so losses of runs with different batch sizes or numbers of
+processes are comparable. Validation uses the current weights, not the averaged ones.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from reasonbrain.train.distributed import processes
 from reasonbrain.train.feature_cache import Prepared, compute
 from reasonbrain.utils.images import to_pil
 
-RECORDS, DRAWS = 16, 4  # records, and noise levels each
-PICTURES, SIDE = 4, 192  # edits, and pixels on a side in their picture
+RECORDS, DRAWS = 16, 4  # records, and noise levels per record
+PICTURES, SIDE = 4, 192  # sample edits, and the side of an image in pixels
 
 
 class Validation:
-    """Validates ``model``, which ``engine`` trains. All processes have to call it at once."""
+    """Validates ``model``, which ``engine`` trains. Its methods are collective: all processes must call them."""
 
     def __init__(self, cfg: Config, model: ReasonBrain, engine: Any, run: Path) -> None:
         self.cfg, self.model, self.engine, self.run = cfg, model, engine, run
@@ -35,19 +35,21 @@ class Validation:
         self.records = [compute(model, records[i]) for i in range(min(RECORDS, len(records)))]
 
     def inputs(self, record: Prepared) -> Inputs:
-        """A batch of one, in the first of the record's wordings; its objects are found there, as in use."""
+        """A batch of one record with its first instruction; objects are found in the text, as in inference."""
         images = record.image[None].to(self.model.device).float() / 255
         ready = {slot: features[None] for slot, features in record.ready.items()}
         return self.model.make_inputs(images, record.instructions[:1], None, record.regions[None], ready)
 
     @torch.no_grad()
     def losses(self) -> dict[str, float]:
-        """``validation/loss`` and its parts; every process takes its share of the records."""
+        """Returns ``validation/loss``, ``validation/lm`` and ``validation/dm``, averaged over records and processes."""
         self.model.eval()
         sums: dict[str, tuple[float, int]] = {}
         for first in range(0, len(self.records), processes.world()):
             number = first + processes.rank()
-            record = self.records[min(number, len(self.records) - 1)]  # all pass through the model equally often
+            record = self.records[
+                min(number, len(self.records) - 1)
+            ]  # all processes must run the same number of passes
             latents = [t[None].to(self.model.device) for t in (record.source, record.target)]
             batch = self.inputs(record), *latents, [number]
             named = self.engine.forward(partial(self.engine.model, *batch, DRAWS, self.cfg.train.lm_weight))
@@ -66,8 +68,10 @@ class Validation:
 
     @torch.no_grad()
     def edits(self, step: int) -> Image.Image | None:
-        """Source, edit and true target of some records, a row each, also written to RUN/validation; None without a
-        diffusion model."""
+        """Edits some records; returns a sheet with a row of source, edit and target per record.
+
+        The sheet is also saved to RUN/validation. Returns None without a diffusion model.
+        """
         diffusion = self.model.slot("diffusion")
         if diffusion is None:
             return None
@@ -88,7 +92,7 @@ class Validation:
 
 
 def draw(rows: list[tuple[str, list[Image.Image]]]) -> Image.Image:
-    """A sheet with a line of text over every row of pictures."""
+    """Draws rows of images onto one sheet, with a line of text above each row."""
     gap, line = 6, 18
     columns = max(len(pictures) for _, pictures in rows)
     sheet = Image.new("RGB", (columns * (SIDE + gap) + gap, len(rows) * (SIDE + line + gap) + gap), "white")

@@ -1,10 +1,11 @@
-"""CME ``hybrid``: the Cross-Modal Enhancer (paper, section on CME): five hybrid blocks.
+"""CME ``hybrid``: the Cross-Modal Enhancer of ReasonBrain (arXiv:2507.01908), a stack of five hybrid blocks.
 
-Visual side of a block, with x the queries and F = E_I(I):
+The visual side of a block computes, with queries x and image features F = E_I(I):
+
     F1 = CrossAttn(x, V^)     F2 = CrossAttn(F, R_V)     V- = LN(F1 + F2 fused)     x = CrossAttn(V-, [F2, R_V])
-The textual side is the same with E_T(H) and R_T. F1 and F2 differ in length, so F2 is fused by attention from F1.
-Then the sides read each other, which is what makes the enhancement bidirectional: what the text says changes R-_V,
-what the picture shows changes R-_T.
+
+The textual side does the same with E_T(H) and R_T. F1 and F2 differ in length, so F2 is fused into F1 by
+cross-attention. The two sides then attend to each other (bidirectional interaction).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from reasonbrain.registry import register
 
 
 class Enhancer(nn.Module):
-    """One side of one hybrid block."""
+    """The visual or the textual side of a hybrid block."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -30,7 +31,16 @@ class Enhancer(nn.Module):
     def forward(
         self, x: Tensor, guidance: Tensor, features: Tensor, features_mask: Tensor, cues: Tensor, cues_mask: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Queries [B, Q, D] -> enhanced [B, Q, D], and the refined features F2 [B, N, D] for the next block."""
+        """Returns the enhanced queries [B, Q, D] and the refined features F2 [B, N, D], the next block's input.
+
+        Args:
+            x: queries [B, Q, D]
+            guidance: V^ [B, G, D]
+            features: encoder features [B, N, D]
+            features_mask: [B, N], true for valid tokens
+            cues: R_V or R_T [B, K, D]
+            cues_mask: [B, K], true for valid cues
+        """
         f1 = self.guided(x, guidance)
         f2 = self.detailed(features, cues, cues_mask)
         v = self.norm(self.fused(f1, f2, features_mask))
@@ -39,7 +49,7 @@ class Enhancer(nn.Module):
 
 
 class HybridBlock(nn.Module):
-    """Visual-oriented and textual-oriented enhancer, then an exchange in both directions."""
+    """A visual and a textual enhancer, followed by cross-attention in both directions."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -57,8 +67,19 @@ class HybridBlock(nn.Module):
         guidance: Tensor,
         cues: Cues,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Both sides' queries [B, Q, D] and features -> the same, enhanced, and how much the visual queries look at
-        each patch [B, N]."""
+        """Returns the enhanced queries of both sides [B, Q, D], the refined features of both sides, and the attention
+        of the visual queries on each patch [B, N].
+
+        Args:
+            xv: visual queries [B, Q, D]
+            xt: textual queries [B, Q, D]
+            patches: image features [B, N, D]
+            patches_mask: [B, N], true for valid patches
+            text: text features [B, L, D]
+            text_mask: [B, L], true for valid tokens
+            guidance: V^ [B, G, D]
+            cues: R_V and R_T
+        """
         xv, patches = self.visual(xv, guidance, patches, patches_mask, cues.visual, cues.visual_mask)
         xt, text = self.textual(xt, guidance, text, text_mask, cues.textual, cues.textual_mask)
         focus = self.visual.fused.weights(xv, patches)
@@ -67,12 +88,12 @@ class HybridBlock(nn.Module):
 
 @register("cme", "hybrid")
 class HybridEnhancer(Plugin):
-    """The Cross-Modal Enhancer: hybrid blocks whose visual and textual sides read each other.
+    """The Cross-Modal Enhancer: hybrid blocks whose visual and textual sides attend to each other.
 
     Args:
         blocks: number of hybrid blocks (paper: 5)
-        queries: tokens of R-_V and of R-_T each
-        heads: attention heads; they divide ``width``
+        queries: number of tokens in each of R-_V and R-_T
+        heads: number of attention heads; must divide ``width``
     """
 
     @register_to_config
@@ -87,7 +108,10 @@ class HybridEnhancer(Plugin):
         return list(self.hybrid_blocks)
 
     def forward(self, features: Features, cues: Cues, guidance: Tensor) -> Condition:
-        """V^ [B, Q, D] and the cues -> R-_V and R-_T, [B, queries, D] each."""
+        """Returns R-_V and R-_T, [B, queries, D] each, with the last block's attention map over the patches.
+
+        ``guidance`` is V^ [B, Q, D]; Q is 0 without an MLLM.
+        """
         batch = guidance.shape[0]
         patches, text = features.patches, features.text
         patches_mask = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)

@@ -1,1 +1,1 @@
-"""What the plug-ins of several slots share: attention blocks and the precision of frozen bases."""
+"""Code shared by the plug-ins of several slots: attention blocks and the precision of frozen base models."""

@@ -1,7 +1,7 @@
-"""Attention and transformer blocks shared by FRCE, the QFormer's neighbours and the CME.
+"""Attention and transformer blocks shared by FRCE, the CME and the diffusion plug-ins.
 
-Attention runs through torch's fused ``scaled_dot_product_attention``. Every attention has one extra key of zeros,
-so a row with nothing to attend to (no object, no region, a null slot) gives zeros instead of NaN.
+Attention uses torch's fused ``scaled_dot_product_attention``. A zero key and value are prepended to every context, so
+that a row with nothing to attend to (no object, no region, a null slot) yields zeros instead of NaN.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 
 class Attention(nn.Module):
-    """Multi-head attention of ``x`` [B, L, D] on ``context`` [B, S, D] (S may be 0)."""
+    """Multi-head attention from ``x`` [B, L, D] to ``context`` [B, S, D]; S may be 0."""
 
-    plain_attention = False  # plain matrix products instead of a fused kernel; see reasonbrain/attention.py
+    plain_attention = False  # use the unfused math kernel; set by reasonbrain/attention.py
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -30,11 +30,11 @@ class Attention(nn.Module):
 
     def _qkv(self, x: Tensor, context: Tensor) -> list[Tensor]:
         k, v = self.to_kv(context).chunk(2, dim=-1)
-        k, v = (F.pad(t, (0, 0, 1, 0)) for t in (k, v))  # the key of zeros, first
+        k, v = (F.pad(t, (0, 0, 1, 0)) for t in (k, v))  # the zero key and value
         return [rearrange(t, "b l (h d) -> b h l d", h=self.heads) for t in (self.to_q(x), k, v)]
 
     def forward(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """``mask`` [B, S]: true where a context token counts."""
+        """Returns [B, L, D]. ``mask`` [B, S] is true for the context tokens to attend to."""
         if mask is not None:
             mask = F.pad(mask, (1, 0), value=True)[:, None, None, :]
         q, k, v = self._qkv(x, context)
@@ -44,7 +44,7 @@ class Attention(nn.Module):
 
     @torch.no_grad()
     def weights(self, x: Tensor, context: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Attention weights [B, S], averaged over heads and queries, for looking at."""
+        """Attention weights [B, S], averaged over heads and queries, for inspection."""
         q, k, _ = self._qkv(x, context)
         scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
         if mask is not None:
@@ -53,7 +53,7 @@ class Attention(nn.Module):
 
 
 class CrossBlock(nn.Module):
-    """Pre-norm cross-attention and feed-forward, both residual: x [B, L, D], context [B, S, D] -> [B, L, D]."""
+    """A pre-norm residual block of cross-attention and feed-forward: x [B, L, D], context [B, S, D] -> [B, L, D]."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class CrossBlock(nn.Module):
 
 
 class SelfBlock(nn.Module):
-    """Pre-norm self-attention and feed-forward, both residual: x [B, L, D], mask [B, L] -> [B, L, D]."""
+    """A pre-norm residual block of self-attention and feed-forward: x [B, L, D], mask [B, L] -> [B, L, D]."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()

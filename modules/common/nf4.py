@@ -1,4 +1,4 @@
-"""A Linear held in 4 bits: bitsandbytes' NF4 with its block sizes quantised again (QLoRA, arXiv:2305.14314)."""
+"""A 4-bit linear layer: bitsandbytes' NF4 with double quantisation (QLoRA, arXiv:2305.14314)."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ import torch
 from bitsandbytes.nn import Linear4bit, Params4bit
 from torch import Tensor, nn
 
-BLOCK = (
-    64  # weights that share a scale; for rows that end inside a block, bitsandbytes 0.50 on a CPU takes wrong scales
-)
-FLOATS = ("quant_map", "nested_absmax", "nested_quant_map")  # what bitsandbytes keeps beside the weight in float32
+# Weights per quantisation block. On CPU, bitsandbytes 0.50 needs rows that end on a block boundary: or else it applies
+# wrong scales.
+BLOCK = 64
+FLOATS = ("quant_map", "nested_absmax", "nested_quant_map")  # quantisation state that bitsandbytes keeps in float32
 
 
 class Nf4Linear(Linear4bit):
-    """The quantised ``linear``: half a byte a weight, computed in bfloat16. Made from one on the meta device, it waits
-    for ``load_state_dict``, which bitsandbytes' own class does not have for what it saves. The block sizes are saved as
-    bytes, so that a checkpoint written or read in 16 bits does not round them."""
+    """An NF4-quantised copy of ``linear``: half a byte per weight, computed in bfloat16.
+
+    A layer created on the meta device is filled by ``load_state_dict``; bitsandbytes' own class cannot load the
+    quantised weights that it saves. The float32 quantisation state is saved as raw bytes, so that casting a checkpoint
+    to 16 bits does not round it.
+    """
 
     def __init__(self, linear: nn.Linear) -> None:
         bias = linear.bias is not None
@@ -25,8 +28,8 @@ class Nf4Linear(Linear4bit):
         self.bias = linear.bias
         self.weight = Params4bit(linear.weight.data, quant_type="nf4", blocksize=BLOCK)
         if not linear.weight.is_meta:
-            self.weight = self.weight.to(linear.weight.device)  # this is what quantises
-        # in eval mode, which a frozen base is always in, bitsandbytes repacks the weight for a kernel without gradients
+            self.weight = self.weight.to(linear.weight.device)  # moving the weight to a device quantises it
+        # in eval mode, as in every frozen base, bitsandbytes would repack the weight for a kernel without backward
         self.support_avx512bf16_for_cpu = False
 
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:

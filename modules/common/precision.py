@@ -1,11 +1,11 @@
-"""The precision that the published, frozen base of a plug-in is held in: the parameter ``precision``.
+"""The storage precision of a plug-in's frozen base model: the parameter ``precision``.
 
     float32
-    bfloat16   half the bytes
-    nf4        an eighth: the Linear layers of the repeated blocks in 4 bits, all the rest of the base in bfloat16.
-               A layer whose inputs are no multiple of 64 stays in bfloat16; in FLUX, Qwen and LLaVA there is none.
+    bfloat16   half the memory of float32
+    nf4        about an eighth: linear layers of the repeated blocks in 4 bits, the rest of the base in bfloat16.
+               Layers whose input size is not a multiple of 64 stay in bfloat16 (none in FLUX, Qwen and LLaVA).
 
-What trains beside it is held in float32. A base below float32 computes in bfloat16, under autocast.
+Trainable parameters are held in float32. A base below float32 computes in bfloat16 under autocast.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "nf4": torch
 
 
 class PublishedBase(Plugin):
-    """A plug-in around a published base that takes the parameter ``precision``."""
+    """A plug-in around a published base model, with the parameter ``precision``."""
 
     @classmethod
     def memory_options(cls, params: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -34,27 +34,36 @@ class PublishedBase(Plugin):
     def check_partitioned_loading(cls, params: dict[str, Any]) -> None:
         if params.get("precision") == "nf4":
             raise UserError(
-                f"model.{cls.slot}.precision: 'nf4' cannot be read from train.start under ZeRO-3, which takes a tensor "
-                f"at a time; leave train.start out, choose bfloat16, or take ZeRO-2"
+                f"model.{cls.slot}.precision: 'nf4' cannot be read from train.start under ZeRO-3, which loads one "
+                f"tensor at a time; leave out train.start, choose bfloat16, or use ZeRO-2"
             )
 
 
 def base_dtype(precision: str, slot: str) -> torch.dtype:
-    """What to load a base in. Raises UserError for an unknown precision."""
+    """The dtype to load a base model in. Raises UserError for an unknown precision."""
     if precision not in PRECISIONS:
         raise UserError(f"model.{slot}.precision: '{precision}' is not one of {', '.join(PRECISIONS)}")
     return PRECISIONS[precision]
 
 
 def hold_base(base: nn.Module, blocks: Iterable[nn.Module], precision: str, slot: str) -> None:
-    """Brings a base into its precision, before anything that trains is added to it; what is loaded into it later
-    follows. ``blocks``: those of its modules that nf4 quantises.
+    """Converts a base model to ``precision``, in place. State dicts loaded later are cast to match.
 
-    Raises UserError for nf4 without bitsandbytes, or where no layer takes it."""
+    Call it before adding trainable modules to the base.
+
+    Args:
+        base: the base model
+        blocks: the modules of ``base`` whose linear layers nf4 quantises
+        precision: a key of ``PRECISIONS``
+        slot: the plug-in's slot, for error messages
+
+    Raises:
+        UserError: if the precision is unknown, bitsandbytes is not installed, or no layer can be quantised
+    """
     dtype = base_dtype(precision, slot)
     if precision == "nf4":
         _quantise(blocks, slot)
-    for p in base.parameters():  # not the buffers: positions need float32
+    for p in base.parameters():  # buffers stay: position tables need float32
         if p.is_floating_point():
             p.data = p.data.to(dtype)
     if dtype != torch.float32:
@@ -62,14 +71,17 @@ def hold_base(base: nn.Module, blocks: Iterable[nn.Module], precision: str, slot
 
 
 def train_in_float32(module: nn.Module) -> None:
-    """Sixteen bits are too few to add small steps to; peft gives adapters the precision of the base."""
+    """Casts trainable parameters to float32, since small updates are lost in 16 bits.
+
+    peft creates adapters in the dtype of the base model.
+    """
     for p in module.parameters():
         if p.requires_grad:
             p.data = p.data.float()
 
 
 def computes(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method of a plug-in that runs its base: in bfloat16 where the base is held below float32."""
+    """Decorates a plug-in method that runs the base model: bfloat16 autocast if the base is held below float32."""
 
     @wraps(method)
     def run(self: Plugin, *args: Any, **kwargs: Any) -> Any:
@@ -93,8 +105,8 @@ def _quantise(blocks: Iterable[nn.Module], slot: str) -> None:
     fitting = [(b, name, m) for b, name, m in linears if m.in_features % BLOCK == 0]
     if not fitting:
         raise UserError(
-            f"model.{slot}.precision: 'nf4' takes layers with a multiple of {BLOCK} inputs, and this model has none; "
-            f"choose float32 or bfloat16"
+            f"model.{slot}.precision: 'nf4' needs layers whose input size is a multiple of {BLOCK}, but this "
+            f"model has none; choose float32 or bfloat16"
         )
     for block, name, linear in fitting:
         block.set_submodule(name, Nf4Linear(linear))

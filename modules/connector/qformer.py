@@ -1,6 +1,6 @@
-"""Connector ``qformer``: the [IMG] tokens' hidden states V -> V^, read by learned queries (paper: 6 layers, 77).
+"""Connector ``qformer``: maps the hidden states V of the [IMG] tokens to the visual guidance V^ with learned queries.
 
-It is the field's own: transformers' Blip2QFormerModel.
+ReasonBrain uses 6 layers and 77 queries (arXiv:2507.01908). The module is transformers' Blip2QFormerModel.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from reasonbrain.registry import register
 
 @register("connector", "qformer")
 class QFormer(Plugin):
-    """Learned queries that read V; every layer attends to it.
+    """A QFormer: learned queries that attend to V in every layer.
 
     Args:
         layers: number of layers (paper: 6)
-        queries: learned queries, the tokens of V^ (paper: 77)
-        heads: attention heads; they divide ``width``
+        queries: number of learned queries, and so of V^ tokens (paper: 77)
+        heads: number of attention heads; must divide ``width``
     """
 
     @register_to_config
@@ -46,7 +46,7 @@ class QFormer(Plugin):
         return list(self.qformer.encoder.layer)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """V [B, r, D] -> V^ [B, Q, D]; with no [IMG] tokens (a null MLLM) there is no guidance: [B, 0, D]."""
+        """V [B, r, D] -> V^ [B, Q, D]. Without [IMG] tokens (r = 0, a null MLLM) the result is empty: [B, 0, D]."""
         if hidden.shape[1] == 0:
             return hidden
         queries = self.query_tokens.expand(hidden.shape[0], -1, -1)

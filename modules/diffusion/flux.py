@@ -1,11 +1,14 @@
-"""Diffusion ``flux``: FLUX.1 (diffusers' own transformer and autoencoder) that sees the source picture.
+"""Diffusion ``flux``: FLUX.1 (diffusers' transformer and autoencoder) conditioned on the source image.
 
-Where the source enters (``source``):
-    channel   its packed latent is joined to z_t on the channel axis; x_embedder grows by as many inputs, from zero
-    sequence  its tokens follow those of z_t (FLUX.1 Kontext), told apart by the first coordinate of their ids
-Text stream: [R-_V; R-_T]. Image stream: R-_V + R-_T is read by the source's tokens in a cross-attention (its length
-does not fit theirs, so it cannot be added as it stands) and the outcome joins x_embedder's inputs, again from zero.
-So before the first training step the transformer computes what plain FLUX computes.
+The parameter ``source`` selects how the source image enters:
+
+    channel   its packed latent is concatenated to z_t on the channel axis; the new inputs of x_embedder are
+              zero-initialised (ReasonBrain, arXiv:2507.01908)
+    sequence  its tokens are appended to those of z_t, with 1 as the first coordinate of their ids (FLUX.1 Kontext)
+
+The text stream is [R-_V; R-_T]. The image stream gets R-_V + R-_T: their length differs from that of the image tokens,
+so the source tokens cross-attend to them, and the result is concatenated to the inputs of x_embedder, also with
+zero-initialised weights.
 """
 
 from __future__ import annotations
@@ -39,31 +42,31 @@ LORA_TARGETS = (
 
 
 def pack(latents: Tensor) -> Tensor:
-    """[B, C, h, w] -> [B, h w / 4, 4 C]: FLUX's 2 x 2 patches."""
+    """Packs latents [B, C, h, w] into FLUX's 2 x 2 patches [B, h w / 4, 4 C]."""
     return rearrange(latents, "b c (h p) (w q) -> b (h w) (c p q)", p=2, q=2)
 
 
 def unpack(tokens: Tensor, height: int) -> Tensor:
-    """The inverse of ``pack`` for latents of ``height`` rows."""
+    """The inverse of ``pack``; ``height`` is the number of rows of the latents."""
     return rearrange(tokens, "b (h w) (c p q) -> b c (h p) (w q)", h=height // 2, p=2, q=2)
 
 
 def position_ids(height: int, width: int, index: int, device: torch.device) -> Tensor:
-    """Ids [h w / 4, 3] of packed latents: (index, row, column)."""
+    """Position ids [h w / 4, 3] of packed latents [h, w]: (index, row, column)."""
     rows = torch.arange(height // 2, device=device).view(-1, 1).expand(-1, width // 2)
     columns = torch.arange(width // 2, device=device).view(1, -1).expand(height // 2, -1)
     return torch.stack([torch.full_like(rows, index), rows, columns], dim=-1).flatten(0, 1).float()
 
 
 def position_sinusoids(ids: Tensor, width: int) -> Tensor:
-    """Sinusoids [L, width] of the ids' rows and columns."""
+    """Sinusoidal embeddings [L, width] of the rows and columns in ids [L, 3]."""
     frequencies = torch.exp(torch.arange(width // 4, device=ids.device) * (-math.log(100.0) / (width // 4)))
     angles = (ids[:, 1:, None] * frequencies).flatten(1)
     return F.pad(torch.cat([angles.sin(), angles.cos()], dim=-1), (0, width - 2 * angles.shape[-1]))
 
 
 class ImageTerm(nn.Module):
-    """The condition as the image stream gets it: source tokens [B, L, C] -> [B, L, D]; once an edit."""
+    """The condition for the image stream, computed once per edit: source tokens [B, L, C] -> [B, L, D]."""
 
     def __init__(self, width: int, channels: int, heads: int) -> None:
         super().__init__()
@@ -80,7 +83,7 @@ class ImageTerm(nn.Module):
 
 
 def grow_inputs(linear: nn.Linear, extra: int) -> nn.Linear:
-    """A Linear with ``extra`` more inputs whose weights are zero."""
+    """Returns a copy of ``linear`` with ``extra`` more inputs, whose weights are zero."""
     grown = nn.Linear(linear.in_features + extra, linear.out_features, device=linear.weight.device)
     grown = grown.to(linear.weight.dtype)
     with torch.no_grad():
@@ -91,19 +94,19 @@ def grow_inputs(linear: nn.Linear, extra: int) -> nn.Linear:
 
 @register("diffusion", "flux")
 class Flux(PublishedBase):
-    """FLUX.1 that sees the source image. The layers added to the transformer always train.
+    """FLUX.1 conditioned on the source image. The layers added to the transformer are always trained.
 
     Args:
         pretrained: a FLUX repository (transformer, vae, scheduler): a hub id or a folder
-        architecture: configs of ``transformer``, ``vae`` or ``scheduler``; a part that has one is built from it,
-            without weights
-        autoencoder: a folder with another VAE
-        source: where the source image enters: ``channel`` (joined to z_t on the channel axis) or ``sequence`` (its
-            tokens follow those of z_t, as in FLUX.1 Kontext)
-        trained: what trains of the transformer: ``full``, ``lora`` or ``frozen``
+        architecture: configs of ``transformer``, ``vae`` or ``scheduler``; each model listed is built from its config,
+            without pretrained weights
+        autoencoder: a folder with a VAE that replaces the one of ``pretrained``
+        source: how the source image enters: ``channel`` (concatenated to z_t on the channel axis) or ``sequence`` (its
+            tokens are appended to those of z_t, as in FLUX.1 Kontext)
+        trained: how the transformer is trained: ``full``, ``lora`` or ``frozen``
         lora_rank: rank of the adapters with ``trained: lora``
-        heads: attention heads of the term that R-_V + R-_T add to the image stream; they divide ``width``
-        precision: of a transformer that is not trained in full: ``float32``, ``bfloat16`` or ``nf4``
+        heads: number of attention heads in the condition of the image stream; must divide ``width``
+        precision: precision of the transformer: ``float32``, or without full training ``bfloat16`` or ``nf4``
     """
 
     weight_sources = ("pretrained", "autoencoder")
@@ -160,8 +163,7 @@ class Flux(PublishedBase):
 
     @classmethod
     def without_weights(cls, params: dict[str, Any]) -> dict[str, Any]:
-        """``architecture`` filled in with the configs of the parts that it lacks, from ``autoencoder`` and
-        ``pretrained``."""
+        """Completes ``architecture`` with the configs of ``autoencoder`` and ``pretrained``."""
         known = dict(params.get("architecture") or {})
         if params.get("autoencoder"):
             known = {"vae": architecture_of(params["autoencoder"])} | known
@@ -179,30 +181,30 @@ class Flux(PublishedBase):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """images [B, 3, H, W] in 0..1 -> latents [B, C, h, w], (z - shift) x scale."""
+        """images [B, 3, H, W] in 0..1 -> latents [B, C, h, w], (z - shift_factor) * scaling_factor."""
         latents = self.vae.encode(images * 2 - 1).latent_dist.mode()
         return (latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """The inverse of ``encode``; values are clamped to 0..1."""
+        """latents [B, C, h, w] -> images [B, 3, H, W], clamped to 0..1; the inverse of ``encode``."""
         latents = latents / self.vae.config.scaling_factor + self.vae.config.shift_factor
         return (self.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
 
     def mu(self, tokens: int) -> float:
-        """The resolution's shift of the noise schedule: a line through the scheduler's two (tokens, shift) points."""
+        """The resolution-dependent shift of the noise schedule, linear in the number of image tokens."""
         c = self.scheduler.config
         slope = (c.max_shift - c.base_shift) / (c.max_image_seq_len - c.base_image_seq_len)
         return c.base_shift + slope * (tokens - c.base_image_seq_len)
 
     def conditioning(self, condition: Condition, source: Tensor) -> dict[str, Tensor]:
-        """All that does not depend on the noise level, computed once an edit. source: latents [B, C, h, w]."""
+        """Computes all inputs that do not depend on the noise level, once per edit. source: latents [B, C, h, w]."""
         height, width = source.shape[-2:]
         tokens = pack(source)
         ids = position_ids(height, width, 0, source.device)
         text = torch.cat([self.visual_in(condition.visual), self.textual_in(condition.textual)], dim=1)
         pooled = condition.pooled
-        if pooled.shape[-1] == 0:  # null encoders have nothing to say here
+        if pooled.shape[-1] == 0:  # null encoders have no pooled embedding
             pooled = pooled.new_zeros(len(pooled), self.transformer.config.pooled_projection_dim)
         return {
             "source": tokens,
@@ -215,7 +217,7 @@ class Flux(PublishedBase):
 
     @computes
     def velocity(self, z: Tensor, sigma: Tensor, known: dict[str, Tensor], guidance: float) -> Tensor:
-        """The transformer's (noise - data) for packed z [B, L, C] at noise levels sigma [B] in 0..1."""
+        """Predicts the velocity (noise - data) [B, L, C] for packed z [B, L, C] at noise levels sigma [B] in 0..1."""
         ids = known["ids"]
         if self.config.source == "channel":
             hidden = torch.cat([z, known["source"], known["term"]], dim=-1)
@@ -239,12 +241,19 @@ class Flux(PublishedBase):
     def errors(
         self, condition: Condition, source: Tensor, target: Tensor, seeds: Sequence[int], draws: int = 1
     ) -> tuple[Tensor, Tensor]:
-        """Squared errors [B x draws], whose mean is L_DM, and their noise levels [B x draws] in 0..1: flow-matching
-        regression on (noise - target), logit-normal noise levels with the resolution's shift.
+        """Flow-matching regression on (noise - target): squared errors [B * draws] (mean: L_DM) and noise levels
+        [B * draws] in 0..1.
 
-        source, target: latents [B, C, h, w] as ``encode`` gives them; each is noised ``draws`` times. A row's noise and
-        levels depend on its seed alone, so the loss does not depend on how many processes share a batch. Guidance
-        value 1, as for a model that is not to learn more distillation."""
+        Noise levels are logit-normal with the resolution-dependent shift. A row's noise and noise levels depend on its
+        seed alone, so the loss does not depend on the number of processes. The guidance value is 1.
+
+        Args:
+            condition: the condition of B rows
+            source: latents [B, C, h, w] of the source images, from ``encode``
+            target: latents [B, C, h, w] of the target images
+            seeds: a seed per row
+            draws: number of noise draws per row
+        """
         known = self.conditioning(condition, source)
         repeated = {k: known[k].repeat_interleave(draws, 0) for k in ("source", "term", "text", "pooled")}
         data = pack(target).repeat_interleave(draws, 0)
@@ -270,8 +279,16 @@ class Flux(PublishedBase):
         guidance: float = 2.5,
         on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Edited latents [B, C, h, w] from noise of that shape. ``on_step(index, timestep, latents)`` may change the
-        packed latents after every step."""
+        """Samples edited latents [B, C, h, w].
+
+        Args:
+            condition: the condition of B rows
+            source: latents [B, C, h, w] of the source images, from ``encode``
+            noise: initial noise [B, C, h, w]
+            steps: number of denoising steps
+            guidance: FLUX.1-dev's distilled guidance value
+            on_step: called with (index, timestep, packed latents) after every step, returns the latents to use
+        """
         z = pack(noise)
         known = self.conditioning(condition, source)
         scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
@@ -287,7 +304,7 @@ class Flux(PublishedBase):
 
 
 def _architectures(source: str) -> dict[str, Any]:
-    """The configs of the three models in a FLUX repository."""
+    """The configs of transformer, VAE and scheduler in a FLUX repository."""
     if not Path(source).is_dir():
         return architecture_of(source)
     found = {}
@@ -306,12 +323,12 @@ def _part(
     subfolder: str | None,
     dtype: torch.dtype | None = None,
 ) -> Any:
-    """One of FLUX's models: from its config where ``known`` has it, else with its weights; remembers the config."""
+    """Builds a FLUX model from its config in ``known``, or loads it and adds its config to ``known``."""
     if key in known:
         return cls.from_config(known[key])
     if pretrained is None:
-        raise UserError(f"model.diffusion: neither 'pretrained' nor 'architecture.{key}' says what to build")
-    loading = {"torch_dtype": dtype} if dtype else {}  # a scheduler has none
+        raise UserError(f"model.diffusion: set 'pretrained' or 'architecture.{key}'")
+    loading = {"torch_dtype": dtype} if dtype else {}  # a scheduler has no dtype
     part = cls.from_pretrained(pretrained, subfolder=subfolder, **loading)
     known[key] = {k: v for k, v in part.config.items() if not k.startswith("_") or k == "_class_name"}
     return part

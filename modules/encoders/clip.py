@@ -1,6 +1,6 @@
-"""Encoders ``clip``: E_I returns patch features of several layers, E_T the tokens of the text and of the objects.
+"""Encoders ``clip``: E_I gives multi-scale patch features, E_T gives tokens of the text and of the key objects.
 
-CLIP is frozen (paper: ViT-L/14). Two linear adapters project its features to the common width D.
+CLIP is frozen (ReasonBrain: ViT-L/14). Two trained linear adapters project its features to the common width D.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ READS = ("instruction", "sentence")
 
 @register("encoders", "clip")
 class ClipEncoders(Plugin):
-    """CLIP's two towers, frozen, with an adapter each to ``width``.
+    """CLIP's frozen vision and text towers, each with a linear adapter to ``width``.
 
     Args:
         pretrained: a CLIP model: a hub id or a folder
-        architecture: its config; the model is built from it, without weights
-        layers: hidden states of the vision tower that are joined on the channel axis; negative numbers count from the
-            end
+        architecture: a CLIP config; the model is built from it, without pretrained weights
+        layers: indices of the vision tower's hidden states, which are concatenated on the channel axis; negative
+            indices count from the end
         object_tokens: K, the number of tokens for the names of the key objects
-        reads: the text that E_T encodes: the ``instruction``, or the ``sentence`` that the MLLM says about it
+        reads: the text that E_T encodes: the ``instruction``, or the ``sentence`` that the MLLM generates from it
     """
 
     weight_sources = ("pretrained",)
@@ -91,7 +91,7 @@ class ClipEncoders(Plugin):
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
-        """images [B, 3, H, W] in 0..1 -> patch tokens of ``layers``, concatenated: [B, N, layers x hidden]."""
+        """images [B, 3, H, W] in 0..1 -> patch tokens of all ``layers``, concatenated: [B, N, len(layers) * hidden]."""
         size = self.clip.config.vision_config.image_size
         if images.shape[-2:] != (size, size):
             images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
@@ -104,8 +104,11 @@ class ClipEncoders(Plugin):
 
     @torch.no_grad()
     def encode_text(self, texts: list[str], length: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens [B, length, hidden], mask [B, length], pooled [B, hidden]. The number of tokens is always ``length``,
-        so that a row's features do not depend on the other rows. The mask of an empty text is false everywhere."""
+        """Returns tokens [B, length, hidden], mask [B, length] and pooled embedding [B, hidden].
+
+        Texts are always padded or truncated to ``length``, so that a row's features do not depend on the other rows.
+        The mask of an empty text is all false.
+        """
         tokens = self.tokenizer(
             texts,
             padding="max_length",

@@ -1,7 +1,7 @@
-"""FRCE text branch ``id_controller``: textual cues R_T (paper, TRCB).
+"""FRCE text branch ``id_controller``: the textual cues R_T (ReasonBrain's TRCB, arXiv:2507.01908).
 
-The object tokens attend to the visual cues and pass a feed-forward part, so that each named object carries what it
-looks like through the edit.
+The object tokens cross-attend to the visual cues and pass through a feed-forward layer. This ties each named object to
+its appearance, so that its identity is kept through the edit.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from reasonbrain.registry import register
 
 @register("frce.text", "id_controller")
 class IdController(Plugin):
-    """R_T: the object tokens after cross-attention on R_V.
+    """Computes R_T from the object tokens by cross-attention to R_V.
 
     Args:
-        layers: blocks of cross-attention and feed-forward
-        heads: attention heads; they divide ``width``
+        layers: number of cross-attention blocks
+        heads: number of attention heads; must divide ``width``
     """
 
     @register_to_config
@@ -34,7 +34,7 @@ class IdController(Plugin):
         return list(self.blocks)
 
     def forward(self, features: Features, visual: Tensor, visual_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """objects [B, K, D], visual [B, M, D] -> R_T [B, K, D], mask [B, K]."""
+        """objects [B, K, D], visual cues [B, M, D] with mask [B, M] -> R_T [B, K, D], mask [B, K]."""
         x, mask = features.objects, features.objects_mask
         for block in self.blocks:
             x = block(x, visual, visual_mask)

@@ -1,4 +1,4 @@
-"""FRCE patch branch ``patch_encoder``: local visual cues, a transformer over the patch tokens (paper, VRCB)."""
+"""FRCE patch branch ``patch_encoder``: local visual cues of the patches (ReasonBrain's VRCB, arXiv:2507.01908)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from reasonbrain.registry import register
 
 @register("frce.patch", "patch_encoder")
 class PatchEncoder(Plugin):
-    """Local visual cues: self-attention over the image patches.
+    """A transformer over the image patches that gives local visual cues.
 
     Args:
-        layers: self-attention blocks
-        heads: attention heads; they divide ``width``
-        pool: pool x pool neighbouring patches are averaged into one cue; 1: one cue per patch
+        layers: number of self-attention blocks
+        heads: number of attention heads; must divide ``width``
+        pool: side of the square of patches that is averaged into one cue; 1 keeps one cue per patch
     """
 
     @register_to_config
@@ -32,7 +32,7 @@ class PatchEncoder(Plugin):
         return list(self.blocks)
 
     def forward(self, features: Features) -> Tensor:
-        """patches [B, N, D] -> cues [B, N / pool^2, D]."""
+        """patches [B, N, D] -> cues [B, N / pool^2, D]; rows and columns left over by ``pool`` are dropped."""
         x = features.patches
         if x.shape[1] == 0:
             return x

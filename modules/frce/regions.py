@@ -1,5 +1,7 @@
-"""FRCE region branch: object-level cues (paper, VRCB). Plug-ins differ in who finds the regions:
-``superpixel`` (scikit-image, no weights) or ``sam`` (see sam.py)."""
+"""FRCE region branch: object-level visual cues (ReasonBrain's VRCB, arXiv:2507.01908).
+
+The plug-ins differ in their segmentation: ``superpixel`` (scikit-image, no weights) and ``sam`` (sam.py).
+"""
 
 from __future__ import annotations
 
@@ -18,12 +20,12 @@ from reasonbrain.utils.images import to_uint8
 
 
 class RegionEncoder(Plugin):
-    """Pools patch features inside each region, adds where and how large it is, and encodes the regions together.
+    """Pools the patch features of each region, adds an embedding of its position and size, and applies self-attention.
 
     Args:
-        layers: self-attention blocks over the regions
-        heads: attention heads; they divide ``width``
-        max_regions: R, the number of cues; the smallest regions beyond it share the last one
+        layers: number of self-attention blocks over the regions
+        heads: number of attention heads; must divide ``width``
+        max_regions: R, the number of cues; the smallest regions in excess of R share the last one
     """
 
     def build(self, width: int, layers: int, heads: int) -> None:
@@ -35,7 +37,10 @@ class RegionEncoder(Plugin):
         return list(self.blocks)
 
     def forward(self, features: Features, regions: Tensor) -> tuple[Tensor, Tensor]:
-        """regions [B, H, W] labels, -1 where there is none -> cues [B, R, D], mask [B, R]; R = ``max_regions``."""
+        """Returns the cues [B, R, D] and their mask [B, R], with R = ``max_regions``.
+
+        ``regions`` [B, H, W] holds region labels, -1 for pixels outside all regions.
+        """
         x = features.patches
         if x.shape[1] == 0:
             return no_tokens(x), no_mask(x)
@@ -52,7 +57,12 @@ class RegionEncoder(Plugin):
 
 
 def region_geometry(member: Tensor, area: Tensor) -> Tensor:
-    """Centre, spread and area of each region [B, R, 5], in 0..1."""
+    """Position and size of each region, [B, R, 5] in 0..1: centre (x, y), standard deviation (x, y), root of the area.
+
+    Args:
+        member: region masks [B, R, H, W]
+        area: share of the image that each region covers, [B, R]
+    """
     h, w = member.shape[-2:]
     y = torch.linspace(0, 1, h, device=member.device, dtype=member.dtype).view(1, 1, h, 1)
     x = torch.linspace(0, 1, w, device=member.device, dtype=member.dtype).view(1, 1, 1, w)
@@ -64,12 +74,12 @@ def region_geometry(member: Tensor, area: Tensor) -> Tensor:
 
 @register("frce.region", "superpixel")
 class SuperpixelRegions(RegionEncoder):
-    """Object-level visual cues of regions from Felzenszwalb's graph segmentation. It has no weights, and suffices where
-    objects have plain colours.
+    """Object-level visual cues of regions from Felzenszwalb's graph-based segmentation. It has no weights, and is
+    sufficient for objects of uniform colour.
 
     Args:
-        scale: a larger scale gives larger regions
-        min_share: regions smaller than this share of the image's area are merged
+        scale: Felzenszwalb's scale; a larger value gives larger regions
+        min_share: regions smaller than this fraction of the image are merged into a neighbour
     """
 
     @register_to_config
@@ -86,7 +96,7 @@ class SuperpixelRegions(RegionEncoder):
         self.build(width, layers, heads)
 
     def segment(self, images: Tensor) -> Tensor:
-        """images [B, 3, H, W] in 0..1 -> labels [B, H, W], the largest region first."""
+        """images [B, 3, H, W] in 0..1 -> labels [B, H, W] int64; label 0 is the largest region."""
         return torch.from_numpy(np.stack([self._segment_one(p) for p in to_uint8(images)])).to(images.device)
 
     def _segment_one(self, picture: np.ndarray) -> np.ndarray:
@@ -96,7 +106,7 @@ class SuperpixelRegions(RegionEncoder):
 
 
 def by_area(labels: np.ndarray) -> np.ndarray:
-    """The same label map with labels renumbered by falling area, int64."""
+    """Renumbers a label map by descending area; int64."""
     _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
     rank = np.empty(len(counts), dtype=np.int64)
     rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts))

@@ -1,8 +1,8 @@
-"""FRCE region plug-in ``sam``: regions by Segment Anything (transformers' own class), prompted with a grid of points.
+"""FRCE region plug-in ``sam``: regions from Segment Anything (transformers' SamModel), prompted with a grid of points.
 
-transformers' mask generation needs torchvision for its last step, so the choice among the masks is made here: predicted
-IoU, stability, and of masks that overlap much the better one (SAM's own rules, on masks instead of their boxes). The
-rest is painted into one label map, small masks over large ones.
+transformers' mask generation pipeline needs torchvision, so the masks are filtered here by SAM's own rules: predicted
+IoU, stability score, and non-maximum suppression, applied to masks instead of boxes. The remaining masks are painted
+into one label map, small masks over large ones.
 """
 
 from __future__ import annotations
@@ -23,10 +23,15 @@ from reasonbrain.utils.images import to_uint8
 
 
 def select(logits: Tensor, scores: Tensor, iou: float, stability: float, overlap: float = 0.7) -> Tensor:
-    """Indices of the masks worth keeping, best first. logits [K, h, w], predicted IoU ``scores`` [K].
+    """Filters SAM's masks; returns the indices of those kept, by descending score.
 
-    A mask must reach both thresholds (stability: IoU of the mask cut one logit higher and one lower), and no better
-    mask may overlap it by an IoU above ``overlap``."""
+    Args:
+        logits: mask logits [K, h, w]
+        scores: predicted IoU of each mask [K]
+        iou: lower bound of the predicted IoU
+        stability: lower bound of the stability score, the IoU between the masks at logit thresholds +1 and -1
+        overlap: a mask is dropped if its IoU with a better one exceeds this
+    """
     low, high = ((logits > offset).sum((1, 2)) for offset in (-1.0, 1.0))
     good = (scores > iou) & (high > stability * low)
     order = torch.where(good, scores, -torch.inf).argsort(descending=True, stable=True)[: int(good.sum())]
@@ -42,8 +47,10 @@ def select(logits: Tensor, scores: Tensor, iou: float, stability: float, overlap
 
 
 def paint(masks: np.ndarray) -> np.ndarray:
-    """Masks [K, H, W] bool -> labels [H, W] int64, -1 where no mask is: the smaller of two masks lies on top, and what
-    shows of each is numbered by falling area."""
+    """Masks [K, H, W] bool -> labels [H, W] int64, -1 outside all masks.
+
+    Smaller masks are painted over larger ones. Labels are numbered by descending visible area.
+    """
     labels = np.full(masks.shape[1:], -1, dtype=np.int64)
     for i in np.argsort(-masks.sum((1, 2)), kind="stable"):
         labels[masks[i]] = i
@@ -55,16 +62,16 @@ def paint(masks: np.ndarray) -> np.ndarray:
 
 @register("frce.region", "sam")
 class SamRegions(RegionEncoder):
-    """Object-level visual cues of regions from SAM, which stays frozen. A grid of points prompts it; SAM answers each
-    point with three masks.
+    """Object-level visual cues of regions from a frozen SAM. It is prompted with a grid of points and predicts three
+    masks for each point.
 
     Args:
         pretrained: a SAM model: a hub id or a folder
-        architecture: its config; the model is built from it, without weights
-        points_per_side: points on a side of the grid
-        points_per_batch: points per forward pass
+        architecture: a SAM config; the model is built from it, without pretrained weights
+        points_per_side: number of points along a side of the grid
+        points_per_batch: number of points per forward pass
         iou_threshold: masks with a lower predicted IoU are dropped, as in SAM's automatic mask generator
-        stability_threshold: masks with a lower stability score are dropped, likewise
+        stability_threshold: masks with a lower stability score are dropped, as in SAM's automatic mask generator
     """
 
     weight_sources = ("pretrained",)
@@ -110,11 +117,11 @@ class SamRegions(RegionEncoder):
 
     @torch.no_grad()
     def segment(self, images: Tensor) -> Tensor:
-        """images [B, 3, H, W] in 0..1 -> labels [B, H, W], the largest region first, -1 where no mask is."""
+        """images [B, 3, H, W] in 0..1 -> labels [B, H, W] int64; 0 is the largest region, -1 is outside all masks."""
         return torch.from_numpy(np.stack([paint(self._masks(p)) for p in to_uint8(images)])).to(images.device)
 
     def _masks(self, picture: np.ndarray) -> np.ndarray:
-        """The masks found in a picture [H, W, 3] uint8: [K, H, W] bool."""
+        """Segments an image [H, W, 3] uint8 into masks [K, H, W] bool."""
         inputs = self.processor(images=picture, return_tensors="pt")
         sizes = inputs["original_sizes"].tolist(), inputs["reshaped_input_sizes"].tolist()
         embedding = self.sam.get_image_embeddings(inputs["pixel_values"].to(self.sam.device, self.sam.dtype))
@@ -128,7 +135,7 @@ class SamRegions(RegionEncoder):
             scores.append(out.iou_scores.flatten().float())
         logits = torch.cat(found)
         share = logits.shape[-1] / self.processor.pad_size["width"]
-        inside = logits[:, : math.ceil(height * share), : math.ceil(width * share)]  # the rest is padding
+        inside = logits[:, : math.ceil(height * share), : math.ceil(width * share)]  # crop SAM's padding
         kept = select(inside, torch.cat(scores), self.config.iou_threshold, self.config.stability_threshold)
         if len(kept) == 0:
             return np.zeros((0, *picture.shape[:2]), dtype=bool)

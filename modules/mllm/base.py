@@ -2,12 +2,12 @@
 
 The prompt of a row, padded on the left:
 
-    <user> <image tokens> <R_V and R_T, one soft token a cue> instruction <assistant> [IMG_1] ... [IMG_r]
+    <user> <image tokens> <R_V and R_T, one soft token per cue> instruction <assistant> [IMG_1] ... [IMG_r]
 
-The vocabulary grows by r tokens (paper: 32). Their embeddings are two parameters of the plug-in, for input and output,
-instead of new rows of the model's tables. So no table is resized, only the new embeddings train, whether the tables are
-tied or not, and ZeRO-3 partitions them like any other parameter. The [IMG] tokens are fixed, so that one forward pass
-returns all their hidden states.
+The vocabulary is extended by r tokens (ReasonBrain: 32, arXiv:2507.01908). Their input and output embeddings are
+parameters of the plug-in instead of new rows of the model's embedding tables. So no table is resized, only the new
+embeddings are trained, with tied or untied tables, and ZeRO-3 partitions them like any parameter. The [IMG] tokens are
+part of the input, so one forward pass gives all their hidden states.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from reasonbrain.interfaces import Cues, Guidance, Inputs, no_tokens
 from reasonbrain.modules.common.precision import PublishedBase, computes, hold_base, train_in_float32
 from reasonbrain.utils.images import to_uint8
 
-STEP = 8  # texts are padded to a multiple of this: with few different lengths, rows can share a batch
+STEP = 8  # texts are padded to a multiple of this, so that more rows have equal length and can be batched
 
 
 class MllmPlugin(PublishedBase):
-    """Subclasses load ``self.model`` and define the prompt and the positions of their family.
+    """Base class of the MLLM plug-ins. Subclasses load ``self.model`` and define the prompt and position ids.
 
     Args:
         pretrained: a published model of the family: a hub id or a folder
-        architecture: its config; the model is built from it, without weights
-        img_tokens: r, the number of [IMG] tokens (paper: 32); 0: no guidance, only the sentence
-        lora_rank: rank of LoRA on the language model (paper: 8); 0: no LoRA
+        architecture: a model config; the model is built from it, without pretrained weights
+        img_tokens: r, the number of [IMG] tokens (paper: 32); 0 gives no guidance, only the sentence
+        lora_rank: rank of LoRA on the language model (paper: 8); 0 disables LoRA
         lora_alpha: LoRA's scale is lora_alpha / lora_rank (paper: 16)
-        precision: of the frozen model: ``float32``, ``bfloat16`` or ``nf4``
+        precision: precision of the frozen model: ``float32``, ``bfloat16`` or ``nf4``
     """
 
     image_token: str
@@ -51,8 +51,10 @@ class MllmPlugin(PublishedBase):
     def build(
         self, width: int, hidden: int, img_tokens: int, lora_rank: int, lora_alpha: int, targets: str, precision: str
     ) -> None:
-        """Freezes the model, adds LoRA to its language model (none for rank 0) and creates the modules that train.
-        Without [IMG] tokens none of these would get a gradient, so they are left out."""
+        """Freezes the model, adds LoRA to its language model and creates the trainable modules.
+
+        Without [IMG] tokens none of these would get a gradient, so they are not created.
+        """
         self.tokenizer: Any = None
         self.image_processor: Any = None
         hold_base(self.model, self.repeated(), precision, "mllm")
@@ -83,69 +85,72 @@ class MllmPlugin(PublishedBase):
         return self.config.img_tokens > 0
 
     def stand_in_assets(self) -> None:
-        """The embedded default's tokenizer, and an image processor for pictures of the model's own size."""
+        """The embedded default's tokenizer, and an image processor for the model's native image size."""
         self.tokenizer = AutoTokenizer.from_pretrained(embedded() / "mllm")
         self.tokenizer.add_tokens([self.image_token], special_tokens=True)
         self.image_processor = self.stand_in_processor(self.model.config.vision_config)
 
     def stand_in_processor(self, vision: Any) -> Any:
-        """The family's image processor with the settings of its published models; vision: the tower's configuration."""
+        """The family's image processor with the settings of its published models. vision: the vision tower's config."""
         raise NotImplementedError
 
     def prepare_dry_run(self, size: int) -> None:
-        """No sentence is generated: the instruction stands for it."""
+        """Uses the instruction in place of a generated sentence."""
         self.__dict__["reason"] = lambda inputs: inputs.instructions
 
     def tie_weights(self) -> None:
         self.model.tie_weights()
 
     def pixels(self, images: Tensor) -> dict[str, Tensor]:
-        """The family's preprocessing of images [B, 3, H, W] in 0..1."""
+        """Preprocesses images [B, 3, H, W] in 0..1 with the family's image processor."""
         out = self.image_processor(images=list(to_uint8(images)), return_tensors="pt")
         return {k: v.to(self.device) for k, v in out.items()}
 
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:
-        """The image tokens of preprocessed pictures: [B, rows, columns, hidden]."""
+        """Encodes preprocessed images into image tokens [B, rows, columns, hidden]."""
         raise NotImplementedError
 
     @torch.no_grad()
     @computes
     def image_features(self, images: Tensor) -> Tensor:
-        """The image tokens that the language model reads, of images [B, 3, H, W] in 0..1:
-        [B, rows, columns, hidden]."""
+        """images [B, 3, H, W] in 0..1 -> the language model's image tokens [B, rows, columns, hidden]."""
         return self.image_embeds(self.pixels(images))
 
     def image_settings(self) -> dict[str, Any]:
         return {"precision": self.config.precision, "processor": self.image_processor.to_dict()}
 
     def positions(self, ids: Tensor, mask: Tensor, rows: int, columns: int) -> Tensor:
-        """Position ids of left-padded rows with a picture of ``rows`` x ``columns`` tokens each."""
+        """Position ids of left-padded rows [B, L], each with an image of ``rows`` x ``columns`` tokens."""
         raise NotImplementedError
 
     def generate_inputs(self, is_image: Tensor, rows: int, columns: int) -> dict[str, Tensor]:
-        """Further arguments of the family's ``generate``, from which it computes the same position ids as
-        ``positions``. is_image: [B, L], true at image tokens."""
+        """Extra arguments of the family's ``generate`` that give the position ids of ``positions``.
+
+        is_image: [B, L], true at image tokens
+        """
         return {}
 
     def text_length(self, instruction: str) -> int:
-        """The number of tokens of a row without its picture, padding included."""
+        """The number of text tokens in a row, including padding."""
         (row,), _ = self.tokenize([instruction], 0, 0)
         return len(row) + -len(row) % STEP
 
     def tokenize(self, texts: Sequence[str], picture: int, cues: int) -> tuple[list[list[int]], int]:
-        """The prompts as rows of ids, each with ``picture`` image tokens and ``cues`` placeholders after these; and the
-        id of image tokens."""
+        """Returns the token ids of the prompts, and the id of image tokens.
+
+        Each row has ``picture`` image tokens, followed by ``cues`` placeholder tokens.
+        """
         before, between, after = (self.tokenizer(p, add_special_tokens=False).input_ids for p in self.prompt)
         image = self.tokenizer.convert_tokens_to_ids(self.image_token)
         rows = []
         for text in texts:
-            # split: a special token in an instruction ("<|image_pad|>") is text
+            # special tokens in an instruction ("<|image_pad|>") are plain text
             words = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
             rows.append(before + [image] * picture + between + [self.tokenizer.pad_token_id] * cues + words + after)
         return rows, image
 
     def pad_left(self, rows: list[list[int]], beside: int) -> tuple[Tensor, Tensor]:
-        """ids and mask [B, L]. beside: the number of tokens of a row that are not text."""
+        """Left-pads rows; returns ids and mask [B, L]. beside: the number of non-text tokens in a row."""
         length = max(map(len, rows))
         length += -(length - beside) % STEP
         pad = self.tokenizer.pad_token_id
@@ -154,15 +159,16 @@ class MllmPlugin(PublishedBase):
         return ids, mask
 
     def embed(self, ids: Tensor, is_image: Tensor, pictures: Tensor) -> Tensor:
-        """Embeddings [B, L, hidden] of ids [B, L], those of image tokens taken from pictures
-        [B, rows, columns, hidden]."""
+        """Embeds ids [B, L] into [B, L, hidden]; image tokens take ``pictures`` [B, rows, columns, hidden]."""
         embeds = self.model.get_input_embeddings()(ids)
         return embeds.masked_scatter(is_image[..., None], pictures.to(embeds.dtype))
 
     @computes
     def forward(self, inputs: Inputs, cues: Cues) -> Guidance:
-        """One pass: the hidden states of the [IMG] tokens, and L_MLLM, which covers only these (paper, eq. A1). Without
-        [IMG] tokens there is no pass and the loss is 0."""
+        """Returns the hidden states of the [IMG] tokens and L_MLLM, the loss on these tokens alone (paper, eq. A1).
+
+        Without [IMG] tokens the guidance is empty and the loss is 0.
+        """
         r = self.config.img_tokens
         if not r:
             return Guidance(no_tokens(cues.visual), cues.visual.new_zeros(()))
@@ -195,8 +201,10 @@ class MllmPlugin(PublishedBase):
         return Guidance(hidden, self.lm_loss(states[:, -r - 1 :]))
 
     def lm_loss(self, states: Tensor) -> Tensor:
-        """-sum_i log p([IMG_i] | ... [IMG_{i-1}]) / r over the extended vocabulary. states: [B, r + 1, hidden], the
-        first of the token before [IMG_1]."""
+        """-sum_i log p([IMG_i] | ... [IMG_{i-1}]) / r over the extended vocabulary, averaged over the batch.
+
+        states: hidden states [B, r + 1, hidden] of the token before [IMG_1] and of the [IMG] tokens
+        """
         before = states[:, :-1]
         head = self.model.get_output_embeddings()
         logits = torch.cat([head(before), F.linear(before, self.img_out)], dim=-1)
@@ -204,7 +212,7 @@ class MllmPlugin(PublishedBase):
         return F.cross_entropy(logits.flatten(0, 1).float(), labels.repeat(before.shape[0]))
 
     def adapters(self, enabled: bool) -> None:
-        """Switches LoRA on or off."""
+        """Enables or disables LoRA."""
         for module in self.model.modules():
             if isinstance(module, BaseTunerLayer):
                 module.enable_adapters(enabled)
@@ -212,10 +220,12 @@ class MllmPlugin(PublishedBase):
     @torch.no_grad()
     @computes
     def reason(self, inputs: Inputs, max_new_tokens: int = 96) -> list[str]:
-        """The MLLM's answer to each row's instruction: one sentence that says what happens, or what else it was trained
-        to say. Decoded greedily, without LoRA; adapters that were merged into the weights stay in.
+        """Generates the MLLM's answer to each instruction: one sentence that describes the outcome, or what the model
+        was trained to answer.
 
-        The pictures are read as ``known_features``: where the inputs bring these, the vision tower does not run."""
+        Decoding is greedy, with LoRA disabled; merged adapters stay in effect. The vision tower does not run if the
+        inputs hold its features.
+        """
         pictures = self.known_features(inputs)
         size = pictures.shape[1:3]
         rows, image = self.tokenize(inputs.instructions, size.numel(), 0)
@@ -230,13 +240,13 @@ class MllmPlugin(PublishedBase):
                 attention_mask=mask,
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
-                # under ZeRO-3 each process holds a part of the weights: all have to run until the last one ends
+                # under ZeRO-3 the weights are sharded: all processes must run until the last one ends
                 synced_gpus=hasattr(next(self.model.parameters()), "ds_id"),
                 **self.generate_inputs(is_image, *size),
             )
         finally:
             self.adapters(True)
-            for name, p in self.model.named_parameters():  # peft freezes adapters that are switched off
+            for name, p in self.model.named_parameters():  # peft freezes disabled adapters
                 p.requires_grad_(name in trainable)
         texts = self.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
         return [t.strip() for t in texts]

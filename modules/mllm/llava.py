@@ -1,4 +1,4 @@
-"""MLLM ``llava``: LLaVA (the class of transformers) with LoRA on its language model."""
+"""MLLM ``llava``: LLaVA (transformers' class) with LoRA on its language model."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ class Llava(MllmPlugin):
         self.__dict__["pixels"] = lambda images: {"pixel_values": images.new_zeros(len(images), 3, side, side)}
 
     def tokenize(self, texts: Sequence[str], picture: int, cues: int) -> tuple[list[list[int]], int]:
-        """``<s>USER: <image>\\n... ASSISTANT:``, tokenized as one text as in LLaVA-1.5's training: sentencepiece tokens
-        depend on the text before them. The cues follow the picture."""
+        """``<s>USER: <image>\\n... ASSISTANT:``, tokenized as one text as in LLaVA-1.5's training, since sentencepiece
+        tokens depend on the preceding text. The cues follow the image."""
         image = self.tokenizer.convert_tokens_to_ids(self.image_token)
         before, _, after = self.prompt
         rows = []
         for text in texts:
-            words = text.replace(self.image_token, "")  # the prompt has one picture
+            words = text.replace(self.image_token, "")  # the prompt has one image
             ids = self.tokenizer(f"{before}{self.image_token}\n{words}{after}").input_ids
             at = ids.index(image)
             rows.append(ids[:at] + [image] * picture + [self.tokenizer.pad_token_id] * cues + ids[at + 1 :])
@@ -73,5 +73,5 @@ class Llava(MllmPlugin):
         return torch.stack(tuple(self.model.model.get_image_features(values).pooler_output))[:, None]
 
     def positions(self, ids: Tensor, mask: Tensor, rows: int, columns: int) -> Tensor:
-        """Position ids [B, L], counted over the tokens that are not masked."""
+        """Position ids [B, L], counted over unmasked tokens."""
         return (mask.cumsum(-1) - 1).clamp(min=0)

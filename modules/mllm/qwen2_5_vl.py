@@ -1,4 +1,4 @@
-"""MLLM ``qwen2_5_vl``: Qwen2.5-VL (the class of transformers) with LoRA on its language model."""
+"""MLLM ``qwen2_5_vl``: Qwen2.5-VL (transformers' class) with LoRA on its language model."""
 
 from __future__ import annotations
 
@@ -51,13 +51,13 @@ class Qwen25VL(MllmPlugin):
             self.load_assets(pretrained)
 
     def stand_in_processor(self, vision: Any) -> Any:
-        """For pictures of up to 16384 tokens."""
+        """The image processor, for images of up to 16384 tokens."""
         token = (vision.patch_size * vision.spatial_merge_size) ** 2
         size = {"shortest_edge": 4 * token, "longest_edge": 16384 * token}
         return Qwen2VLImageProcessorPil(patch_size=vision.patch_size, merge_size=vision.spatial_merge_size, size=size)
 
     def prepare_dry_run(self, size: int) -> None:
-        """The vision tower does not run, and positions are not counted: both read numbers."""
+        """Replaces the vision tower and the position ids, which depend on tensor values, by zeros."""
         super().prepare_dry_run(size)
         vision, hidden = self.model.config.vision_config, self.model.config.text_config.hidden_size
         rows = max(1, round(size / (vision.patch_size * vision.spatial_merge_size)))
@@ -69,7 +69,7 @@ class Qwen25VL(MllmPlugin):
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:
         visual, grid = self.model.model.visual, pixels["image_grid_thw"]
         tokens = visual(pixels["pixel_values"].to(visual.dtype), grid_thw=grid).pooler_output
-        _, rows, columns = (grid[0] // visual.spatial_merge_size).tolist()  # pictures of one size have one grid
+        _, rows, columns = (grid[0] // visual.spatial_merge_size).tolist()  # images of one size share a grid
         return tokens.view(len(grid), rows, columns, -1)
 
     def positions(self, ids: Tensor, mask: Tensor, rows: int, columns: int) -> Tensor:

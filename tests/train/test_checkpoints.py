@@ -55,7 +55,7 @@ def flip(folder):
         (cut, "shard-0-of-2.safetensors has changed"),
         (flip, "shard-0-of-2.safetensors has changed"),
         (lambda f: (f / "shard-1-of-2.safetensors").unlink(), "shard-1-of-2.safetensors is missing"),
-        (lambda f: (f / "done.json").write_text("{"), "done.json is cut short"),
+        (lambda f: (f / "done.json").write_text("{"), "done.json is truncated"),
     ],
 )
 def test_a_broken_one_is_passed_over(tmp_path, caplog, harm, named):

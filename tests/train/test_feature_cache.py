@@ -80,7 +80,7 @@ def test_others_features_are_refused(settings, model, build, tmp_path):
         other.slot(slot).get_parameter(path).data += 1
     other.slot("encoders").clip.text_model.final_layer_norm.bias.data += 1
     FeatureCache(settings("data.count=2", folder), other)
-    with pytest.raises(UserError, match="is not a folder that `reasonbrain data cache` made"):
+    with pytest.raises(UserError, match="was not made by `reasonbrain data cache`"):
         FeatureCache(settings("data.features=nowhere"), model)
 
 

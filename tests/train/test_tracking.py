@@ -57,7 +57,7 @@ def test_one_that_fails_is_let_go(tmp_path, caplog):
     tracker.log({"loss": object()}, 1)
     tracker.picture("edits", Image.new("RGB", (4, 4)), 2)
     tracker.close()
-    assert len(caplog.records) == 1 and "the run goes on without it" in caplog.text
+    assert len(caplog.records) == 1 and "the run continues without it" in caplog.text
 
 
 def test_a_full_disk_does_not_end_the_run(tmp_path, caplog):

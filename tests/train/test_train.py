@@ -272,7 +272,7 @@ def test_parts_and_processes_share_a_batch_out(settings, model, monkeypatch):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():
-    with pytest.raises(UserError, match="train.batch_size: 3 cannot be shared by 2 processes"):
+    with pytest.raises(UserError, match="train.batch_size: 3 is not divisible by the number of processes, 2"):
         micro_batch(TrainConfig(batch_size=3), 2)
     with pytest.raises(UserError, match="train.micro_batch: 3 does not divide a process's share of the batch, 4"):
         micro_batch(TrainConfig(batch_size=8, micro_batch=3), 2)

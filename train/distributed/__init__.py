@@ -1,1 +1,1 @@
-"""Training in several processes: who they are, DeepSpeed's ZeRO, and what happens when one is lost."""
+"""Distributed training: process groups, DeepSpeed's ZeRO, and the detection of lost processes."""

@@ -1,7 +1,7 @@
-"""What ends a run half-way, in one line each: a lost process, memory or a disk that is full.
+"""One-line errors for runs that fail midway: a lost process, out of memory, or a full disk.
 
-A process that was killed or halted cannot say so, and those that wait for it do not know which it was; with NCCL they
-do not even wake up. So every process of a run says once a second, in the store where they met, that it lives.
+A killed or stopped process cannot report itself, and the processes waiting for it cannot tell which one is lost; with
+NCCL they may hang. So every process writes a heartbeat to the rendezvous store once a second.
 """
 
 from __future__ import annotations
@@ -26,52 +26,52 @@ from reasonbrain.train.distributed import processes
 from reasonbrain.train.loop import Loop, Preempted, peak_memory
 
 BEAT = 1.0  # seconds
-GONE = 3  # beats that a lost process has missed, where an exchange with the others has already failed
-SILENT = 25  # the same where nothing has: torchrun and deepspeed kill the others 30 seconds after a process has died
+GONE = 3  # missed beats of a lost process after a collective has failed
+SILENT = 25  # the same without a failure: launchers kill the others 30 seconds after a process dies
 FULL = [os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)]
 NO_MEMORY = ("can't allocate memory", "Cannot allocate memory", "std::bad_alloc")
 
 
 class Watch:
-    """Watches the other processes of a run; ends this one where one of them is lost and this one waits for it."""
+    """Monitors the heartbeats of the other processes, and ends this process if one of them is lost."""
 
     def __init__(self, run: Path, device: torch.device) -> None:
         self.run, self.device = run, device
         self.loop: Loop | None = None
         self.missed = dict.fromkeys(sorted({*range(processes.world())} - {processes.rank()}), 0)
         self.judged, self.left = threading.Event(), threading.Event()
-        # two, because the store answers no more when the process that holds it is halted
+        # two threads, since the store hangs if the process that hosts it is stopped
         self.threads = [threading.Thread(target=target, daemon=True) for target in (self._listen, self._judge)]
         if not self.missed:
             return
         self.store = processes.store()
         self._beat(0)
-        processes.wait()  # all have said something
+        processes.wait()  # every process has sent its first beat
         for thread in self.threads:
             thread.start()
 
     def leave(self) -> None:
-        """Waits for the others and parts from them."""
+        """Waits for all processes, stops monitoring and leaves the process group."""
         processes.wait()
         self.stop()
-        processes.leave()  # nobody goes before all have stopped to watch: the store goes with the first process
+        processes.leave()  # rank 0 hosts the store, so it must outlive the others' monitoring
 
     def stop(self) -> None:
-        """Watches no more. Python aborts where it ends while a thread is in the store's C++."""
+        """Stops the threads. Python aborts if it exits while a thread is inside the store's C++ code."""
         self.judged.set()
         self.left.set()
         for thread in self.threads:
             if thread.is_alive():
-                thread.join(GONE * BEAT)  # of a halted store there is no answer to wait for
+                thread.join(GONE * BEAT)  # a stopped store never answers
 
     def explain(self, e: Exception) -> NoReturn:
-        """Raises ``e`` as what it means: RunError for a lost process, UserError for memory or a disk that is full."""
+        """Re-raises ``e`` as its cause: RunError for a lost process, UserError for out of memory or a full disk."""
         text = str(e)
         if isinstance(e, torch.OutOfMemoryError | MemoryError) or any(words in text for words in NO_MEMORY):
             raise UserError(
-                f"{self._where()}: rank {processes.rank()} is out of memory; it held "
-                f"{peak_memory(self.device):.2f} GiB at most. A smaller train.micro_batch, train.checkpointing or a "
-                f"higher ZeRO stage takes less; `reasonbrain plan` tells how much"
+                f"{self._where()}: rank {processes.rank()} is out of memory; its peak was "
+                f"{peak_memory(self.device):.2f} GiB. A smaller train.micro_batch, train.checkpointing or a "
+                f"higher ZeRO stage needs less; `reasonbrain plan` estimates how much"
             ) from None
         full = next((words for words in FULL if words in text), None)
         if full:
@@ -80,7 +80,7 @@ class Watch:
             ) from None
         if not isinstance(e, dist.DistError) and "gloo" not in text:
             raise e
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which the launcher sends while this finds out who it was
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent by the launcher while this looks for the lost process
         self.judged.set()
         for _ in range(2 * GONE):
             if self._lost(GONE):
@@ -93,7 +93,7 @@ class Watch:
         raise RunError(
             self._line(lost)
             if lost
-            else f"{self._where()}: an exchange between the processes failed: {text.splitlines()[0]}; {self._rest()}"
+            else f"{self._where()}: a collective operation failed: {text.splitlines()[0]}; {self._rest()}"
         ) from None
 
     def _beat(self, count: int) -> None:
@@ -106,7 +106,7 @@ class Watch:
             try:
                 self._beat(count)
                 beats = self.store.multi_get([f"beat/{other}" for other in self.missed])
-            except dist.DistError:  # the store is gone, and with it the process that held it
+            except dist.DistError:  # the store is gone, so the process that hosts it is lost
                 self.missed[0] = SILENT
                 return
             for other, now, then in zip(self.missed, beats, before, strict=True):
@@ -120,16 +120,16 @@ class Watch:
             lost = self._lost(SILENT)
             if lost:
                 if self._speaks(lost):
-                    click.echo("error: " + self._line(lost), err=True)  # in one piece, among others' lines
-                os._exit(1)  # the main thread may wait for the lost one for ever
+                    click.echo("error: " + self._line(lost), err=True)  # one write, so that lines do not interleave
+                os._exit(1)  # the main thread may hang in a collective
 
     def _miss(self) -> None:
-        """Beats are counted, not seconds: a run that was halted as a whole and goes on has lost nobody."""
+        """Counts beats instead of seconds, so that a run that was suspended as a whole can continue."""
         for other in self.missed:
             self.missed[other] += 1
 
     def _lost(self, beats: int) -> list[int]:
-        """Those that have missed so many beats; of a silent store's others nothing is known."""
+        """The ranks that have missed ``beats`` beats; only the first if all have, since then the store is gone."""
         lost = [other for other, missed in self.missed.items() if missed >= beats]
         return lost[:1] if lost == list(self.missed) else lost
 
@@ -138,7 +138,7 @@ class Watch:
 
     def _line(self, lost: list[int]) -> str:
         who = " and ".join(f"rank {other}" if other else "rank 0 or its launcher" for other in lost)
-        return f"{self._where()}: {who} was lost (killed, halted, or ended by an error of its own); {self._rest()}"
+        return f"{self._where()}: {who} was lost (killed, stopped, or failed); {self._rest()}"
 
     def _where(self) -> str:
         return f"step {self.loop.step}" if self.loop else "before the first step"
@@ -146,13 +146,13 @@ class Watch:
     def _rest(self) -> str:
         done = checkpoints.complete(self.run)
         if not done:
-            return "there is no checkpoint yet: the same command starts again"
-        return f"the last checkpoint, of step {checkpoints.step_of(done[-1])}, is complete: the same command goes on"
+            return "there is no checkpoint yet: the same command starts over"
+        return f"the last checkpoint, of step {checkpoints.step_of(done[-1])}, is complete: the same command resumes"
 
 
 @contextmanager
 def watched(run: Path, device: torch.device) -> Iterator[Watch]:
-    """Around a run: turns what ends it half-way into RunError or UserError, and waits for the others at its end."""
+    """Context of a run: turns failures into RunError or UserError, and waits for all processes at the end."""
     watch, preempted = Watch(run, device), None
     try:
         try:

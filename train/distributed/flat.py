@@ -1,7 +1,7 @@
-"""Parameters in parts: DeepSpeed keeps what it optimises in flat fp32 tensors, of which each process holds a part.
+"""DeepSpeed's flat parameters: fp32 tensors of concatenated parameters, partitioned over the processes.
 
-``Piece`` says where a parameter's part lies; everything that belongs to the parameter (its average, the optimizer's
-state) lies at the same place of a flat tensor of the same size. ``FlatMuon`` is torch.optim.Muon over such parts.
+``Piece`` locates a parameter's shard in a flat tensor; its average and optimizer state have the same location in flat
+tensors of the same size. ``FlatMuon`` is torch.optim.Muon over such shards.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from reasonbrain.train.optim import BETAS, MUON, Group
 
 @dataclass
 class Piece:
-    """``size`` numbers of a parameter from ``start`` on lie in ``flat`` from ``at`` on."""
+    """A shard: elements ``start`` to ``start + size`` of a parameter are stored in ``flat`` from index ``at``."""
 
     flat: Tensor
     at: int
@@ -30,12 +30,15 @@ class Piece:
 
 
 class FlatMuon(torch.optim.AdamW):
-    """AdamW, but Muon for the groups of the kind "hidden". Momentum stays in parts; a matrix is put together in one
-    process, which makes its step orthogonal and tells the others.
+    """AdamW with Muon for parameter groups of the kind "hidden".
 
-    ``matrices``: for every flat tensor the shapes of the matrices that lie in it, in the same order in all processes,
-    and this process's pieces of them; to be set before the first step that moves anything, like ``device``, where
-    matrices are put together."""
+    Momentum stays sharded. Each matrix is gathered in one process, which orthogonalises its update and broadcasts it.
+    Set these attributes before the first step:
+
+    matrices: for every flat tensor, the shapes of its matrices, in the same order in all processes, and this process's
+        pieces of them
+    device: where matrices are gathered
+    """
 
     def __init__(self, groups: list[Group]) -> None:
         super().__init__(groups, betas=BETAS)
@@ -73,7 +76,7 @@ class FlatMuon(torch.optim.AdamW):
 
 
 def orthogonal_step(towards: Tensor, lr: float) -> Tensor:
-    """What torch.optim.Muon would add to a matrix [A, B] whose momentum points ``towards``: it steps from zero."""
+    """The update of torch.optim.Muon for a matrix [A, B] with momentum ``towards``."""
     moved = nn.Parameter(torch.zeros_like(towards))
     moved.grad = towards
     torch.optim.Muon([moved], lr, weight_decay=0, **MUON | {"momentum": 0.0, "nesterov": False}).step()

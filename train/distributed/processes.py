@@ -1,4 +1,4 @@
-"""The processes that share a run: who is who, and what they have to agree on."""
+"""The processes of a run: rank and world size, start and end, and collective operations."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ from torch import Tensor
 from reasonbrain.errors import RunError, UserError
 from reasonbrain.utils.locks import take
 
-# how long a process waits for one that lives (faults.py tells): the first one writes the model while the others wait
+# timeout of collectives; long, since all wait while rank 0 exports the model (faults.py detects lost processes)
 PATIENCE = timedelta(minutes=30)
 log = logging.getLogger(__name__)
 
 
 def rank() -> int:
-    """This process's number among those of the run."""
+    """The rank of this process."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world() -> int:
-    """How many processes share the run."""
+    """The number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def join() -> torch.device:
-    """Joins the others that the launcher started, and returns this process's device. Raises UserError for a launch
-    that is none, RunError where the others do not come."""
+    """Initialises the process group, if there are several processes, and returns this process's device.
+
+    Raises UserError for an invalid launch, RunError if the processes cannot connect.
+    """
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     device = torch.device("cpu")
     if accelerator is not None:
@@ -56,19 +58,19 @@ def join() -> torch.device:
         try:
             dist.init_process_group(timeout=PATIENCE)
         except dist.DistError as e:
-            raise RunError(f"launch: the processes do not find each other: {str(e).splitlines()[0]}") from None
+            raise RunError(f"launch: the processes cannot connect: {str(e).splitlines()[0]}") from None
     return device
 
 
 def leave() -> None:
-    """Waits for the others and parts from them."""
+    """Waits for all processes and destroys the process group."""
     if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
 
 
 def store() -> dist.Store:
-    """A connection of its own to the store where the processes have met."""
+    """Opens a new connection to the rendezvous store."""
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     return dist.PrefixStore(f"reasonbrain/{attempt}", dist.TCPStore(address, port))
@@ -76,13 +78,13 @@ def store() -> dist.Store:
 
 @contextmanager
 def one_voice() -> Iterator[None]:
-    """Of processes that end by the same UserError, the first one alone raises it; the others exit with its code."""
+    """If all processes fail with the same UserError, only rank 0 raises it; the others exit with its code."""
     try:
         yield
     except UserError as e:
         if not _speaks(str(e)):
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which the launcher sends when the one that speaks has ended
-            time.sleep(2)  # or the launcher might end that one before its line is out
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent by the launcher when rank 0 has exited
+            time.sleep(2)  # otherwise the launcher could kill rank 0 before it prints the message
             raise SystemExit(2) from None
         raise
 
@@ -93,7 +95,7 @@ def _speaks(message: str) -> bool:
     if world() == 1:
         return True
     try:
-        shared, patience = store(), timedelta(seconds=5)  # the others come to the same mistake at about the same time
+        shared, patience = store(), timedelta(seconds=5)  # the others fail at about the same time
         shared.set(f"mistake/{rank()}", message)
         shared.wait([f"mistake/{other}" for other in (range(1, world()) if rank() == 0 else [0])], patience)
         return rank() == 0 or shared.get("mistake/0").decode() != message
@@ -103,31 +105,33 @@ def _speaks(message: str) -> bool:
 
 @contextmanager
 def claimed(run: Path, device: torch.device) -> Iterator[None]:
-    """Keeps other runs out of RUN meanwhile. Raises UserError where there is another, or no folder can be made."""
+    """Locks the folder RUN. Raises UserError if another command trains this run, or the folder cannot be created."""
     try:
         run.mkdir(parents=True, exist_ok=True)
         file = (run / "lock").open("a")
     except OSError as e:
-        raise UserError(f"run folder '{run}' cannot be made: {e.strerror}") from None
+        raise UserError(f"run folder '{run}' cannot be created: {e.strerror}") from None
     taken = False
     with file:
         try:
             taken = rank() == 0 and not take(file)
-        except OSError as e:  # some clusters' file systems have no locks
-            log.warning(f"'{run / 'lock'}' cannot be locked ({e.strerror}): see that no other command trains this run")
+        except OSError as e:  # some cluster file systems have no locks
+            log.warning(
+                f"'{run / 'lock'}' cannot be locked ({e.strerror}): make sure that no other command trains this run"
+            )
         if anywhere([taken], device)[0]:
-            raise UserError(f"run '{run}' is being trained by another command; wait for it or name another folder")
+            raise UserError(f"run '{run}' is being trained by another command; wait for it or choose another folder")
         yield
 
 
 def wait() -> None:
-    """Until all are here."""
+    """A barrier over all processes."""
     if dist.is_initialized():
         dist.barrier()
 
 
 def anywhere(flags: list[bool], device: torch.device) -> list[bool]:
-    """Which of the flags are set in any of the processes."""
+    """For each flag, whether it is set in any process."""
     if world() == 1:
         return flags
     seen = torch.tensor(flags, dtype=torch.int32, device=device)
@@ -136,7 +140,7 @@ def anywhere(flags: list[bool], device: torch.device) -> list[bool]:
 
 
 def means(sums: dict[str, tuple[float, int]], device: torch.device) -> dict[str, float]:
-    """The mean of each value over all processes, from its sum and count in this one; what nobody has is left out."""
+    """The mean of each value over all processes, from its local (sum, count); values without counts are dropped."""
     total = torch.tensor(list(sums.values()), dtype=torch.float64, device=device)
     if world() > 1:
         dist.all_reduce(total)
@@ -144,7 +148,10 @@ def means(sums: dict[str, tuple[float, int]], device: torch.device) -> dict[str,
 
 
 def average_gradients(params: list[Tensor]) -> None:
-    """The mean over all processes, in one exchange; a parameter without a gradient has none anywhere."""
+    """Averages gradients over all processes in one all-reduce, in place.
+
+    A parameter must have a gradient in all processes or in none.
+    """
     if world() == 1:
         return
     grads = [p.grad for p in params if p.grad is not None]

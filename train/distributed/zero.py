@@ -1,4 +1,4 @@
-"""DeepSpeed's ZeRO as an engine: its JSON filled in from the configuration, and its partitions as whole tensors.
+"""A training engine on DeepSpeed's ZeRO, with the interface of engine.Engine.
 
 deepspeed train/train.py --config tiny --deepspeed configs/deepspeed/zero3.json -o RUN
 """
@@ -29,7 +29,7 @@ AUTO = "auto"
 
 
 def import_deepspeed() -> Any:
-    """Raises UserError where it is not installed."""
+    """Imports DeepSpeed. Raises UserError if it is not installed."""
     try:
         import deepspeed
     except ImportError:
@@ -38,9 +38,10 @@ def import_deepspeed() -> Any:
 
 
 def fill(file: Path, cfg: TrainConfig, world: int) -> dict[str, Any]:
-    """The DeepSpeed configuration of a run of ``world`` processes: the JSON with its "auto" values filled in.
+    """Reads a DeepSpeed JSON configuration and fills in its "auto" values for a run of ``world`` processes.
 
-    Raises UserError for a file that is no JSON, a stage other than 1, 2, 3, and a value that contradicts ``cfg``."""
+    Raises UserError for invalid JSON, a stage other than 1, 2 and 3, or a value that contradicts ``cfg``.
+    """
     try:
         filled = json.loads(file.read_text(encoding="utf-8"))
     except OSError as e:
@@ -83,9 +84,11 @@ def fill(file: Path, cfg: TrainConfig, world: int) -> dict[str, Any]:
 
 
 def set_apart(module: nn.Module) -> None:
-    """Takes out of DeepSpeed's sight what prepares records (autoencoder, SAM, frozen vision towers): it runs in one
-    process and not in another, which has the record already, while a partitioned module needs all of them at once. Each
-    process holds it whole; in return no pass gathers it, and what it computes is the same under every engine."""
+    """Hides the modules that prepare records (autoencoder, SAM, frozen vision towers) from DeepSpeed.
+
+    They run only in processes whose records are not cached yet, but a partitioned module must run in all processes at
+    once. So each process keeps a full copy, and the features are the same with every engine.
+    """
     for part in [m for m in module.modules() if isinstance(m, Plugin)]:
         for path, prepares in part.prepares().items():
             owner, _, name = path.rpartition(".")
@@ -95,15 +98,17 @@ def set_apart(module: nn.Module) -> None:
 
 
 def partitioner(deepspeed_config: dict[str, Any]) -> Partition:
-    """What shares one parameter out among the processes (ZeRO-3), so that none ever holds a whole model: to be called
-    with each in the same order everywhere. The numbers are those of the first process."""
+    """Returns a function that partitions one parameter over the processes (ZeRO-3), so that none holds a full model.
+
+    Call it for each parameter, in the same order in all processes. The values are broadcast from rank 0.
+    """
     deepspeed = import_deepspeed()
-    deepspeed.init_distributed()  # or it takes this process for the only one
+    deepspeed.init_distributed()  # otherwise it assumes a single process
     init = deepspeed.zero.Init(config_dict_or_path=deepspeed_config)
     bf16 = deepspeed_config["bf16"]["enabled"]
 
     def partition(p: nn.Parameter) -> None:
-        if p.ndim == 0:  # CLIP's frozen temperature, which no slot uses: DeepSpeed cannot send scalars around
+        if p.ndim == 0:  # CLIP's unused temperature: DeepSpeed cannot partition scalars
             p.data = p.data.view(1)
         if bf16 and p.is_floating_point():
             p.data = p.data.bfloat16()
@@ -113,7 +118,7 @@ def partitioner(deepspeed_config: dict[str, Any]) -> Partition:
 
 
 class ZeroEngine:
-    """DeepSpeed's ZeRO stage 1, 2 or 3. Offers what engine.Engine does. Raises UserError for ``adamw_8bit``."""
+    """DeepSpeed's ZeRO stage 1, 2 or 3, with the interface of Engine. Raises UserError for ``adamw_8bit``."""
 
     def __init__(self, module: nn.Module, cfg: TrainConfig, deepspeed_config: dict[str, Any]) -> None:
         if cfg.optimizer == "adamw_8bit":
@@ -133,14 +138,14 @@ class ZeroEngine:
         for p in module.parameters():
             if p.ndim == 0:
                 p.data = p.data.view(1)  # as in ``partitioner``
-        if not dist.is_initialized():  # one process without a launcher: DeepSpeed would look for MPI
+        if not dist.is_initialized():  # without a launcher, DeepSpeed would look for MPI
             dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
         self.engine, *_ = import_deepspeed().initialize(model=module, optimizer=optimizer, config=deepspeed_config)
         self.zero = self.engine.optimizer
         self.inner: torch.optim.Optimizer = self.zero.optimizer
         flats = self.zero.fp32_partitioned_groups_flat if self.stage == 3 else self.zero.single_partition_of_fp32_groups
         self.average = {flat: flat.detach().clone() for flat in flats}
-        if self.stage == 3:  # which makes more groups of large ones
+        if self.stage == 3:  # ZeRO-3 splits large groups
             inside = [[names[p] for p in group] for group in self.zero.fp16_groups]
         if muon:
             muon.device = self.device
@@ -160,7 +165,7 @@ class ZeroEngine:
             return losses()
 
     def backward(self, loss: Tensor, parts: int) -> None:
-        """DeepSpeed divides by ``parts`` itself."""
+        """Accumulates gradients; DeepSpeed divides by ``parts``."""
         last = (self.engine.micro_steps + 1) % parts == 0
         self.engine.set_gradient_accumulation_boundary(last)
         self.engine.backward(loss)
@@ -174,7 +179,7 @@ class ZeroEngine:
             self.zero.reset_cpu_buffers() if self.zero.cpu_offload else self.zero.averaged_gradients.clear()
 
     def norms(self) -> dict[str, float]:
-        """The gradients' norms by slot, before clipping; after the last pass of a step."""
+        """Gradient norms by slot before clipping; call it after the last pass of a step."""
         zero = self.zero
         if self.stage == 3:
             groups = zero._get_norm_groups()
@@ -185,7 +190,7 @@ class ZeroEngine:
             groups = [zero.get_grad_norm_direct(grads, params) for grads, params in parts]
         squares: dict[str, float] = {}
         for group, norm in zip(self.inner.param_groups, groups, strict=True):
-            square = float(norm) ** 2 if norm >= 0 else math.nan  # DeepSpeed's -1: there is one that is no number
+            square = float(norm) ** 2 if norm >= 0 else math.nan  # DeepSpeed returns -1 for NaN or infinite gradients
             squares[group["slot"]] = squares.get(group["slot"], 0.0) + square
         return {slot: math.sqrt(square) for slot, square in squares.items()}
 
@@ -201,12 +206,12 @@ class ZeroEngine:
         return norms, rates
 
     def piece(self, name: str) -> Piece | None:
-        """Where this process's part of a parameter is; None if it has none."""
+        """Locates this process's shard of a parameter; None if it has none."""
         p = self.trained[name]
         if self.stage == 3:
             group, at, size = self.zero.grad_position[self.zero.get_param_id(p)]
             start = processes.rank() * size
-            size = max(0, min(size, p.ds_numel - start))  # the last part is padded
+            size = max(0, min(size, p.ds_numel - start))  # the last shard is padded
             return Piece(self.zero.fp32_partitioned_groups_flat[group], at, start, size) if size else None
         mapping = p._hp_mapping
         if mapping is None:
@@ -219,7 +224,7 @@ class ZeroEngine:
         return self.trained[name].ds_shape if self.stage == 3 else self.trained[name].shape
 
     def _flat(self, what: str, flat: Tensor) -> Tensor:
-        """The flat tensor of that kind beside ``flat``; made where the optimizer has not yet stepped."""
+        """The flat tensor of kind ``what`` for ``flat``; optimizer state is created if it does not exist yet."""
         if what == "param":
             return flat.data
         if what == "average":

@@ -1,1 +1,1 @@
-"""What a training run needs, found without weights or GPUs: `reasonbrain plan`."""
+"""Estimates the memory and compute of a training run without weights or GPUs: `reasonbrain plan`."""

@@ -1,15 +1,14 @@
-"""One pass of a model without weights, data or GPUs: forward and backward at true size, on fake tensors.
+"""A dry run: one forward and backward pass at full size on fake tensors, without weights, data or GPUs.
 
-Fake tensors have shapes, types and storages, but no numbers. What of them is alive is counted as it comes and goes,
-each storage once, so autocast's copies of the weights and what checkpointed blocks compute again are in it. The pass
-computes in the precisions that CUDA's autocast chooses, with fused attention unless ``model.attention`` is ``math``.
+Fake tensors have shapes, dtypes and storages, but no values. The live bytes are tracked per storage, so autocast's
+weight copies and the recomputation of checkpointed blocks are included. The pass uses the precisions of CUDA's
+autocast, and fused attention unless ``model.attention`` is ``math``.
 
-What stands in for data: a text of ``INSTRUCTION``'s length, and for Qwen's picture its tokens. What prepares records,
-frozen vision towers among it, is no part of the pass; SAM and Qwen's tower do not run at all. An nf4 layer runs as
-one in bfloat16, without the moment's memory in which bitsandbytes unpacks it. For
-``model.encoders.reads=sentence`` none is generated: what that takes is over before anything is kept for the backward
-pass, but its FLOPs are not counted. A plug-in whose forward pass reads numbers (``.item()``) cannot run here; torch's
-error says where it does.
+Limits: every text has the length of ``INSTRUCTION``. Modules that prepare records (frozen vision towers among them) are
+measured apart from the pass; SAM and Qwen's vision tower do not run. An nf4 layer runs as a bfloat16 layer, without the
+temporary memory of bitsandbytes' dequantisation. With ``model.encoders.reads=sentence`` no sentence is generated: its
+memory is freed before the training pass, but its FLOPs are missing. A plug-in whose forward pass reads tensor values
+(``.item()``) cannot run here; torch's error names the line.
 """
 
 from __future__ import annotations
@@ -41,8 +40,10 @@ aten = torch.ops.aten
 
 
 class Counter(TorchDispatchMode):
-    """What a computation takes: ``flops``, and bytes of the tensors made in it, ``now`` and at most (``peak``).
-    torch's FlopCounterMode is not used itself: its hooks keep what checkpointed blocks compute again alive."""
+    """Counts ``flops`` and the bytes of the tensors created under it: currently alive (``now``) and at most (``peak``).
+
+    torch's FlopCounterMode cannot be used: its hooks keep the recomputed tensors of checkpointed blocks alive.
+    """
 
     FORMULAS = flop_registry | {
         aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(
@@ -77,8 +78,8 @@ class Counter(TorchDispatchMode):
 
 
 def norm_as_on_cuda(model: nn.Module) -> None:
-    """Norms as CUDA computes them and a CPU does not: in float32 under autocast (ATen/autocast_mode.h), and RMS norms
-    in one kernel, which keeps its input alone for the backward pass."""
+    """Makes norms behave as on CUDA: float32 under autocast (ATen/autocast_mode.h), and a fused RMS norm, which saves
+    only its input for the backward pass."""
 
     def forward(module: Any, x: Tensor) -> Tensor:
         weight, bias = module.weight, getattr(module, "bias", None)
@@ -89,14 +90,19 @@ def norm_as_on_cuda(model: nn.Module) -> None:
         return aten._fused_rms_norm(x, module.normalized_shape, weight, module.eps)[0]
 
     for module in model.modules():
-        if type(module) in (nn.LayerNorm, nn.RMSNorm):  # not those with a forward of their own
+        if type(module) in (nn.LayerNorm, nn.RMSNorm):  # not subclasses with their own forward
             module.forward = partial(forward, module)
 
 
 @dataclass(frozen=True)
 class Pass:
-    """One forward and backward pass of one process. Bytes beside weights and gradients: ``saved`` at the end of the
-    forward pass, ``peak`` at most, ``preparing`` at most while a record is prepared. ``flops`` of the pass."""
+    """Memory and FLOPs of one forward and backward pass of one process, without weights and gradients.
+
+    saved: bytes at the end of the forward pass
+    peak: peak bytes of the pass
+    preparing: peak bytes while a record is prepared
+    flops: FLOPs of the pass
+    """
 
     saved: int
     peak: int
@@ -105,7 +111,7 @@ class Pass:
 
 
 def run(model: ReasonBrain, cfg: Config, records: int) -> Pass:
-    """One pass over ``records`` records of ``data.size`` pixels; weights and gradients are there already."""
+    """Runs a pass over ``records`` square images of ``data.size`` pixels, with weights and gradients allocated."""
     size, diffusion = cfg.data.size, model.slot("diffusion")
     trained = trained_parameters(model, cfg.train)
     for p in trained.values():
@@ -113,7 +119,7 @@ def run(model: ReasonBrain, cfg: Config, records: int) -> Pass:
     images = torch.zeros(records, 3, size, size)
     regions = torch.zeros(records, size, size, dtype=torch.long)
     with Counter([*model.parameters(), *model.buffers()]) as preparing:
-        # a record's source and target at a time, as train/feature_cache.py does
+        # one record (source and target) at a time, as in train/feature_cache.py
         latents = diffusion.encode(torch.zeros(2, 3, size, size))[:1] if diffusion else images[:1]
         ready = model.image_features(images[:1])
     latents = latents.expand(records, -1, -1, -1).contiguous()
@@ -130,19 +136,21 @@ def run(model: ReasonBrain, cfg: Config, records: int) -> Pass:
 
 
 def is_quantised(p: Any) -> bool:
-    """Whether a parameter is bitsandbytes' nf4."""
+    """Whether a parameter is quantised by bitsandbytes."""
     return hasattr(p, "quant_type")
 
 
 def preparing_parameters(model: ReasonBrain) -> set[int]:
-    """The ids of those that prepare records: every process holds them whole, as they are (zero.set_apart)."""
+    """The ids of parameters that only prepare records, which ZeRO does not partition (zero.set_apart)."""
     plugs = [m for m in model.modules() if isinstance(m, Plugin)]
     return {id(p) for plug in plugs for m in plug.prepares().values() for p in m.parameters()}
 
 
 def fake_passes(cfg: Config, records: int, narrow: bool) -> list[Pass]:
-    """A pass as ``train.checkpointing`` says, and one with all repeated blocks of all slots checkpointed.
-    ``narrow``: with weights in bf16, as DeepSpeed holds them."""
+    """Runs two passes: with ``train.checkpointing`` as configured, and with all repeated blocks checkpointed.
+
+    ``narrow``: hold weights in bfloat16, as DeepSpeed does.
+    """
     model = without_weights(cfg).train()
     if narrow:
         apart = preparing_parameters(model)
@@ -150,7 +158,7 @@ def fake_passes(cfg: Config, records: int, narrow: bool) -> list[Pass]:
             if id(p) not in apart:
                 p.data = p.data.to(torch.bfloat16)
     for name, module in list(model.named_modules()):
-        if is_quantised(getattr(module, "weight", None)):  # bitsandbytes unpacks it for the moment of its product
+        if is_quantised(getattr(module, "weight", None)):  # bitsandbytes dequantises it for each matmul
             plain = nn.Linear(module.in_features, module.out_features, module.bias is not None, "meta", torch.bfloat16)
             model.set_submodule(name, plain.requires_grad_(False))
     with FakeTensorMode(allow_non_fake_inputs=True):

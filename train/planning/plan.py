@@ -1,10 +1,10 @@
-"""What a training run needs, found out without its weights, data or GPUs: parameters, bytes a GPU, FLOPs a step.
+"""Estimates a training run without weights, data or GPUs: parameters, bytes per GPU and FLOPs per step.
 
     reasonbrain plan reasonbrain_flux_qwen --gpus 8 --gpu-memory 80      # about a minute on one core
 
-Weights, gradients and optimizer states are counted from what engine.py and zero.py hold: exact under plain torch,
-without the padding of ZeRO's partitions. Activations are counted in a pass on fake tensors, see dry.py. The tests
-compare both, and the peak of a step, with CPU processes. **No prediction has been compared with a GPU's memory yet.**
+Weights, gradients and optimizer state are counted as engine.py and zero.py hold them: exact for plain torch, without
+the padding of ZeRO's partitions. Activations are counted in a pass on fake tensors (dry.py). Tests compare both, and
+the peak of a step, with CPU processes. **No estimate has been compared with the memory of a GPU yet.**
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from reasonbrain.train.optim import check_trains, is_hidden, trained_parameters
 from reasonbrain.train.planning.dry import fake_passes, is_quantised, preparing_parameters
 
 GB = 2**30
-CONTEXT, GAPS = 2 * GB, 0.05  # the margin: CUDA's and NCCL's own memory; the share lost between tensors
+CONTEXT, GAPS = 2 * GB, 0.05  # safety margin: CUDA's and NCCL's own memory, and the fraction lost to fragmentation
 CHECKPOINTING = ("as configured", "all blocks")
-# how training state is laid out over the processes; all but the first are files in configs/deepspeed
+# layouts of the training state; all but "plain" are files in configs/deepspeed
 LAYOUTS = ("plain", "zero1", "zero2", "zero3", "zero3_offload")
 LEGEND = """\
 plain               torch without DeepSpeed: every process holds everything
@@ -48,24 +48,29 @@ GB are 2^30 bytes. All of this is predicted: no GPU's memory has been measured."
 
 
 def stored(p: Tensor) -> float:
-    """Bytes of a parameter; nf4: half a byte a weight, one for the scale of 64, four for that of 256 scales."""
+    """Bytes of a parameter. nf4: half a byte per weight, one per 64 (scale), four per 64 * 256 (scale of scales)."""
     return p.numel() * (1 / 2 + 1 / 64 + 4 / (64 * 256) if is_quantised(p) else p.element_size())
 
 
 def moments(name: str, p: Tensor, optimizer: str) -> float:
-    """Bytes of the optimizer's state for one fp32 parameter."""
+    """Bytes of the optimizer state of one fp32 parameter."""
     if optimizer == "muon" and is_hidden(name, p):
         return 4 * p.numel()
-    if optimizer == "adamw_8bit" and p.numel() >= 4096:  # bitsandbytes: two bytes, and two scales for 256 numbers
+    if optimizer == "adamw_8bit" and p.numel() >= 4096:  # bitsandbytes: two bytes, and two scales per 256 elements
         return p.numel() * (2 + 8 / 256)
     return 8 * p.numel()
 
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes a GPU. ``optimizer``: master weights, average and moments; ``buffers``: DeepSpeed's buckets and what
-    ZeRO-3 gathers; ``step``: what an optimizer step needs for its moment; ``start``: what there is before all this,
-    the whole model but under ZeRO-3. ``host``: bytes of a process beside its GPU."""
+    """Bytes per GPU outside the forward and backward passes.
+
+    optimizer: master weights, average and moments
+    buffers: DeepSpeed's buckets, and the parameters that ZeRO-3 gathers
+    step: temporary memory of the optimizer step
+    start: memory while the model is built: the full model, except under ZeRO-3
+    host: bytes of host memory per process
+    """
 
     weights: float
     gradients: float
@@ -76,7 +81,7 @@ class Held:
     host: float = 0
 
     def peak(self, pass_: float = 0) -> float:
-        """The most there is at any time; ``pass_``: what a pass needs beside what is held."""
+        """Peak bytes, with ``pass_`` bytes of activations."""
         return max(self.start, self.weights + self.gradients + self.optimizer + self.buffers + max(pass_, self.step))
 
 
@@ -89,36 +94,38 @@ def zero_section(layout: str) -> dict[str, Any] | None:
 
 
 def held(model: ReasonBrain, cfg: Config, zero: dict[str, Any] | None, gpus: int) -> Held:
-    """What a process holds of a model (on the meta device, say). ``zero``: DeepSpeed's ``zero_optimization``."""
+    """Bytes that one of ``gpus`` processes holds of ``model``. ``zero``: DeepSpeed's ``zero_optimization``, or None."""
     trained = trained_parameters(model, cfg.train)
     whole = sum(map(stored, model.parameters()))
     count = sum(p.numel() for p in trained.values())
     state = sum(moments(n, p, cfg.train.optimizer) for n, p in trained.items())
     muon = [p.numel() for n, p in trained.items() if cfg.train.optimizer == "muon" and is_hidden(n, p)]
-    root = 0 if cfg.train.optimizer == "adamw_8bit" else 4 * (count - sum(muon))  # AdamW on a GPU: all roots at once
+    root = (
+        0 if cfg.train.optimizer == "adamw_8bit" else 4 * (count - sum(muon))
+    )  # foreach AdamW: square roots of all second moments at once
     if zero is None:
         gradients = sum(map(stored, trained.values()))
-        averaging = 2 * gradients if gpus > 1 else 0  # processes.average_gradients: joined, then divided
+        averaging = 2 * gradients if gpus > 1 else 0  # processes.average_gradients: a flat copy, then its mean
         return Held(whole, gradients, gradients + state, 0, max(averaging, root), whole)
     stage, bf16 = zero["stage"], cfg.train.bf16
-    wide = 2 if bf16 else 4  # bytes of a number in DeepSpeed's weights, gradients and buckets
+    wide = 2 if bf16 else 4  # bytes per element of DeepSpeed's weights, gradients and buckets
     apart = preparing_parameters(model)
     prepares = sum(stored(p) for p in model.parameters() if id(p) in apart)
     shared = [p for p in model.parameters() if id(p) not in apart]
     sizes = [wide * p.numel() if bf16 and not is_quantised(p) else stored(p) for p in shared]
     weights = sum(sizes) / (gpus if stage == 3 else 1)
     gradients = wide * count / (gpus if stage > 1 else 1)
-    master = 0 if stage == 3 and not bf16 else 4 * count  # ZeRO-3 in fp32 moves the weights themselves
+    master = 0 if stage == 3 and not bf16 else 4 * count  # ZeRO-3 in fp32 has no separate master weights
     optimizer = (master + 4 * count + state) / gpus
-    step = (root + 4 * sum(muon) + (4 * count if bf16 else 0)) / gpus  # muon's directions, the gradients in fp32
+    step = (root + 4 * sum(muon) + (4 * count if bf16 else 0)) / gpus  # muon's updates, fp32 gradients
     buffers = wide * zero.get("reduce_bucket_size", 5e8) * (2 if stage == 2 and zero.get("overlap_comm") else 1)
     if stage < 3:
         return Held(weights + prepares, gradients, optimizer, buffers, step, whole)
     small = zero.get("stage3_param_persistence_threshold", 1e5)
-    prepares += sum(size for p, size in zip(shared, sizes, strict=True) if p.numel() <= small)  # never given back
+    prepares += sum(size for p, size in zip(shared, sizes, strict=True) if p.numel() <= small)  # stay gathered
     live = max(zero.get(f"stage3_max_{what}", 1e9) for what in ("live_parameters", "reuse_distance"))
     buffers += min(wide * (live + zero.get("stage3_prefetch_bucket_size", 5e7)), sum(sizes))
-    step = min(step, 8 * zero.get("sub_group_size", 1e9))  # one such group after the other
+    step = min(step, 8 * zero.get("sub_group_size", 1e9))  # groups are stepped one by one
     start = prepares if gpus > 1 else whole  # zero.partitioner
     if "offload_optimizer" not in zero:
         return Held(weights + prepares, gradients, optimizer, buffers, step, start)
@@ -126,11 +133,15 @@ def held(model: ReasonBrain, cfg: Config, zero: dict[str, Any] | None, gpus: int
 
 
 def rows(cfg: Config, gpus: int, usable: float = math.inf) -> tuple[list[dict[str, Any]], float]:
-    """Every layout with both choices of checkpointing: bytes by kind and their ``peak``; and the FLOPs of a step on
-    one GPU as ``train.checkpointing`` says. A layout that holds more than ``usable`` without any pass is left out."""
+    """Returns a row of bytes per layout and checkpointing choice, and the FLOPs of a step per GPU as configured.
+
+    Layouts that exceed ``usable`` bytes without activations are left out.
+    """
     records = micro_batch(cfg.train, gpus)
     model = without_weights(cfg)
-    layouts = LAYOUTS[:1] if cfg.train.optimizer == "adamw_8bit" else LAYOUTS  # ZeRO would cut its blocks
+    layouts = (
+        LAYOUTS[:1] if cfg.train.optimizer == "adamw_8bit" else LAYOUTS
+    )  # ZeRO would split its quantisation blocks
     needs = {layout: held(model, cfg, zero_section(layout), gpus) for layout in layouts}
     made, passes = [], {}
     for layout, bytes_ in needs.items():
@@ -148,10 +159,11 @@ def rows(cfg: Config, gpus: int, usable: float = math.inf) -> tuple[list[dict[st
 
 
 def plan(name: str, overrides: Sequence[str], gpus: int, memory: float) -> dict[str, Any]:
-    """What a run of a configuration needs on ``gpus`` GPUs of ``memory`` GB, in bytes, and what makes it fit.
+    """Estimates the memory of a run on ``gpus`` GPUs of ``memory`` GB (2^30 bytes), and how to make it fit.
 
-    Raises UserError like ``load_config`` and ``check_trains``, for an architecture that is not known here,
-    and for a batch that so many GPUs cannot share."""
+    Raises UserError as ``load_config`` and ``check_trains``, for an unknown architecture, and for a batch size that
+    cannot be split over the GPUs.
+    """
     usable = memory * GB * (1 - GAPS) - CONTEXT
     if gpus < 1 or usable <= 0:
         raise UserError(f"plan: {gpus} GPUs of {memory:g} GB; give at least one, of more than {CONTEXT / GB:g} GB")
@@ -181,8 +193,8 @@ def plan(name: str, overrides: Sequence[str], gpus: int, memory: float) -> dict[
 
 
 def advice(name: str, overrides: Sequence[str], gpus: int, usable: float, made: list[dict[str, Any]]) -> str:
-    """The first that fits of: more checkpointing, a higher stage, a smaller micro batch, the plug-ins' own options
-    (``Plugin.memory_options``: LoRA, nf4); else offload."""
+    """The first change that makes the run fit, in this order: more checkpointing, a higher ZeRO stage, a smaller micro
+    batch, the plug-ins' memory options (``Plugin.memory_options``: LoRA, nf4), offloading."""
     cfg = load_config(name, overrides)
     slots = {slot: params for slot in SLOTS if (params := slot_config(cfg.model, slot))}
     options = {slot: plugin(slot, params["name"]).memory_options(params) for slot, params in slots.items()}
@@ -215,7 +227,7 @@ def advice(name: str, overrides: Sequence[str], gpus: int, usable: float, made: 
 
 
 def text(plan: dict[str, Any]) -> str:
-    """The plan to be read, in GB of 2^30 bytes."""
+    """Formats a plan as text, in GB of 2^30 bytes."""
     passes = plan["records_a_step"] // (plan["records_a_pass"] * plan["gpus"])
     lines = [
         f"{plan['config']}: {plan['gpus']} x {plan['gpu_memory'] / GB:g} GB, {plan['size']} x {plan['size']} pixels",

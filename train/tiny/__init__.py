@@ -1,1 +1,1 @@
-"""How the embedded default is made: `make tiny`."""
+"""Trains the embedded default model from scratch: `make tiny`."""

@@ -2,8 +2,8 @@
 
     python -m reasonbrain.train.tiny.autoencoder -o runs/tiny/vae
 
-Writes a diffusers folder; its ``scaling_factor`` and ``shift_factor`` are measured, so that latents have
-mean 0 and deviation 1 as the diffusion model expects.
+Writes a diffusers folder. ``scaling_factor`` and ``shift_factor`` are set so that latents have mean 0 and standard
+deviation 1.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ ARCHITECTURE = {
 
 
 def scribble(rng: np.random.Generator) -> np.ndarray:
-    """A picture of random shapes, so that the autoencoder is not tied to ReasonMini's scenes; [64, 64, 3] uint8."""
+    """Draws random shapes, [64, 64, 3] uint8, so that the autoencoder generalises beyond ReasonMini's scenes."""
     canvas = Canvas(SIZE)
     wall, floor = BACKGROUNDS[str(rng.choice(list(BACKGROUNDS)))]
     canvas.rect((0, 0, 1, 1), wall)
@@ -65,7 +65,7 @@ def scribble(rng: np.random.Generator) -> np.ndarray:
 
 
 def batch(step: int, size: int, seed: int = 0, scribbles: float = 0.15) -> Tensor:
-    """Pictures of one step, [size, 3, 64, 64] in -1..1: sources, targets and scribbles."""
+    """The images of one step, [size, 3, 64, 64] in -1..1: sources, targets and scribbles."""
     rng = np.random.default_rng([seed, step])
     pictures: list[np.ndarray] = []
     while len(pictures) < size:
@@ -79,7 +79,7 @@ def batch(step: int, size: int, seed: int = 0, scribbles: float = 0.15) -> Tenso
 
 
 def losses(vae: AutoencoderKL, pictures: Tensor, kl_weight: float = 1e-6) -> dict[str, Tensor]:
-    """L1 plus squared error plus a slight pull of the posterior towards a unit normal."""
+    """L1 error, squared error and a weighted KL divergence of the posterior from a standard normal."""
     posterior = vae.encode(pictures).latent_dist
     decoded = vae.decode(posterior.sample()).sample
     l1 = (decoded - pictures).abs().mean()
@@ -89,7 +89,7 @@ def losses(vae: AutoencoderKL, pictures: Tensor, kl_weight: float = 1e-6) -> dic
 
 @torch.no_grad()
 def normalise(vae: AutoencoderKL, count: int = 512) -> None:
-    """Sets the scale and shift that give latents mean 0 and deviation 1."""
+    """Sets the scaling and shift factors that give latents mean 0 and standard deviation 1."""
     latents = torch.cat([vae.encode(batch(10**6 + i, 32)).latent_dist.mode() for i in range(count // 32)])
     vae.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))
 
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3400)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--scribbles", type=float, default=0.15, help="share of pictures of random shapes")
+    parser.add_argument("--scribbles", type=float, default=0.15, help="fraction of images with random shapes")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 

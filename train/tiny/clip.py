@@ -2,8 +2,8 @@
 
     python -m reasonbrain.train.tiny.clip -o runs/tiny/clip
 
-Contrastive pairs: the target with its outcome or its instruction, the source with the names of its objects.
-Writes a folder in the hub's layout.
+The contrastive pairs are: the target image with its outcome or instruction, and the source image with the names of its
+objects. Writes a folder in the hub's layout.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from reasonbrain.train.tiny.batches import augment, pictures, samples
 
 SIZE, LENGTH = 64, 32
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-# END must not get the id 2: CLIPTextModel would take it for CLIP's legacy configuration and pool elsewhere
+# END must not have id 2: CLIPTextModel treats that as a legacy configuration and pools at another token
 SPECIAL = [PAD, START, "<|vision_start|>", "<|vision_end|>", END, "<|image_pad|>", "<|video_pad|>"]
 
 
 def train_tokenizer(vocab_size: int = 2048) -> Tokenizer:
-    """Byte-level BPE over lower-cased words of ReasonMini's training phrasings and outcomes; Qwen's special tokens."""
+    """Trains a lower-casing byte-level BPE on ReasonMini's training texts, with Qwen's special tokens."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -49,12 +49,12 @@ def train_tokenizer(vocab_size: int = 2048) -> Tokenizer:
 
 
 def wrap(tokenizer: Tokenizer, **special: Any) -> PreTrainedTokenizerFast:
-    """The transformers tokenizer around it."""
+    """Wraps a tokenizer in transformers' class."""
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, padding_side="right", **special)
 
 
 def clip_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
-    """CLIP's way: a start and an end token around every text."""
+    """A tokenizer that adds a start and an end token to every text, as CLIP's does."""
     ids = [(t, tokenizer.token_to_id(t)) for t in (START, END)]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=ids)
     return wrap(tokenizer, bos_token=START, eos_token=END, model_max_length=LENGTH)
@@ -77,7 +77,7 @@ def architecture(tokenizer: PreTrainedTokenizerFast) -> CLIPConfig:
 
 
 def batch(tokenizer: PreTrainedTokenizerFast, step: int, size: int) -> dict[str, Tensor]:
-    """Pairs of a picture and a text as CLIP takes them."""
+    """Image-text pairs, as keyword arguments of CLIPModel."""
     records, rng = samples(step, size, seed=1)
     images, texts = [], []
     for i, s in enumerate(records):
@@ -95,7 +95,7 @@ def batch(tokenizer: PreTrainedTokenizerFast, step: int, size: int) -> dict[str,
 
 
 def losses(clip: CLIPModel, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The symmetric contrastive loss; ``right``: the share of pictures whose own text is the nearest."""
+    """The symmetric contrastive loss, and ``right``, the image-to-text retrieval accuracy in the batch."""
     out = clip(**pairs, return_loss=True)
     right = (out.logits_per_image.argmax(1) == torch.arange(len(out.logits_per_image))).float().mean()
     return {"loss": out.loss, "right": right}

@@ -1,11 +1,11 @@
-"""Stage 3 of the embedded default: a Qwen2.5-VL (transformers' class) from scratch, taught to say what happens.
+"""Stage 3 of the embedded default: a Qwen2.5-VL (transformers' class) from scratch, trained to describe the outcome.
 
     python -m reasonbrain.train.tiny.mllm -o runs/tiny/mllm
     python -m reasonbrain.train.tiny.mllm --full -o runs/tiny/mllm_full  # for `reasonbrain ablate instruction_summary`
 
-Picture and hypothetical instruction in, one sentence with the outcome out, in the prompt that the plug-in
-``qwen2_5_vl`` uses. With ``--full`` it says the whole narration instead, which that sentence sums up. Writes a folder
-in the hub's layout.
+The model gets an image and a hypothetical instruction in the prompt of the plug-in ``qwen2_5_vl``, and answers with one
+sentence that describes the outcome; with ``--full``, with the full narration that the sentence summarises. Writes a
+folder in the hub's layout.
 """
 
 from __future__ import annotations
@@ -69,8 +69,7 @@ def architecture(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
 def batch(
     tokenizer: PreTrainedTokenizerFast, processor: Qwen2VLImageProcessorPil, step: int, size: int, full: bool
 ) -> dict[str, Tensor]:
-    """Prompts with their answers as Qwen takes them; the labels are the tokens of the outcome, or of the ``full``
-    narration."""
+    """Prompts and answers as keyword arguments of Qwen's model. Labels cover the answer."""
     records, rng = samples(step, size, seed=2)
     pixels = processor(images=[np.asarray(s.source) for s in records], return_tensors="pt")
     before, between, after = (tokenizer(p, add_special_tokens=False).input_ids for p in Qwen25VL.prompt)
@@ -91,7 +90,7 @@ def batch(
         "input_ids": ids,
         "attention_mask": used.long(),
         "mm_token_type_ids": (ids == picture[0]).int(),
-        "labels": ids.masked_fill(~answered, -100),  # which the loss ignores
+        "labels": ids.masked_fill(~answered, -100),  # ignored by the loss
         **pixels,
     }
 
@@ -101,7 +100,7 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=640)
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--full", action="store_true", help="say the whole narration instead of one sentence")
+    parser.add_argument("--full", action="store_true", help="answer with the full narration instead of one sentence")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 

@@ -1,8 +1,8 @@
-"""Writes what `make tiny` trained as the embedded default.
+"""Publishes the models trained by `make tiny` as the embedded default.
 
     python -m reasonbrain.train.tiny.publish runs/tiny configs/tiny
 
-The whole model goes into the folder in half precision; parts/ gets what the first three stages made, from which
+The full model is written to the folder in half precision. parts/ holds the models of the first three stages, from which
 `reasonbrain train --config tiny` starts.
 """
 

@@ -185,7 +185,9 @@ def test_layers_that_nf4_does_not_fit_stay_and_a_model_of_these_alone_is_an_erro
     block = nn.Sequential(nn.Linear(96, 64), nn.Linear(64, 8))
     hold_base(block, [block], "nf4", "mllm")
     assert isinstance(block[1], Nf4Linear) and block[0].weight.dtype == torch.bfloat16
-    with pytest.raises(UserError, match="model.mllm.precision: 'nf4' takes layers with a multiple of 64 inputs"):
+    with pytest.raises(
+        UserError, match="model.mllm.precision: 'nf4' needs layers whose input size is a multiple of 64"
+    ):
         hold_base(block, [block[:1]], "nf4", "mllm")
 
 

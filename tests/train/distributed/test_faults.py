@@ -90,7 +90,7 @@ def test_the_others_name_a_lost_process(start, tmp_path, how):
     """Killed, its connections end; halted, they stay, and the others would wait for half an hour."""
     code, (line,), said = start(1, 4, how, "-o", tmp_path / "run")
     assert code == 1 and "error: step 3: rank 1 was lost" in line
-    assert "the last checkpoint, of step 2, is complete: the same command goes on" in line
+    assert "the last checkpoint, of step 2, is complete: the same command resumes" in line
     assert "exitcode  : 1 " in said  # the other one's
 
 
@@ -111,7 +111,7 @@ def test_after_a_loss_the_same_command_ends_as_if_there_had_been_none(start, tmp
 
 def test_out_of_memory_says_what_to_change(start, tmp_path):
     code, (line,), _ = start(0, 2, "starve", "-o", tmp_path / "run", launcher=[])
-    assert code == 2 and "error: step 1: rank 0 is out of memory; it held " in line and "train.micro_batch" in line
+    assert code == 2 and "error: step 1: rank 0 is out of memory; its peak was " in line and "train.micro_batch" in line
 
 
 def test_a_run_is_trained_by_one_command_at_a_time(settings, tmp_path):
@@ -152,7 +152,7 @@ def test_four_bits_cannot_be_read_in_parts(settings, tmp_path):
 
 def test_a_file_is_no_run(settings, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="run folder .*file' cannot be made: File exists"):
+    with pytest.raises(UserError, match="run folder .*file' cannot be created: File exists"):
         train(settings(*QUICK), tmp_path / "file")
 
 

@@ -125,14 +125,14 @@ def test_sigterm_ends_a_run_well(overrides, tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 0 and "asked to end; saved at step" in said and "Traceback" not in said
+    assert process.returncode == 0 and "stopped by SIGTERM; saved at step" in said and "Traceback" not in said
     (folder,) = checkpoints.complete(run)
     step = checkpoints.step_of(folder)
     again = subprocess.run(
         [*command, f"train.steps={step + 1}", "-o", str(run)], env=env, capture_output=True, text=True
     )
     assert again.returncode == 0, again.stderr
-    assert f"continuing {run} at step {step}" in again.stderr and Path(run / "model" / "config.yaml").exists()
+    assert f"resuming {run} at step {step}" in again.stderr and Path(run / "model" / "config.yaml").exists()
 
 
 def test_a_full_disk_is_one_line_and_spoils_nothing(overrides, tmp_path):

@@ -246,5 +246,8 @@ def test_the_deepspeed_launcher(overrides, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert len(losses(run)) == 1
     done = launch(*args, "-o", run, "train.batch_size=7", launcher=launcher)
-    assert done.returncode != 0 and "error: train.batch_size: 7 cannot be shared by 2 processes" in done.stderr
+    assert (
+        done.returncode != 0
+        and "error: train.batch_size: 7 is not divisible by the number of processes, 2" in done.stderr
+    )
     assert "Traceback" not in done.stderr.replace('Traceback (most recent call last):\n  File "<frozen runpy>', "")

@@ -246,7 +246,7 @@ def test_the_command(overrides):
     assert found["parameters"]["diffusion"]["trained"] < found["parameters"]["diffusion"]["all"]  # its autoencoder
     assert found["advice"] in plan.text(found) and "0.02" in plan.text(found)
     for wrong, message in (
-        (["train.batch_size=3"], "cannot be shared by 2"),
+        (["train.batch_size=3"], "is not divisible by the number of processes, 2"),
         (["--gpu-memory=1"], "more than 2 GB"),
         (["model.mllm=null", "model.diffusion=null"], "nothing is left to train"),
         (["model.cme=null", "train.checkpointing=[cme]"], "slot 'cme' is null"),
