@@ -7,4 +7,4 @@ class UserError(Exception):
 
 
 class RunError(Exception):
-    """A run that ended early through no fault of its command. Running the same command again resumes it. Exit code 1."""
+    """A run that ended early although its command was valid. The same command resumes it. Exit code 1."""
