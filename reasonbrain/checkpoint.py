@@ -307,7 +307,7 @@ def _load_trained(folder: Path, slot: str, width: int, params: dict[str, Any], d
     for (name,), value in _read(folder, TRAINED):
         p = missing.pop(name, None)
         if p is None or p.shape != value.shape:
-            kind = "there is no such tensor" if p is None else f"{list(p.shape)} is wanted"
+            kind = "there is no such tensor" if p is None else f"expected {list(p.shape)}"
             raise UserError(
                 f"checkpoint slot '{folder}' holds {name} {list(value.shape)}, which does not fit model.{slot}: {kind}"
             )
