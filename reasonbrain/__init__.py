@@ -1,4 +1,4 @@
-"""ReasonBrain: hypothetical instruction-based image editing. An MLLM reasons, FLUX draws."""
+"""ReasonBrain: hypothetical instruction-based image editing with an MLLM and a diffusion model."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ __all__ = ["ReasonBrainPipeline"]
 
 
 def __getattr__(name: str) -> Any:
-    # lazy: importing reasonbrain (for its command line, say) must not import torch
+    # lazy, so that importing reasonbrain (in the command line, for example) does not import torch
     if name == "ReasonBrainPipeline":
         from reasonbrain.editing.pipeline import ReasonBrainPipeline
 

@@ -1,4 +1,4 @@
-"""The kernel that computes attention (``model.attention``).
+"""The attention kernel (``model.attention``).
 
     sdpa                torch's fused kernels: any device, any precision, with masks
     math                plain matrix products; the fastest for training on a CPU (docs/log.md)
@@ -6,10 +6,10 @@
     flash_attention_3   the same for Hopper GPUs, built from source
     auto                the fastest of these that works on this device
 
-The flash kernels need a GPU and 16 bits. They are used in the published models whose libraries support them: FLUX, the
-MLLM, and CLIP where it computes in 16 bits. transformers handles the masks of the MLLM by leaving out the masked
-tokens. The blocks of modules/common/layers.py, whose masks flash kernels do not support, and the QFormer use ``sdpa``.
-Modules that prepare records always use ``sdpa``, so that cached features do not depend on the setting.
+The flash kernels need a GPU and 16-bit precision. They are used in the published models whose libraries support them:
+FLUX, the MLLM, and CLIP when it runs in 16 bits. For the MLLM, transformers removes the masked tokens. The blocks of
+modules/common/layers.py, whose masks flash kernels do not support, and the QFormer use ``sdpa``. Modules that prepare
+records always use ``sdpa``, so that cached features do not depend on the setting.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 @cache
 def trouble(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
-    """Tries a flash kernel: the reason why it does not work on this device, or None."""
+    """Tries a flash kernel on the device. Returns None if it works, otherwise the reason why not."""
     if not FLASH[name]():
         return "its package is not installed or sees no GPU"
     qkv = torch.zeros(1, 8, 1, 64, device=device, dtype=dtype)
@@ -59,7 +59,7 @@ def trouble(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
 
 @cache
 def choose(name: str, device: torch.device, dtype: torch.dtype, training: bool = False) -> str:
-    """The kernel for ``name`` on this device. The choice of ``auto`` is logged once.
+    """Resolves ``name`` to the kernel for this device. The choice of ``auto`` is logged once.
 
     Raises UserError for a kernel that does not work on this device."""
     if name in FLASH and (reason := trouble(name, device, dtype)):
@@ -76,9 +76,9 @@ def choose(name: str, device: torch.device, dtype: torch.dtype, training: bool =
 
 
 def set_attention(model: ReasonBrain, name: str, training: bool = False, autocast: torch.dtype | None = None) -> str:
-    """Sets the attention kernel of every slot and returns the kernel's name. The model must be on its device.
+    """Sets the attention kernel of every slot and returns its name. The model must already be on its device.
 
-    name: the value of ``model.attention``. autocast: the precision of the caller's autocast, None for that of the
+    name: the value of ``model.attention``. autocast: the dtype of the caller's autocast; None for the dtype of the
     weights. Raises UserError like ``choose``."""
     lowest = next((p.dtype for p in model.parameters() if p.dtype in HALF), torch.float32)
     found = choose(name, model.device, autocast or lowest, training)
@@ -108,12 +108,12 @@ def _use(part: nn.Module, name: str) -> None:
             module.register_forward_hook(_keep_precision)
         if hasattr(module, "plain_attention"):
             module.plain_attention = name == "math"
-        # as diffusers' set_attention_backend does, which also changes the default of the whole process
+        # diffusers' set_attention_backend does the same, but also changes the default of the whole process
         processor: Any = getattr(module, "processor", None)
         if hasattr(processor, "_attention_backend"):
             processor._attention_backend = for_diffusers
 
 
 def _keep_precision(module: nn.Module, args: tuple[Tensor], out: Tensor) -> Tensor:
-    """Under autocast the norm of queries and keys returns float32, which flash kernels do not accept."""
+    """Casts back the query/key norm, which returns float32 under autocast. Flash kernels do not accept float32."""
     return out.to(args[0].dtype)

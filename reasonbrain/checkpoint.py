@@ -1,10 +1,10 @@
-"""Checkpoints: a folder with config.yaml and one folder a slot.
+"""Checkpoints: a folder with config.yaml and one folder per slot.
 
-    config.json, model.safetensors, a tokenizer's files    the whole slot
-    trained.safetensors                                    what trained of a slot; config.yaml says where the rest is
+    config.json, model.safetensors, tokenizer files    the whole slot
+    trained.safetensors                                the trained tensors only; config.yaml locates the published rest
 
-Weights above 5 GB are in several files beside an index, in the hub's layout. Safetensors in, safetensors out; nothing
-is pickled, and a checkpoint can only name registered plug-ins.
+Weights above 5 GB are split into shards with an index, in the hub's layout. Only safetensors are read and written,
+nothing is pickled, and a checkpoint can only refer to registered plug-ins.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from reasonbrain.plugin import Plugin
 from reasonbrain.registry import SLOTS, plugin
 
 Partition = Callable[[nn.Parameter], None]
-WHOLE, TRAINED = "model", "trained"  # the weights' files begin with this
+WHOLE, TRAINED = "model", "trained"  # stems of the weight files
 
 
 def slot_folder(folder: Path, slot: str) -> Path:
@@ -47,9 +47,11 @@ def save_model(
     trained_only: bool = False,
     max_shard_size: str = "5GB",
 ) -> None:
-    """Writes every tensor of every slot, frozen ones too, so that the folder stands alone. ``dtype``: store floats
-    in this precision. ``trained_only``: of slots with published weights only what trains; the folder then needs the
-    published ones where ``cfg`` says they are. No file is larger than ``max_shard_size`` unless one tensor is."""
+    """Writes a self-contained checkpoint folder, frozen tensors included.
+
+    dtype: the precision of stored floats; None keeps each tensor's own. trained_only: of slots with published weights,
+    store only the trainable tensors; loading then reads the published weights from where ``cfg`` says. max_shard_size:
+    the largest size of a file, exceeded only by a single larger tensor."""
     folder.mkdir(parents=True, exist_ok=True)
     cfg = deepcopy(cfg)
     for name in SLOTS:
@@ -58,10 +60,10 @@ def save_model(
             continue
         target = slot_folder(folder, name)
         target.mkdir(exist_ok=True)
-        for old in target.glob("*.safetensors*"):  # there may have been more files
+        for old in target.glob("*.safetensors*"):  # the old checkpoint may have more shards
             old.unlink()
         state = part.state_dict()
-        # what ``architecture`` describes was never published: it starts from chance, frozen or not
+        # a slot built from ``architecture`` has random initial weights, so its frozen tensors are stored too
         if trained_only and part.loads_published(params):
             _write({k: state[k] for k in _trained(part)}, target, TRAINED, dtype, max_shard_size)
             continue
@@ -70,8 +72,9 @@ def save_model(
 
 
 def save_untrained(cfg: Config, folder: Path) -> None:
-    """Writes the model that a training of ``cfg`` starts from, one slot after the other, so that no more than one is in
-    memory. Raises UserError for published weights that cannot be had."""
+    """Writes the initial model of a training run of ``cfg`` slot by slot, with at most one slot in memory.
+
+    Raises UserError if published weights cannot be loaded."""
     cfg = deepcopy(cfg)
 
     def save(slot: str, part: Plugin) -> None:
@@ -88,7 +91,7 @@ def save_untrained(cfg: Config, folder: Path) -> None:
 def _save_slot(
     part: Plugin, params: dict[str, Any], target: Path, dtype: torch.dtype | None, max_shard_size: str
 ) -> None:
-    """A whole slot; ``params``, its configuration, forgets the folders that its weights came from."""
+    """Writes a whole slot. Removes local folders of weights from ``params``, the slot's configuration."""
     params.update(_forget_folders(part, params))
     part.register_to_config(**_forget_folders(part, part.config))
     part.save_config(target)
@@ -99,7 +102,8 @@ def _save_slot(
 def _write(
     state: Mapping[str, Tensor], folder: Path, stem: str, dtype: torch.dtype | None, max_shard_size: str
 ) -> None:
-    """Tensors that share memory are stored once; every file says which, under ``shared``: alias -> name."""
+    """Writes tensors. Those that share memory are stored once; the metadata of every file has ``shared``, a mapping
+    from alias to stored name."""
     shared: dict[str, str] = {}
     seen: dict[tuple[int, torch.Size], str] = {}
     for key, value in state.items():
@@ -110,11 +114,11 @@ def _write(
     split = split_torch_state_dict_into_shards(
         kept, filename_pattern=f"{stem}{{suffix}}.safetensors", max_shard_size=max_shard_size
     )
-    # a slot without tensors has a file, too
+    # a slot without tensors gets an empty file
     for file, keys in (split.filename_to_tensors or {f"{stem}.safetensors": []}).items():
         tensors = {k: kept[k].to(dtype if kept[k].is_floating_point() else None).contiguous() for k in keys}
         storages = Counter(t.untyped_storage().data_ptr() for t in tensors.values())
-        for key, value in tensors.items():  # views of one storage that differ in shape: safetensors refuses them
+        for key, value in tensors.items():  # safetensors rejects views of one storage with different shapes
             if storages[value.untyped_storage().data_ptr()] > 1:
                 tensors[key] = value.clone()
         save_file(tensors, folder / file, metadata={"format": "pt", "shared": json.dumps(shared)})
@@ -124,8 +128,8 @@ def _write(
 
 
 def _read(folder: Path, stem: str) -> Iterator[tuple[list[str], Tensor]]:
-    """Every tensor that ``_write`` wrote, one at a time, with all its names. Raises UserError for a file that is
-    missing or broken."""
+    """Yields the tensors that ``_write`` wrote one at a time, each with all its names. Raises UserError for a file that
+    is missing or broken."""
     path = folder / f"{stem}.safetensors.index.json"
     try:
         if path.is_file():
@@ -147,7 +151,7 @@ def _trained(part: Plugin) -> dict[str, nn.Parameter]:
 
 
 def _forget_folders(part: Plugin, params: Mapping[str, Any]) -> dict[str, None]:
-    """A hub id says where weights came from; a folder of this machine says nothing elsewhere."""
+    """The weight sources that are local folders, as null: unlike hub ids, they mean nothing on another machine."""
     return {k: None for k in part.weight_sources if params.get(k) and Path(params[k]).exists()}
 
 
@@ -157,14 +161,15 @@ def embedded() -> Path:
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """The checkpoint folder: ``tiny``, a checkpoint, or a training run. Raises UserError if it is none of these."""
+    """The checkpoint folder of ``tiny``, of a checkpoint, or of a finished training run. Raises UserError if ``name``
+    is none of these."""
     folder = embedded() if str(name) == "tiny" else Path(name)
     if (folder / "model" / "config.yaml").is_file():
         folder = folder / "model"
     if not (folder / "config.yaml").is_file():
         if (folder / "checkpoints").is_dir():
             raise UserError(
-                f"checkpoint '{name}' is a training run that is not through; make a model of its last checkpoint: "
+                f"checkpoint '{name}' is an unfinished training run; export its last checkpoint first: "
                 f"reasonbrain export {name} -o DIR"
             )
         raise UserError(f"checkpoint '{name}' is neither 'tiny' nor a folder that holds a model (config.yaml)")
@@ -203,18 +208,21 @@ def load_model(
     dtype: torch.dtype = torch.float32,
     partition: Partition | None = None,
 ) -> tuple[ReasonBrain, Config]:
-    """The model of a checkpoint with its configuration, in eval mode.
+    """Loads a checkpoint. Returns the model in eval mode and its configuration.
 
-    ``overrides`` may change what does not touch trained weights (``edit.*``, a slot set to null, where a checkpoint
-    without the published weights finds them: ``model.mllm.pretrained``). ``config``: the preset or file that the
-    checkpoint is expected to be made by. ``partition`` is called with every parameter, except those that only prepare
-    records, as soon as it is loaded and before the next one is read. Raises UserError for a checkpoint that is missing,
-    truncated, incomplete or made by another configuration, and for published weights that cannot be had."""
+    name: as for ``find_checkpoint``. overrides: ``key=value``, only for settings that do not affect trained weights:
+    ``edit.*``, a slot set to null, or the location of published weights that the checkpoint omits
+    (``model.mllm.pretrained``). config: the preset or file that the checkpoint must have been made with. dtype: the
+    precision of float32 weights after loading. partition: called with every parameter as soon as it is loaded, before
+    the next one is read, except parameters of modules that only prepare records.
+
+    Raises UserError for a checkpoint that is missing, truncated, incomplete or made with another configuration, and if
+    published weights cannot be loaded."""
     folder = find_checkpoint(name)
     written = read_config(str(folder / "config.yaml"))
     saved = make_config(written, reads_data=False)
     if set(written) != set(Config.__annotations__):  # slots would be null unnoticed
-        raise UserError(f"checkpoint file '{folder / 'config.yaml'}' is cut short")
+        raise UserError(f"checkpoint file '{folder / 'config.yaml'}' is truncated")
     if config is not None:
         check_same_model(load_config(config), saved, folder)
     cfg = make_config(written, overrides, reads_data=False) if overrides else saved
@@ -234,7 +242,7 @@ def load_model(
 
 
 def partition_all(part: Plugin, partition: Partition | None) -> None:
-    """Calls ``partition`` with every parameter of a plug-in but those that only prepare records."""
+    """Calls ``partition`` with every parameter of a plug-in, except those of modules that only prepare records."""
     apart = {id(p) for m in part.prepares().values() for p in m.parameters()}
     for p in part.parameters():
         if partition and id(p) not in apart:
@@ -255,7 +263,7 @@ def _load_slot(folder: Path, slot: str, name: str, dtype: torch.dtype, partition
     try:
         for names, value in _read(folder, WHOLE):
             to = held.get(names[0], dtype) if value.is_floating_point() else value.dtype
-            # copied out of the mapped file: there they lie unaligned, which changes the last bit of matrix products
+            # copied, since tensors in the mapped file are unaligned, which changes the last bit of matrix products
             state |= dict.fromkeys(names, value.to(to, copy=True))
             if partition:
                 _load_tensor(part, state, partition)
@@ -277,7 +285,7 @@ def _load_slot(folder: Path, slot: str, name: str, dtype: torch.dtype, partition
 
 
 def _load_tensor(part: Plugin, names: dict[str, Tensor], partition: Partition) -> None:
-    """Puts one tensor, under all its names, where it belongs."""
+    """Loads one tensor under all its names and partitions it."""
     first: Any = None
     for name, value in names.items():
         owner, _, leaf = name.rpartition(".")
@@ -292,14 +300,14 @@ def _load_tensor(part: Plugin, names: dict[str, Tensor], partition: Partition) -
 
 
 def _load_trained(folder: Path, slot: str, width: int, params: dict[str, Any], dtype: torch.dtype) -> Plugin:
-    """The published weights from where the configuration says, and on top of them what trained."""
+    """Loads published weights from the source in the configuration, then the trained tensors on top."""
     params = dict(params)
     part = build_plugin(slot, plugin(slot, params.pop("name")), width, params)
     missing = _trained(part)
     for (name,), value in _read(folder, TRAINED):
         p = missing.pop(name, None)
         if p is None or p.shape != value.shape:
-            kind = "there is no such tensor" if p is None else f"{list(p.shape)} is wanted"
+            kind = "there is no such tensor" if p is None else f"expected {list(p.shape)}"
             raise UserError(
                 f"checkpoint slot '{folder}' holds {name} {list(value.shape)}, which does not fit model.{slot}: {kind}"
             )

@@ -3,10 +3,10 @@
     Inputs -> encoders -> Features -> frce -> Cues -> mllm -> Guidance -> connector -> V^ -> cme -> Condition
     Condition, latents -> diffusion -> loss or edited latents
 
-Shapes: B pictures, N image patches, T text tokens, K object tokens, M visual cues, r [IMG] tokens, Q queries, D the
-common width (``model.width``). Everything that passes between slots is D wide; each plug-in projects to and from D.
-The outputs of modules are named tuples: ZeRO-3's hooks find tensors in these, but not in dataclasses.
-Masks are bool, true where a token counts. Any sequence may have length 0, which is what a null slot returns.
+Shapes: B images, N image patches, T text tokens, K object tokens, M visual cues, r [IMG] tokens, Q queries, D the
+common width (``model.width``). All sequences between slots have width D; each plug-in projects to and from it.
+Outputs of modules are named tuples because ZeRO-3's hooks find tensors in these, but not in dataclasses.
+Masks are bool, true for valid tokens. Any sequence may have length 0; a null slot returns such a sequence.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from torch import Tensor
 
 @dataclass
 class Inputs:
-    """A batch for the model. All pictures of a batch have one size.
+    """A batch for the model. All images of a batch have the same size.
 
-    images: [B, 3, H, W] in 0..1. objects: the names of the key objects of each row. regions: [B, H, W] long, the label
-    maps of the segmentation (-1: no region). ready: by slot, ``Plugin.image_features`` of the images, where they are
-    already computed. sentences: what the MLLM says about each row (``Mllm.reason``), where it is already generated.
+    images: [B, 3, H, W] in 0..1. objects: the names of the key objects of each row. regions: [B, H, W] long, label maps
+    of the segmentation (-1: no region). ready: precomputed ``Plugin.image_features`` by slot. sentences: the MLLM's
+    sentence for each row (``Mllm.reason``), if already generated.
     """
 
     images: Tensor
@@ -37,10 +37,10 @@ class Inputs:
 
 
 class Features(NamedTuple):
-    """E_I(I) and E_T(H).
+    """The outputs of the encoders, E_I(I) and E_T(H).
 
-    patches: [B, N, D], row by row over ``grid`` = (rows, columns). text: [B, T, D]. pooled: [B, P], the pooled text
-    embedding that the diffusion model expects. objects: [B, K, D], the tokens of the key objects' names."""
+    patches: [B, N, D] in row-major order over ``grid`` = (rows, columns). text: [B, T, D]. pooled: [B, P], the pooled
+    text embedding for the diffusion model. objects: [B, K, D], the tokens of the key objects' names."""
 
     patches: Tensor
     grid: tuple[int, int]
@@ -52,7 +52,7 @@ class Features(NamedTuple):
 
 
 class Cues(NamedTuple):
-    """The output of FRCE. visual: R_V [B, M, D], patch branch first, then region branch. textual: R_T [B, K, D]."""
+    """The outputs of FRCE. visual: R_V [B, M, D], patch cues followed by region cues. textual: R_T [B, K, D]."""
 
     visual: Tensor
     visual_mask: Tensor
@@ -70,7 +70,7 @@ class Guidance(NamedTuple):
 class Condition(NamedTuple):
     """The input of the diffusion model. visual: [B, Q, D]. textual: [B, Q', D]. pooled: [B, P].
 
-    focus: [B, rows, columns], the share of the visual-oriented enhancer's attention on each patch, or None."""
+    focus: [B, rows, columns], the fraction of the visual-oriented enhancer's attention on each patch, or None."""
 
     visual: Tensor
     textual: Tensor
@@ -89,8 +89,8 @@ def no_mask(like: Tensor) -> Tensor:
 
 
 class Encoders(Protocol):
-    """Slot ``encoders``: E_I and E_T. If ``reads_sentence``, E_T encodes ``Inputs.sentences``, which are then always
-    given, instead of the instructions."""
+    """Slot ``encoders``: E_I and E_T. With ``reads_sentence``, E_T encodes ``Inputs.sentences`` instead of the
+    instructions; the sentences are then always given."""
 
     @property
     def reads_sentence(self) -> bool: ...
@@ -105,8 +105,8 @@ class PatchBranch(Protocol):
 
 
 class RegionBranch(Protocol):
-    """Slot ``frce.region``: ``segment`` returns label maps [B, H, W], without gradients; the module itself turns them
-    into cues [B, R, D] and a mask [B, R]."""
+    """Slot ``frce.region``: ``segment`` returns label maps [B, H, W] without gradients; ``forward`` turns them into
+    cues [B, R, D] and a mask [B, R]."""
 
     def segment(self, images: Tensor) -> Tensor: ...
 
@@ -122,9 +122,9 @@ class TextBranch(Protocol):
 class Mllm(Protocol):
     """Slot ``mllm``: the multimodal LLM with its [IMG] tokens.
 
-    ``text_length``: the number of tokens of an instruction and the prompt around it, padding included. In batches of
-    one size, with pictures of one size and texts of one length, the results of a row do not depend on the other rows.
-    ``reason``: one sentence a row."""
+    ``text_length``: number of tokens of an instruction with its prompt and padding. With equal batch size, image size
+    and text length, the results of a row do not depend on the other rows. ``reason``: generates one sentence per
+    row."""
 
     def __call__(self, inputs: Inputs, cues: Cues) -> Guidance: ...
 

@@ -1,8 +1,8 @@
-"""ReasonBrain: the slots in order, and the losses (paper: L = L_MLLM + L_DM).
+"""The ReasonBrain model (arXiv:2507.01908): runs the slots in order and computes L = L_MLLM + L_DM.
 
     encode -> cues -> guide -> align -> enhance -> diffuse
 
-A null slot is None here. Its output is replaced by an empty sequence, and the other slots work as before.
+A null slot is None here. Its output is an empty sequence, which the other slots accept.
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ from reasonbrain.registry import SLOTS, plugin
 
 
 class ReasonBrain(nn.Module):
-    """The whole model. slots: the plug-ins by name of SLOTS, without those that are null. width: D."""
+    """The whole model.
+
+    slots: the plug-ins by slot name (``registry.SLOTS``), without the null slots. width: D, the width of all sequences
+    between slots."""
 
     def __init__(self, slots: dict[str, Plugin], width: int) -> None:
         super().__init__()
@@ -38,10 +41,11 @@ class ReasonBrain(nn.Module):
     ) -> ReasonBrain:
         """Builds every slot.
 
-        weights: False builds published models untrained (``Plugin.without_weights``): for the meta device, or to load
-        other weights afterwards. made: called with each slot and its plug-in before the next one is built.
+        weights: False initialises published models randomly instead of loading them (``Plugin.without_weights``), for
+        the meta device or for loading other weights afterwards. made: called as ``made(slot, plug-in)`` after each slot
+        is built and before the next one.
 
-        Raises UserError for published weights that cannot be loaded."""
+        Raises UserError if published weights cannot be loaded."""
         slots = {}
         seed = int(torch.randint(1 << 62, (), device="cpu"))
         for number, name in enumerate(SLOTS):
@@ -66,7 +70,7 @@ class ReasonBrain(nn.Module):
         return next(self.parameters()).device if len(self.parts) else torch.device("cpu")
 
     def segment(self, images: Tensor) -> Tensor:
-        """Label maps [B, H, W] long of images [B, 3, H, W] in 0..1; -1 everywhere without a region branch."""
+        """Segments images [B, 3, H, W] in 0..1. Returns label maps [B, H, W] long, all -1 without a region branch."""
         region = self.slot("frce.region")
         if region is None:
             return torch.full((len(images), *images.shape[-2:]), -1, device=images.device)
@@ -80,9 +84,11 @@ class ReasonBrain(nn.Module):
         regions: Tensor | None = None,
         ready: dict[str, Tensor] | None = None,
     ) -> Inputs:
-        """A batch on the images' device. images: [B, 3, H, W] in 0..1. objects: None, or None for one row: they are
-        found in the instruction. regions: [B, H, W]; None: the images are segmented. ready: features that
-        ``image_features`` returned for the images."""
+        """Makes a batch on the device of the images.
+
+        images: [B, 3, H, W] in 0..1. objects: key objects per row; where None, they are extracted from the instruction.
+        regions: label maps [B, H, W]; if None, the images are segmented. ready: precomputed ``image_features`` of the
+        images."""
         given = objects if objects is not None else [None] * len(instructions)
         found = [find_objects(i) if o is None else list(o) for i, o in zip(instructions, given, strict=True)]
         regions = self.segment(images) if regions is None else regions.to(images.device).long()
@@ -90,25 +96,25 @@ class ReasonBrain(nn.Module):
         return Inputs(images, list(instructions), found, regions, ready)
 
     def image_features(self, images: Tensor) -> dict[str, Tensor]:
-        """By slot, the ``Plugin.image_features`` [B, ...] of images [B, 3, H, W] in 0..1, where only frozen modules
-        compute them."""
+        """``Plugin.image_features`` [B, ...] of images [B, 3, H, W] in 0..1, by slot. Slots whose features depend on
+        trainable modules are left out."""
         found = {slot: part.image_features(images) for slot, part in self.prepared_slots().items()}
         return {slot: features for slot, features in found.items() if features is not None}
 
     def prepared_slots(self) -> dict[str, Plugin]:
-        """By slot, the plug-ins whose ``image_features`` only frozen modules compute."""
+        """The plug-ins whose ``image_features`` are computed by frozen modules only, by slot."""
         found = {slot: part for slot in SLOTS if (part := self.slot(slot))}
         return {slot: part for slot, part in found.items() if len(part.prepares()) == len(part.preparing)}
 
     @property
     def reads_sentence(self) -> bool:
-        """Whether E_T reads what the MLLM says about an instruction instead of the instruction (MGIE's expressive
+        """Whether E_T encodes the sentence that the MLLM generates instead of the instruction (MGIE's expressive
         instruction, arXiv:2309.17102)."""
         encoders = self.slot("encoders")
         return encoders is not None and encoders.reads_sentence
 
     def reason(self, inputs: Inputs) -> Inputs:
-        """The inputs with ``sentences``. They are generated unless the inputs have them; without an MLLM they stay
+        """Returns the inputs with ``sentences``, generated by the MLLM unless already there. Without an MLLM they stay
         None."""
         mllm = self.slot("mllm")
         if mllm is None or inputs.sentences is not None:
@@ -116,7 +122,7 @@ class ReasonBrain(nn.Module):
         return replace(inputs, sentences=mllm.reason(inputs))
 
     def encode(self, inputs: Inputs) -> Features:
-        """E_I(I) and E_T(H), or E_T of the MLLM's sentence (``reads_sentence``)."""
+        """E_I(I) and E_T(H). With ``reads_sentence``, E_T encodes the MLLM's sentence in place of H."""
         encoders = self.slot("encoders")
         if encoders is not None:
             return encoders(self.reason(inputs) if self.reads_sentence else inputs)
@@ -137,26 +143,26 @@ class ReasonBrain(nn.Module):
         return Cues(visual, visual_mask, textual, textual_mask)
 
     def guide(self, inputs: Inputs, cues: Cues) -> Guidance:
-        """The MLLM's hidden states of the [IMG] tokens, and L_MLLM."""
+        """The MLLM's hidden states V of the [IMG] tokens, and L_MLLM. Without an MLLM, no tokens and a loss of 0."""
         mllm = self.slot("mllm")
         if mllm is not None:
             return mllm(inputs, cues)
         return Guidance(no_tokens(cues.visual), cues.visual.new_zeros(()))
 
     def align(self, guidance: Guidance) -> Tensor:
-        """V -> V^."""
+        """V -> V^. Without a connector, V unchanged."""
         connector = self.slot("connector")
         return connector(guidance.hidden) if connector is not None else guidance.hidden
 
     def enhance(self, features: Features, cues: Cues, aligned: Tensor) -> Condition:
-        """R-_V and R-_T; without a CME the guidance and the text tokens unchanged."""
+        """R-_V and R-_T. Without a CME, the guidance and the text tokens unchanged."""
         cme = self.slot("cme")
         if cme is not None:
             return cme(features, cues, aligned)
         return Condition(aligned, features.text, features.pooled)
 
     def condition(self, inputs: Inputs) -> tuple[Condition, Tensor]:
-        """The conditioning path: everything before the diffusion model, and L_MLLM."""
+        """Runs the conditioning path, everything before the diffusion model. Returns the condition and L_MLLM."""
         features = self.encode(inputs)
         cues = self.cues(features, inputs)
         guidance = self.guide(inputs, cues)
@@ -171,11 +177,11 @@ class ReasonBrain(nn.Module):
         draws: int = 1,
         lm_weight: float = 1.0,
     ) -> dict[str, Tensor]:
-        """The losses of a batch: ``loss`` = lm_weight x ``lm`` + ``dm``, and ``dm/0.00-0.25`` to ``dm/0.75-1.00``, the
-        diffusion loss by range of noise levels (NaN where a range has no draws).
+        """Computes the losses of a batch as scalars: ``loss`` = lm_weight x ``lm`` + ``dm``, and ``dm/0.00-0.25`` to
+        ``dm/0.75-1.00``, the diffusion loss per range of noise levels (NaN if no draw falls into the range).
 
-        source, target: latents [B, C, h, w] from the diffusion plug-in's ``encode``. seeds: one a row; the noise of a
-        row depends on nothing else. draws: noise levels a target; the conditioning path runs once for all of them."""
+        source, target: latents [B, C, h, w] from the diffusion plug-in's ``encode``. seeds: one per row; the noise of a
+        row depends on its seed only. draws: noise levels per target, which share one run of the conditioning path."""
         condition, lm = self.condition(inputs)
         diffusion = self.slot("diffusion")
         if diffusion is None:
@@ -190,7 +196,7 @@ class ReasonBrain(nn.Module):
 
 
 def build_plugin(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Plugin:
-    """Builds one plug-in with its published weights, if it has any. Raises UserError if they cannot be loaded."""
+    """Builds one plug-in and loads its published weights, if any. Raises UserError if they cannot be loaded."""
     try:
         return plug(width=width, **params)
     except (OSError, SafetensorError) as e:

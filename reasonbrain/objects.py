@@ -1,8 +1,7 @@
-"""Finds the objects that an instruction names.
+"""Extracts the objects that an instruction names, for records and edits without ``objects``.
 
-Used where no ``objects`` are given. Noun chunks come from spaCy if it and its model ``en_core_web_sm`` are installed,
-otherwise from the rule-based parser in TextBlob, which needs no corpora and no download. Both are imported when the
-first instruction is read.
+Noun chunks come from spaCy if it and its model ``en_core_web_sm`` are installed, otherwise from TextBlob's rule-based
+parser, which needs no download. Either is imported on first use.
 
     find_objects("What would happen if the ice cube on the blue plate were left in the sun?")
     -> ["ice cube", "blue plate", "sun"]
@@ -38,7 +37,7 @@ _OTHER = """thing one what which who whom whose other kind sort lot bit case fac
 _NO_OBJECT = _words(f"{_PICTURE} {_TIME} {_PLACE} {_OTHER}")
 _NOBODY = frozenset(f"{who}{end}" for who in ("some", "no", "any", "every") for end in ("one", "body", "thing"))
 
-# Words for how many or which, not what.
+# Determiners and numerals: how many or which, not what.
 _DETERMINERS = _words(
     """a an the this that these those my your his her its our their some any no all both each every either neither
     another such half many much more most several few less least enough only same own whole other not
@@ -70,7 +69,7 @@ def _one_within_other(a: Phrase, b: Phrase) -> bool:
 
 
 def finder_name() -> str:
-    """The finder that is installed: ``spacy`` or ``textblob``."""
+    """The parser in use: ``spacy`` or ``textblob``."""
     return _finder()[0]
 
 

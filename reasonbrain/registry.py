@@ -1,12 +1,12 @@
-"""Plug-ins by kind and name. A kind is a slot of the model, or ``data``: a data set.
+"""The registry of plug-ins by kind and name. A kind is a slot of the model, or ``data`` for data sets.
 
     @register("cme", "hybrid")
     class HybridEnhancer(Plugin): ...
 
-Built-in plug-ins and those of other packages are found the same way, through entry points. Slots use the group
-``reasonbrain.modules`` with entry points named ``<slot>:<name>``, data sets ``reasonbrain.data`` with entry points
-named ``<name>``. An entry point names the class (``their_package.data:TheirReader``), or a module in which the
-decorator registers it. The module is imported when the plug-in is asked for, not before.
+Built-in and third-party plug-ins are both found through entry points. Slots use the group ``reasonbrain.modules`` with
+entry points named ``<slot>:<name>``, data sets the group ``reasonbrain.data`` with entry points named ``<name>``. An
+entry point refers to the class (``their_package.data:TheirReader``), or to a module in which the decorator registers
+it. The module is imported when the plug-in is first requested.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from reasonbrain.errors import UserError
 
 SLOTS = ("encoders", "frce.patch", "frce.region", "frce.text", "mllm", "connector", "cme", "diffusion")
 MODULES = "reasonbrain.modules"  # the entry-point group of all slots
-GROUPS = {"data": "reasonbrain.data"}  # those of the other kinds
+GROUPS = {"data": "reasonbrain.data"}  # the entry-point groups of the other kinds
 KINDS = (*SLOTS, *GROUPS)
 
 _registered: dict[tuple[str, str], type] = {}
@@ -30,7 +30,7 @@ _registered: dict[tuple[str, str], type] = {}
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """A plug-in as ``reasonbrain modules`` lists it, known without importing it. ``slot``: its kind."""
+    """What ``reasonbrain modules`` lists of a plug-in, known without importing it. ``slot``: its kind."""
 
     slot: str
     name: str
@@ -39,7 +39,7 @@ class PluginInfo:
 
 
 def register(kind: str, name: str) -> Callable[[type], type]:
-    """Class decorator: makes the class the plug-in ``name`` of ``kind``. Raises ValueError for an unknown kind."""
+    """Class decorator: registers the class as plug-in ``name`` of ``kind``. Raises ValueError for an unknown kind."""
     if kind not in KINDS:
         raise ValueError(f"slot '{kind}' is not one of {', '.join(KINDS)}")
 
@@ -63,7 +63,7 @@ def _entry_points() -> dict[tuple[str, str], EntryPoint]:
 
 
 def plugins(kind: str | None = None) -> list[PluginInfo]:
-    """Every plug-in, or those of one kind, in the order of the kinds and then by name."""
+    """All plug-ins, or those of one kind, sorted by kind (in the order of KINDS) and name."""
     infos = {
         key: PluginInfo(*key, point.module, point.dist.name if point.dist else "?")
         for key, point in _entry_points().items()
@@ -75,7 +75,7 @@ def plugins(kind: str | None = None) -> list[PluginInfo]:
 
 
 def plugin(kind: str, name: str) -> Any:
-    """The plug-in's class. Raises UserError that names the choices if there is none."""
+    """The class of a plug-in. Raises UserError, listing the choices, if there is none of that name."""
     if (kind, name) not in _registered and (kind, name) in _entry_points():
         found = _entry_points()[kind, name].load()
         if isinstance(found, type):  # otherwise it is a module: its import has registered the class
@@ -89,7 +89,7 @@ def plugin(kind: str, name: str) -> Any:
 
 
 def plugin_parameters(cls: type) -> dict[str, inspect.Parameter]:
-    """The ``__init__`` arguments of a plug-in by name, types resolved; without ``width``, which the model gives."""
+    """The ``__init__`` arguments of a plug-in by name, with resolved types, without ``width``, which the model sets."""
     init = inspect.unwrap(cls.__init__)  # type: ignore[misc]
     hints = get_type_hints(init)
     arguments = list(inspect.signature(init).parameters.values())[1:]

@@ -93,8 +93,8 @@ def cached(cfg: Config, out: Path) -> Path:
 
 
 def train(run: Run, lock: IO[str]) -> None:
-    """Trains to the end, unless that is done. ``lock``: the file that locks the run. Raises RunError with the last line
-    of output of `reasonbrain train`."""
+    """Trains the run to the end, unless it is finished. ``lock``: the open lock file of the run. Raises RunError with
+    the last line of output of `reasonbrain train` if the training fails."""
     if (run.folder / "model").is_dir():
         return
     words = [*run.overrides, f"data.features={cached(run.cfg, run.out)}"]
@@ -160,7 +160,7 @@ def watched(folder: Path) -> dict[str, float]:
 
 
 def perform(run: Run) -> dict[str, Any]:
-    """Trains and evaluates a run, unless its result is on the disk. Returns all numbers, or why the run ``failed``."""
+    """Trains and evaluates a run, unless its result is already on disk. Returns all numbers, or {"failed": reason}."""
     try:
         with alone(run.folder.with_suffix(".lock")) as lock:
             if not run.result.is_file():

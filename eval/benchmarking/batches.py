@@ -28,7 +28,7 @@ from reasonbrain.utils.images import load_image, save_image
 
 COUNT = 64  # rows that are timed
 MORE = 16 * COUNT  # by workers: whole windows for each
-MANY = (100, 1000, 5000)  # rows after which the most memory held so far is asked for
+MANY = (100, 1000, 5000)  # numbers of rows after which the peak memory so far is recorded
 BATCH_SIZE = 8
 
 
@@ -62,7 +62,7 @@ def batch(source: Source, warmup: int, repeats: int, device: torch.device) -> Fo
             loop()
             batches()
         alone, together = [], []
-        for _ in range(repeats):  # in turns: what else the machine does falls on both
+        for _ in range(repeats):  # interleaved, so that other load on the machine affects both
             alone.append(seconds(loop, device))
             together.append(seconds(batches, device))
         workers = max(2, torch.accelerator.device_count())
@@ -96,7 +96,7 @@ def _by_workers(job: Job, workers: int) -> float:
 
 
 def _repeated(job: Job, count: int, **changed: Any) -> Iterator[EditRow]:
-    """Rows as if there were so many."""
+    """``count`` rows: the rows of the job, repeated."""
     rows = list(job.rows())
     return (replace(rows[i % COUNT], number=i, **changed) for i in range(count))
 

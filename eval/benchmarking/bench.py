@@ -90,7 +90,7 @@ def train(source: Source, warmup: int, repeats: int, device: torch.device) -> Fo
     with tokens_through(model.slot("diffusion")) as tokens:
         step(0)
     engine.count = None
-    for name in cfg.train.compile:  # of compiled blocks the operations cannot be seen
+    for name in cfg.train.compile:  # after counting: operations of compiled blocks cannot be counted
         model.parts[name].compile_blocks()
     set_attention(model, cfg.model.attention, training=True, autocast=autocast)
     numbers = iter(range(1, 1 + warmup + repeats))
@@ -147,7 +147,7 @@ def edit(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
         marks.clear()
         times = [seconds(whole, device)], [seconds(conditioning, device)], [b - a for (a, _), (b, _) in pairwise(marks)]
         if number >= warmup:
-            for row, found in zip(rows, times, strict=False):  # one step alone is no row
+            for row, found in zip(rows, times, strict=False):  # with a single step there is no such row
                 row.seconds += found
     half = any(p.dtype == torch.bfloat16 for p in model.parameters())
     more = {"pixels": size, "denoising_steps": cfg.edit.steps, "gib": peak_memory(device)}
@@ -155,8 +155,8 @@ def edit(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
 
 
 def load(source: Source, warmup: int, repeats: int, device: torch.device) -> Found:
-    """Loading a checkpoint or building a configuration, until the model is on the device. ``gib``: the host memory that
-    it took at most, beside what the process held before; ``gib_of_weights``: what is there in the end."""
+    """Loading a checkpoint or building a configuration, until the model is on the device. ``gib``: peak host memory
+    above what the process used before; ``gib_of_weights``: size of the loaded parameters and buffers."""
     before = psutil.Process().memory_info().rss / 2**30
     timed: list[float] = []
     models: list[ReasonBrain] = []

@@ -1,4 +1,4 @@
-"""What a benchmark runs on: a model, and records to edit."""
+"""The inputs of a speed benchmark: a model, and records to edit."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ class Source:
 
 
 def random_model(cfg: Config, device: torch.device) -> ReasonBrain:
-    """The configuration's model made on the device with random weights, and stand-ins for tokenizers and image
-    processors, so that it needs no hub. Raises UserError like ``without_weights``."""
+    """Builds the configuration's model on the device with random weights and with stand-ins for tokenizers and image
+    processors, without access to the hub. Raises UserError like ``without_weights``."""
     with torch.device(device):
         model = ReasonBrain.from_config(cfg.model, weights=False)
     for part in model.parts.values():

@@ -1,7 +1,7 @@
-"""What bench.py measures with: seconds, FLOPs, tokens, memory, and what the device could do.
+"""Measurements for bench.py: seconds, FLOPs, tokens, and the peak FLOP/s of the device.
 
-FLOPs are those of a run's own operations, by torch.utils.flop_counter's formulas: products, convolutions and attention,
-two for a multiply-add.
+FLOPs are counted from the executed operations with the formulas of torch.utils.flop_counter: matrix products,
+convolutions and attention, two FLOPs per multiply-add.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ PEAKS = {  # dense bfloat16 TFLOP/s by NVIDIA's data sheets; the first name that
 
 
 class Flops(TorchDispatchMode):
-    """Counts ``flops``, and apart from them what checkpointed blocks compute ``again``: in a backward pass autograd's
-    own operations run without gradients, and what is computed again runs with them."""
+    """Counts ``flops``, and separately the FLOPs that activation checkpointing recomputes (``again``). In a backward
+    pass, recomputed operations run with gradients enabled and autograd's own operations without."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -96,13 +96,13 @@ class Timing:
 
 
 def synchronise(device: torch.device) -> None:
-    """Waits until the device is through with what it was given."""
+    """Waits until the device has finished all queued work."""
     if device.type != "cpu":
         torch.accelerator.synchronize()
 
 
 def seconds(run: Callable[[], Any], device: torch.device) -> float:
-    """How long a run takes, until the device is through with it."""
+    """The time of a run in seconds, until the device has finished it."""
     synchronise(device)
     start = time.perf_counter()
     run()

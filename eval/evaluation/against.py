@@ -1,4 +1,4 @@
-"""The report that `reasonbrain eval --against` compares with."""
+"""Reads the report that `reasonbrain eval --against` compares with."""
 
 from __future__ import annotations
 

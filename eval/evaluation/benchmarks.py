@@ -1,4 +1,4 @@
-"""What a benchmark is, and the lookup of benchmarks by name.
+"""The base class of benchmarks, and the lookup of benchmarks by name.
 
     benchmark = find_benchmark("magicbrush")
 
@@ -8,7 +8,7 @@ Built-in and third-party benchmarks are found the same way: through entry points
     [project.entry-points."reasonbrain.benchmarks"]
     mine = "my_package.my_module:MyBenchmark"
 
-A benchmark's module is imported when the benchmark is asked for. published.py holds those of published papers.
+A benchmark's module is imported when the benchmark is first requested. published.py has the benchmarks of papers.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Benchmark:
     The docstring of a published one names the source of each choice."""
 
     reader: ClassVar[str]  # the ``data.name`` of the records
-    metrics: ClassVar[tuple[str, ...]]  # names, the most telling first: worst cases are sorted by it
+    metrics: ClassVar[tuple[str, ...]]  # names, the most important first: worst cases are sorted by it
     judged_metrics: ClassVar[tuple[str, ...]] = ("Ins-Align", "MLLM Score")  # names; ``--judge`` puts them in front
     own_metrics: ClassVar[Mapping[str, Metric | Judged]] = {}  # that other benchmarks do not have, by name
     groups: ClassVar[tuple[str, ...]] = ("category",)  # a table a value; others are keys of a record's ``notes``

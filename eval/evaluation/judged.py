@@ -1,7 +1,7 @@
-"""Judged metrics: the questions, pictures and scales that a multimodal judge gets, and the scores from its answers.
+"""Judged metrics: the questions, pictures and scales for a multimodal judge, and the scores from its answers.
 
-The criteria and scales are the benchmarks'; the wording is ours. Scores are therefore close to published ones, but not
-directly comparable.
+Criteria and scales are those of the benchmarks, but the prompts are not. Scores are therefore not directly comparable
+with published ones.
 
 - **RISE ...** (arXiv:2504.02826; PhoenixZ810/RISEBench, gpt_eval.py): 1 to 5 for reasoning, appearance consistency and
   visual plausibility. In logical_reasoning the first two are 0 or 1, mapped to 1 and 5, and plausibility is left out.

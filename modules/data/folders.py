@@ -1,7 +1,7 @@
-"""Data sets that are folders of pictures beside JSON or text files, each in its public layout.
+"""Data sets published as folders of pictures with JSON or text files.
 
-Each class names the code or paper that its layout was taken from. A benchmark's record with several source pictures is
-left out: a record has one source, since every model here takes one.
+Each class names the code or paper that defines its layout. Records with several source pictures are skipped, since a
+record has exactly one source.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Folder(Reader):
 
     @abstractmethod
     def find(self, path: Path) -> list[Any]:
-        """For each record what ``raw`` needs to read it."""
+        """One entry per record, from which ``raw`` reads it."""
 
     def text(self, name: str) -> str:
         """A text file of the data set. Raises UserError if it cannot be read, is not text, or lies outside."""
@@ -90,8 +90,8 @@ class Triples(Folder):
 
 class EditWorld(Folder):
     """EditWorld (arXiv:2405.14785): BRANCH/group_K/sampleN_{ori,tar}.png with img_txt.json, as written by
-    t2i_branch_base.py of YangLing0818/EditWorld. That file holds paths of its authors' machine; pictures are looked for
-    beside it. It spells "instuction" and "target_cation"; both spellings are read."""
+    t2i_branch_base.py of YangLing0818/EditWorld. The paths in img_txt.json are of its authors' machine, so pictures are
+    looked up beside it. Its misspelt keys "instuction" and "target_cation" are read as well as the correct ones."""
 
     signs = ("**/img_txt.json",)
     layout = "group_K/img_txt.json, group_K/sampleN_ori.png, group_K/sampleN_tar.png"
@@ -192,7 +192,7 @@ class KrisBench(Folder):
 
 
 def _single(image: str | list[str]) -> str | None:
-    """The source. None: there are several."""
+    """The source picture, or None if there are several."""
     return image if isinstance(image, str) else image[0] if len(image) == 1 else None
 
 

@@ -1,4 +1,4 @@
-"""A JSONL manifest in Reason50K's format, one record per line. A Hub "imagefolder" with metadata.jsonl reads alike.
+"""A JSONL manifest in Reason50K's format, one record per line. Also reads metadata.jsonl of a Hub "imagefolder".
 
     {"id", "category", "src_image", "tgt_image", "instruction", "target_caption"?, "objects": [...], "mask"?}
 

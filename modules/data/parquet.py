@@ -1,7 +1,7 @@
 """Parquet files in the Hub's layout: one column per field, pictures as {"bytes", "path"}.
 
-They are read through ``datasets``, which converts the files to Arrow once, in its cache folder (HF_DATASETS_CACHE), and
-maps that into memory: a record is then read without decoding the hundreds of others in its row group.
+They are read through ``datasets``, which converts the files to memory-mapped Arrow files once, in its cache folder
+(HF_DATASETS_CACHE). A record is then read without decoding the hundreds of others in its row group.
 Needs the extra [data].
 """
 
@@ -68,8 +68,8 @@ class Parquet(Reader):
 
 
 class EmuEdit(Parquet):
-    """The Emu Edit test set (arXiv:2311.10089; facebook/emu_edit_test_set on the Hub). It has no true edits, but
-    captions of the source and of the edit; the task is the category."""
+    """The Emu Edit test set (arXiv:2311.10089; facebook/emu_edit_test_set on the Hub). It has no ground-truth edits,
+    but captions of the source and of the edit. The category of a record is its task."""
 
     columns = ("instruction", "image", "task", "split", "idx", "hash", "input_caption", "output_caption")
 

@@ -51,7 +51,7 @@ class _Failure(_Mistake):
 
 
 def _missing(package: str) -> _Mistake | None:
-    """The error for a package that is not installed; None where no extra of ours installs it."""
+    """The error for a package that is not installed; None if no extra of this package installs it."""
     for requirement in requires("reasonbrain") or ():
         if found := re.match(rf"{re.escape(package)}\b.*extra == [\"'](\w+)", requirement, re.IGNORECASE):
             extra = found[1]
@@ -91,7 +91,7 @@ def main() -> None:
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it looks for kernels on the hub and says so
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs its search for kernels on the hub
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
 

@@ -77,8 +77,8 @@ def mini(split: str, count: int, seed: int, size: int, output: str) -> None:
 def cache(overrides: tuple[str, ...], config: str, output: str) -> None:
     """Precompute features: latents, regions, image features. Prints their path.
 
-    These are what training needs of every record and never changes. Train with data.features=OUTPUT. Under torchrun
-    several processes share the work."""
+    These are the outputs of frozen modules for every record. Train with data.features=OUTPUT. Under torchrun several
+    processes share the work."""
     from reasonbrain.config.loading import load_config
     from reasonbrain.train.distributed import processes
 
@@ -146,7 +146,7 @@ def cache(overrides: tuple[str, ...], config: str, output: str) -> None:
 def build(
     seeds: Path, output: Path, url: str, no_review: bool, shares: tuple[float, ...], executor: str, **settings: Any
 ) -> None:
-    """Build a data set the way Reason50K was built. Prints what came of it.
+    """Build a data set the way Reason50K was built. Prints a summary.
 
     SEEDS is a file with a line {"id", "image", "prompt", "category"?, "mask"?} per target image. See docs/data.md."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

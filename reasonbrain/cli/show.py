@@ -42,7 +42,7 @@ def config(preset: str, overrides: tuple[str, ...]) -> None:
 def describe(plugin: str) -> str:
     """What the plug-in "<slot>:<name>" is, and each of its parameters: type, default, meaning.
 
-    Raises UserError for a text of another form, and where there is no such plug-in."""
+    Raises UserError if ``plugin`` is not of that form or names no plug-in."""
     slot, colon, name = plugin.partition(":")
     if not colon or slot not in KINDS:
         raise UserError(f"'{plugin}' is not of the form SLOT:NAME, e.g. cme:hybrid; slots are {', '.join(KINDS)}")

@@ -28,7 +28,7 @@ def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | No
     from reasonbrain.train.distributed import processes
 
     with processes.one_voice():
-        processes.join()  # or each of them would say what is wrong with the configuration
+        processes.join()  # before the configuration is read, so that only one process reports an error in it
         cfg = load_config(config, overrides)
         from reasonbrain.train.loop import Preempted
         from reasonbrain.train.run import train as run_training
@@ -38,7 +38,7 @@ def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | No
         except Preempted as e:
             click.echo(f"{e}; the same command resumes from there", err=True)
             return
-    if os.environ.get("RANK", "0") == "0":  # one of the processes that share a run speaks for all
+    if os.environ.get("RANK", "0") == "0":  # only rank 0 prints
         click.echo(Path(run) / "model")
 
 
@@ -61,9 +61,9 @@ def export(run: str, output: str, last: bool, merged: bool, adapters: bool) -> N
 @click.option("--config", default="tiny", show_default=True, help="A preset or a YAML file.")
 @click.option("-o", "--output", required=True, help="A new or an empty folder.")
 def init(overrides: tuple[str, ...], config: str, output: str) -> None:
-    """Write the model that a training starts from. Prints its path.
+    """Write the initial model of a training run. Prints its path.
 
-    Train with train.start=OUTPUT: under ZeRO-3 no process then holds more than its part of the model and one file."""
+    Train with train.start=OUTPUT: under ZeRO-3 each process then holds only its part of the model and one file."""
     from reasonbrain.config.loading import load_config
 
     cfg = load_config(config, overrides)
@@ -81,7 +81,7 @@ def init(overrides: tuple[str, ...], config: str, output: str) -> None:
 @click.option("--size", type=int, help="Pixels on a side.  [default: data.size]")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON, in bytes.")
 def plan(config: str, overrides: tuple[str, ...], gpus: int, memory: float, size: int | None, as_json: bool) -> None:
-    """Predict the memory and FLOPs of a training. Says what to change if it does not fit.
+    """Predict the memory and FLOPs of a training run. Suggests changes if it does not fit.
 
     CONFIG is a preset or a YAML file. Needs neither weights nor GPUs.
     KEY=VALUE changes the configuration: train.micro_batch=1."""

@@ -1,4 +1,4 @@
-"""The configuration: a typed schema, presets, and ``key=value`` overrides with errors one can read.
+"""Loads configurations: presets or YAML files, with ``key=value`` overrides, checked against the typed schema.
 
     cfg = load_config("tiny", ["model.cme=null", "train.steps=100"])
 
@@ -33,7 +33,7 @@ from reasonbrain.config.schema import (
 from reasonbrain.errors import UserError
 from reasonbrain.registry import SLOTS, plugin, plugin_parameters, plugins
 
-OF_OLD_RUNS = {"count", "turns", "seed"}  # keys of ``mini`` that config.yaml of older runs has beside every data set
+OF_OLD_RUNS = {"count", "turns", "seed"}  # keys of ``mini`` that older runs wrote to config.yaml for every data set
 
 # a path inside the installed package: "${package:tiny/parts/clip}" is below reasonbrain/configs
 OmegaConf.register_resolver("package", lambda path: str(files("reasonbrain.configs") / path), replace=True)
@@ -53,7 +53,7 @@ def load_config(name: str, overrides: Sequence[str] = (), reads_data: bool = Tru
 
 
 def read_config(name: str) -> DictConfig:
-    """The sections of a preset or a YAML file as they are written, for ``make_config``.
+    """The raw sections of a preset or a YAML file, for ``make_config``.
 
     Raises UserError for an unknown preset, and for a file that is missing or is not YAML with sections."""
     path = Path(name)
@@ -110,14 +110,16 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
 
 
 def _expand_null_frce(node: DictConfig) -> None:
-    """Writes ``model.frce: null`` as what it means: all branches null."""
+    """Expands ``model.frce: null`` to a section with all branches null."""
     model = node.get("model")
     if isinstance(model, DictConfig) and "frce" in model and model.frce is None:
         model.frce = dict.fromkeys(FrceConfig.__annotations__)
 
 
 def check_slot(model: ModelConfig, slot: str) -> None:
-    """Fills in the slot's parameters checked against its plug-in's signature. Raises UserError."""
+    """Checks a slot's parameters against its plug-in's signature and converts them in place.
+
+    Raises UserError for an unknown plug-in or parameter, and for a value of the wrong type."""
     given = slot_config(model, slot)
     if given is None:
         return
@@ -131,11 +133,11 @@ def check_slot(model: ModelConfig, slot: str) -> None:
 
 
 def check_data(cfg: Config, reads_data: bool = True) -> None:
-    """Checks the further keys of ``data``, or of the parts of a mixture, against the signatures of the data sets, and
-    converts them to the types there. Raises UserError for an unknown data set, for a key or a type that does not fit,
-    for a missing path, and for validation without data.
+    """Checks the data set's own keys in ``data``, or in the parts of a mixture, against the signatures of the data
+    sets, and converts their values in place.
 
-    ``reads_data``: false does nothing where a data set is not installed."""
+    ``reads_data``: false skips the check if a data set is not installed. Raises UserError for an unknown data set or
+    key, a value of the wrong type, a missing path, and validation without validation data."""
     data, installed = cfg.data, [info.name for info in plugins("data")]
     if data.name is None:
         _unknown(data.options, _plain_keys(DataConfig), "data")
@@ -188,12 +190,12 @@ def _typed(params: dict[str, Any], cls: type, where: str) -> dict[str, Any]:
 
 
 def _plain_keys(schema: type) -> list[str]:
-    """The keys of a section without those of the plug-in that it names."""
+    """The keys of a section, without the parameters of the plug-in that it names."""
     return [f.name for f in fields(schema) if not f.metadata.get("further")]
 
 
 def _gather(section: Any, schema: type) -> None:
-    """Moves the further keys of ``data`` and of a mixture's parts into the fields that hold them."""
+    """Moves the data set's own keys in ``data`` and in a mixture's parts into ``options``."""
     if isinstance(section, DictConfig):
         if further := {key: section.pop(key) for key in [*section] if key not in _plain_keys(schema)}:
             section["options"] = further
@@ -203,7 +205,7 @@ def _gather(section: Any, schema: type) -> None:
 
 
 def _forget_data(raw: Any, overrides: Sequence[str]) -> None:
-    """Drops what ``raw`` holds for its own data set where ``overrides`` name another one."""
+    """Removes the keys in ``raw`` that belong to its data set if ``overrides`` name another data set."""
     named = [text.partition("=")[2] for text in overrides if text.startswith("data.name=")]
     data = raw.get("data")
     if named and isinstance(data, DictConfig) and data.get("name", DataConfig.name) != named[-1]:
@@ -222,7 +224,7 @@ def _unknown(given: Iterable[str], allowed: Iterable[str], where: str) -> None:
 
 
 def _check_keys(node: Any, schema: type, where: str = "") -> None:
-    """Keys of the typed sections, all the way down to the slots; ``check_data`` checks the further keys of ``data``."""
+    """Checks the keys of the typed sections down to the slots. ``check_data`` checks the other keys of ``data``."""
     hints = get_type_hints(schema)
     if schema is not DataConfig:
         _unknown(node, hints, where)

@@ -1,4 +1,4 @@
-"""What can be configured: every key with its type, default and meaning, read from where it is defined.
+"""The reference of the configuration: every key with type, default and meaning, extracted from the source.
 
 ``settings`` reads the sections of ``schema.py``, where a string below each field documents it. ``parameters`` reads a
 plug-in: its ``__init__`` signature, and the ``Args:`` of its class docstring and of those of its base classes::
@@ -29,8 +29,8 @@ from reasonbrain.registry import plugin_parameters
 
 
 class Setting(NamedTuple):
-    """One key of the configuration. ``default`` is written as in YAML, "" where the key is required; ``meaning`` is ""
-    where nothing documents it."""
+    """One key of the configuration. ``default``: in YAML, "" if the key is required. ``meaning``: "" if the key is
+    undocumented."""
 
     key: str
     type: str
@@ -39,9 +39,9 @@ class Setting(NamedTuple):
 
 
 def settings(section: type = Config, prefix: str = "") -> Iterator[Setting]:
-    """The fields of a section and of the sections below it, in their order, with their full keys.
+    """The fields of a section and its subsections in order of definition, with full keys.
 
-    Where a field holds several sections, their keys stand below ``key[]`` (a list) or ``key.<name>`` (a mapping)."""
+    Keys of sections in a list are written ``key[].name``, keys of sections in a mapping ``key.<name>.name``."""
     meanings, hints = _field_docs(section), get_type_hints(section)
     for field in fields(section):
         name = "<key>" if field.metadata.get("further") else field.name
@@ -77,7 +77,7 @@ def summary(cls: type) -> str:
 
 
 def _section(hint: Any) -> type | None:
-    """The dataclass that a type hint names, be it in a list, a mapping or beside None."""
+    """The dataclass in a type hint, also inside a list, a mapping or an optional type."""
     if is_dataclass(hint):
         return hint  # type: ignore[return-value]
     return next((found for arg in get_args(hint) if (found := _section(arg))), None)

@@ -1,6 +1,6 @@
-"""The sections of a configuration, typed. The string below a field is its documentation: ``reference.py`` reads it.
+"""The typed sections of a configuration. The string below a field documents it; ``reference.py`` reads these strings.
 
-Nothing here imports anything of ours.
+This module imports nothing else of this package.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is wrong with a data set, found before a training finds it. Nothing is changed or deleted.
+"""Checks a data set for problems before training. Nothing is changed or deleted.
 
 reasonbrain data check data/reason50k -o problems.jsonl
 """
@@ -24,7 +24,7 @@ from reasonbrain.errors import UserError
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.images import load_image
 
-# what a UserError says -> the problem's kind
+# substring of an error message -> kind of the problem
 SAID = {
     "leads outside": "outside the folder",
     "does not exist": "missing",
@@ -43,14 +43,14 @@ Problem = tuple[str, str]  # kind, detail
 
 def check(reader: Reader, output: Path, limit: int | None = None) -> tuple[Counter[str], int]:
     """Examines every record in threads, and writes ``output``: a JSON line {"record", "id", "problem", "detail"} for
-    each problem. ``limit``: pictures are decoded of so many records only, evenly spread; of all others words and files
-    are checked.
+    each problem. ``limit``: number of records whose pictures are decoded, evenly spread; for the others only the texts
+    and the existence of files are checked.
 
-    Duplicates have the same id; the same words and pixels; or the same words and pictures that look alike (perceptual
-    hashes of source and target, pHash, differ in 3 of 128 bits at most).
+    Duplicates have the same id; the same text and pixels; or the same text and similar pictures (perceptual hashes
+    (pHash) of source and target that differ in at most 3 of 128 bits).
 
-    Returns how often each kind of problem came up, and how many records were decoded. Holds 40 bytes a record. Raises
-    UserError where ``imagehash`` is not installed, or ``output`` cannot be written."""
+    Returns the number of problems of each kind, and the number of decoded records. Uses 40 bytes of memory per record.
+    Raises UserError if ``imagehash`` is not installed or ``output`` cannot be written."""
     try:
         import imagehash  # noqa: F401
     except ImportError:
@@ -141,15 +141,16 @@ def look(image: Image.Image) -> int:
 
 
 def duplicates(keys: np.ndarray) -> Iterator[tuple[int, int, str]]:
-    """A record, an earlier one that it repeats, and how; ``keys`` [records, 5] as in ``check``."""
+    """Yields the index of a duplicate, the index of the earlier record, and the kind of duplicate. ``keys``: [records,
+    5] as in ``check``."""
     for column, kind in ((0, "duplicate id"), (1, "duplicate")):
         _, first, inverse = np.unique(keys[:, column], return_index=True, return_inverse=True)
         other = first[inverse]
         for index in np.flatnonzero((other < np.arange(len(keys))) & (keys[:, column] != 0)).tolist():
             yield index, int(other[index]), kind
         known = np.flatnonzero((other == np.arange(len(keys))) & (keys[:, column] != 0))
-    # of those left, neighbours when sorted by words and a quarter of their hashes: two that differ in no more than 3
-    # bits agree in one quarter
+    # The remaining records are sorted by text and one quarter of their hashes, and neighbours are compared: two hashes
+    # that differ in at most 3 bits agree in at least one quarter.
     words, looks = keys[known, 2], np.ascontiguousarray(keys[known, 3:])
     alike = np.full(len(known), -1)
     for quarter in range(4):
@@ -163,7 +164,7 @@ def duplicates(keys: np.ndarray) -> Iterator[tuple[int, int, str]]:
 
 
 def table(reader: Reader, counts: Counter[str], decoded: int) -> str:
-    """What was found, to be read."""
+    """The number of problems of each kind as text."""
     lines = [f"{reader.name}: {len(reader)} records, {decoded} decoded"]
     width = max(map(len, counts), default=0)
     lines += [f"{kind:{width}}  {number:8d}" for kind, number in counts.most_common()]

@@ -1,4 +1,4 @@
-"""Pictures of a data set cut to a few sizes, so that records of like shape can share a batch."""
+"""Aspect-ratio buckets: crops the pictures of a data set to a few sizes, so that records of one size share a batch."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def bucket_sizes(size: int, multiple: int) -> list[Size]:
 
 
 class CutRecords:
-    """The records of a data set, each picture scaled to cover the one of ``choices`` that is nearest in aspect ratio,
-    and cut equally on both sides to that size.
+    """The records of a data set, each picture scaled and centre-cropped to the size in ``choices`` with the nearest
+    aspect ratio.
 
     ``records[index]`` raises UserError for a record that cannot be read, and for a target whose aspect ratio differs
     from its source's."""
@@ -56,8 +56,8 @@ class CutRecords:
 
     @cached_property
     def sizes(self) -> list[Size]:
-        """The size of each record's pictures after cutting, from the headers of the sources. A picture that has no
-        readable header counts to the bucket of the next record, which takes its place."""
+        """The size of each record's pictures after cropping, from the headers of the sources. A record whose header
+        cannot be read is put into the bucket of the next record, which replaces it in training."""
         chunks = [range(start, min(start + CHUNK, len(self))) for start in range(0, len(self), CHUNK)]
         with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # load_image decides about such pictures

@@ -12,7 +12,7 @@ from typing import Any
 from reasonbrain.data.record import Record, Size
 from reasonbrain.errors import UserError
 
-SAMPLE = 4000  # records whose instructions make a vocabulary
+SAMPLE = 4000  # records from whose instructions the vocabulary is built
 
 
 class DataSet(ABC):
@@ -36,8 +36,8 @@ class DataSet(ABC):
 
     @classmethod
     def validation(cls, **section: Any) -> dict[str, Any] | None:
-        """The arguments that open its own validation split, given those of the training split. None: it has no such
-        split, and ``data.validation`` names other data."""
+        """The arguments that open the data set's validation split, given those of the training split. None if it has no
+        validation split; ``data.validation`` then has to name other data."""
         return None
 
     @abstractmethod

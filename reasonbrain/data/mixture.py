@@ -16,12 +16,12 @@ from reasonbrain.errors import UserError
 
 
 class Mixture(DataSet):
-    """The records of all parts under one numbering. Each part owns a share of the numbers in proportion to its weight,
-    so that a number drawn uniformly falls on a part with the probability that its weight says. A number always means
-    the same record; there is no state to resume.
+    """The records of all parts under one index. Each part owns a range of indices in proportion to its weight, so that
+    uniform sampling draws from the parts by their weights. An index always refers to the same record, so there is no
+    state to resume.
 
-    There are as many numbers as it takes to reach every record. A part that owns more numbers than it has records
-    repeats them in order; its records come up equally often, up to one time.
+    The length is the smallest at which every record has an index. A part with more indices than records repeats its
+    records in order; their numbers of repetitions differ by at most one.
 
     Raises UserError for a weight that is not positive and finite."""
 

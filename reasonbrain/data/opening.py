@@ -1,4 +1,4 @@
-"""Opens data sets by name, guesses the name from a path, and tells one data set from another.
+"""Opens data sets by name, guesses the name from a path, and computes fingerprints of data sets.
 
 open_reader("magicbrush", "data/magicbrush/train-*.parquet")[0].instructions
 """
@@ -35,16 +35,16 @@ def open_data(cfg: DataConfig) -> DataSet:
 
 
 def open_records(cfg: DataConfig, multiple: int) -> CutRecords:
-    """The records to train on, cut to the sizes of ``bucket_sizes``. ``multiple``: of what the sides of the diffusion
-    model's pictures are multiples. Raises UserError like ``open_data`` and ``bucket_sizes``."""
+    """The training records, cropped to the sizes of ``bucket_sizes``. ``multiple``: the diffusion model requires sides
+    that are multiples of this, in pixels. Raises UserError like ``open_data`` and ``bucket_sizes``."""
     choices = bucket_sizes(cfg.size, multiple)
     return CutRecords(open_data(cfg), choices)
 
 
 def open_validation(cfg: DataConfig) -> CutRecords:
-    """The records to validate on, cut to the square: ``data.validation``, or else the data set's own split.
+    """The validation records, cropped to squares: ``data.validation``, or else the data set's own validation split.
 
-    ``data.validation`` is read as ``data.name`` where that takes a path, and otherwise as its layout says."""
+    ``data.validation`` is read by ``data.name`` if that takes a path, otherwise by the reader that ``guess`` finds."""
     square = [(cfg.size, cfg.size)]
     cls = plugin("data", str(cfg.name)) if cfg.name != "mixture" else None
     if cfg.validation is None:
@@ -86,7 +86,8 @@ def guess(path: str) -> str:
 
 
 def identity(cfg: DataConfig) -> dict[str, Any]:
-    """What the cut records of a ``data`` section depend on, ready for JSON. Paths count by their ``fingerprint``."""
+    """The settings that the cropped records of a ``data`` section depend on, as JSON values. Paths are replaced by
+    their ``fingerprint``."""
     if cfg.name == "mixture":
         parts = [identity(part) | {"weight": own.weight} for part, own in zip(_parts(cfg), cfg.mixture, strict=True)]
         return {"name": cfg.name, "mixture": parts}
@@ -97,8 +98,8 @@ def identity(cfg: DataConfig) -> dict[str, Any]:
 
 
 def fingerprint(path: str) -> str:
-    """Tells one data set from another: a hash of a file's bytes, or of the names and sizes of the files that a folder
-    holds or a pattern matches. Raises UserError if there is none."""
+    """Identifies a data set by a hash: of a file's bytes, or of the names and sizes of the files in a folder or
+    matching a pattern. Raises UserError if there are no files."""
     sum_ = hashlib.blake2b(digest_size=16)
     if Path(path).is_file():
         with open(path, "rb") as file:

@@ -36,7 +36,7 @@ from reasonbrain.data.record import Picture, RawRecord, Record, Size
 from reasonbrain.errors import UserError
 from reasonbrain.utils.images import load_image, upright_size
 
-# the names that a record's fields may have in manifests, Parquet files and shards of no particular data set
+# names of a record's fields in generic manifests, Parquet files and shards
 SOURCE = ("source", "src_image", "source_img", "source_image", "input_image", "original_image", "source_file_name")
 TARGET = ("target", "tgt_image", "target_img", "target_image", "output_image", "edited_image", "target_file_name")
 INSTRUCTION = ("instruction", "edit_prompt", "txt")
@@ -76,7 +76,7 @@ class Reader(DataSet):
     mask: Callable[[Picture], Image.Image] = staticmethod(white)
 
     def __init__(self, root: Path, name: Path | str) -> None:
-        """``root``: the folder outside of which no picture may lie. ``name``: the data in messages."""
+        """``root``: the folder that all pictures must be in. ``name``: the name of the data in error messages."""
         self.root, self.name = os.path.realpath(root), str(name)
 
     @classmethod
@@ -128,7 +128,8 @@ class Reader(DataSet):
         return UserError("".join(c if c.isprintable() else ascii(c)[1:-1] for c in said))
 
     def inside(self, name: str, record: object) -> Path:
-        """The file ``name``, relative to the data folder. Raises UserError if it lies outside, also by a link."""
+        """The path of the file ``name``, relative to the data folder. Raises UserError if it is outside the folder,
+        symbolic links resolved."""
         path = os.path.join(self.root, name)
         try:
             real = os.path.join(_folder(os.path.dirname(path)), os.path.basename(path))

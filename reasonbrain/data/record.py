@@ -1,4 +1,4 @@
-"""A record: a source picture and what is asked of it. What data sets, training and evaluation pass to each other."""
+"""Records: a source picture with an instruction. Data sets, training and evaluation exchange them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Record:
     """RGB."""
 
     target: Image.Image | None
-    """The true edit, RGB. None: the data set has none."""
+    """The ground-truth edit, RGB. None if the data set has none."""
 
     instructions: Sequence[str]
     """All wordings of the instruction. Training draws one of them at each use."""

@@ -1,4 +1,4 @@
-"""A data set to look at: one HTML file that loads nothing else, in pages, with a filter by category.
+"""A gallery of a data set: one self-contained HTML file with pages and a filter by category.
 
 reasonbrain data show data/magicbrush -o gallery.html
 """
@@ -19,7 +19,7 @@ from reasonbrain.utils.gallery import Card, in_threads, render, thumbnail
 def show(reader: Reader, output: Path, limit: int) -> None:
     """Writes the gallery of ``limit`` records, evenly spread. A record that cannot be read is shown with the reason.
 
-    Raises UserError where ``output`` cannot be written."""
+    Raises UserError if ``output`` cannot be written."""
     numbers = range(0, len(reader), max(1, -(-len(reader) // limit)))
     title = f"{reader.name}: {len(numbers)} of {len(reader)} records"
     cards = tqdm(in_threads(partial(card, reader), numbers), total=len(numbers), desc="records", disable=None)

@@ -11,7 +11,7 @@ The output folder:
     STAGE.jsonl         the finished rows of each stage
     pictures/ID/        target.png, mask.png, and the candidates for the source: 0.png, 1.png, ...
     review.jsonl        verdicts of the review
-    dropped.jsonl       what was left out, with the reason
+    dropped.jsonl       dropped rows and candidates with the reasons
     train.jsonl ...     the splits, manifests in Reason50K's format
     lock                held while a command builds here
 
@@ -94,7 +94,7 @@ def run_stage(stage: Stage, rows: Sequence[JsonRow], tools: Tools, executor: str
 
 
 def left_out(row: JsonRow) -> list[JsonRow]:
-    """Why the row and its candidates were dropped: {"id", "reason", "image"?} for each that was."""
+    """The reasons why a row and its candidates were dropped: {"id", "reason", "image"?} for each dropped one."""
     parts = [part for part in (row, *row.get("candidates", ())) if "dropped" in part]
     images = [{"image": part["image"]} if part is not row else {} for part in parts]
     return [{"id": row["id"], "reason": part["dropped"]} | image for part, image in zip(parts, images, strict=True)]

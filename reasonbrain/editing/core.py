@@ -25,7 +25,7 @@ OnStep = Callable[[int, Tensor, Tensor], Tensor]  # step, timestep, latents -> l
 
 
 class Sources(NamedTuple):
-    """What edits need of B pictures of one size, whatever the instructions.
+    """The data of B pictures of one size that edits need, independent of the instructions.
 
     original: [B, 3, H, W] in 0..1. small: [B, 3, h, w], the originals at the size that edits are computed at. regions:
     [B, h, w], label maps. latents: [B, C, h', w']; plain: [B, 3, h, w], the decoded latents. ready: image features by
@@ -41,10 +41,11 @@ class Sources(NamedTuple):
 
 
 def change_mask(edited: Tensor, source: Tensor, low: float = 0.03, high: float = 0.08) -> Tensor:
-    """Where an edit changed the picture: [B, 1, H, W] in 0..1, from the decoded edit and the decoded source.
+    """A soft mask [B, 1, H, W] in 0..1 of what an edit changed, from the decoded edit and the decoded source, both
+    [B, 3, H, W] in 0..1.
 
-    The error of the autoencoder is in both and cancels out. Changes below ``low`` (0..1) are left out, those above
-    ``high`` count in full. The mask reaches one pixel beyond the change and fades over the next."""
+    Both contain the reconstruction error of the autoencoder, which cancels out. Differences below ``low`` map to 0,
+    those above ``high`` to 1. The mask is dilated by one pixel and fades out over the next."""
     difference = (edited - source).abs().amax(1, keepdim=True)
     reached = F.max_pool2d(((difference - low) / (high - low)).clamp(0, 1), 3, 1, 1)
     return F.avg_pool2d(F.pad(reached, (1, 1, 1, 1), mode="replicate"), 3, 1)
@@ -83,9 +84,10 @@ class Core:
         objects: Sequence[Sequence[str] | None] | None = None,
         reasoning: bool = False,
     ) -> tuple[Inputs, Condition]:
-        """Runs the conditioning path for an instruction a picture. objects: None, or None for one picture: they are
-        found in the instruction. reasoning: ``sentences`` of the returned inputs are what the MLLM says (None without
-        an MLLM)."""
+        """Runs the conditioning path with one instruction per picture.
+
+        objects: key objects per picture; where None, they are extracted from the instruction. reasoning: also generate
+        the MLLM's ``sentences`` in the returned inputs (None without an MLLM)."""
         inputs = self.model.make_inputs(sources.small, instructions, objects, sources.regions, sources.ready)
         if reasoning:
             inputs = self.model.reason(inputs)

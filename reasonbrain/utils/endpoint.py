@@ -1,5 +1,5 @@
-"""A language model behind an OpenAI-compatible endpoint. Answers are kept on the disk, so that no question is paid for
-twice.
+"""A client for a language model behind an OpenAI-compatible endpoint. Answers are cached on disk, so that no request is
+paid for twice.
 
     llm = Endpoint("http://localhost:8000/v1", "Qwen/Qwen2.5-VL-72B-Instruct", Path("answers"))
     llm.ask("What changed?", {"Before:": before, "After:": after})
@@ -28,7 +28,7 @@ from reasonbrain.utils.gallery import data_uri
 RETRIES = 5  # of the client: after 0.5 s, then twice as long each time, or as long as the server asks for
 TIMEOUT = 180  # seconds for an answer
 SIDE = 768  # largest side of a picture in pixels, as in RISEBench's gpt_eval.py
-STOPS = (401, 403, 404, 429)  # HTTP status codes that every further question would get too
+STOPS = (401, 403, 404, 429)  # HTTP status codes that every further request would get as well
 
 
 class Refused(Exception):

@@ -69,7 +69,7 @@ TRANSPOSED = {  # EXIF orientation -> what makes the picture upright
 
 
 def load_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
-    """A picture as RGB with 8 bits a channel, as a viewer shows it.
+    """Loads a picture as 8-bit RGB, as an image viewer shows it.
 
     EXIF orientation and colour profile are applied, so the result is upright and in sRGB; damaged metadata is ignored.
     The background of transparent pictures is white; of an animation the first frame is read. 16-bit pictures are scaled
@@ -208,7 +208,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         image = _to_srgb(image, profile)
         if alpha is not None:
             image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
-        image.info = {}  # it is applied, and must not be applied again
+        image.info = {}  # the metadata has been applied and must not be applied again
         return image
     except Image.DecompressionBombError:  # a picture inside the picture (ICO)
         raise _too_large(name) from None
@@ -229,7 +229,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 @lru_cache(maxsize=16)
 def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The transform from a profile to sRGB; None if it cannot be built, or moves colours by a rounding step at most."""
+    """The transform from a profile to sRGB. None if it cannot be built or changes colours by at most one of 255."""
     try:
         source = ImageCms.ImageCmsProfile(BytesIO(profile))
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")

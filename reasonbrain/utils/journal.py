@@ -1,4 +1,4 @@
-"""Append-only JSONL files that survive a kill: a line that was cut short is not a line.
+"""Append-only JSONL files that survive a killed process: an incomplete last line is ignored.
 
 with Journal(out / "results.jsonl") as journal:
     journal.add({"id": "a", "status": "ok"})    # on the disk when it returns
@@ -22,7 +22,7 @@ JsonRow = dict[str, Any]
 class Journal:
     """Opens a file to append to, and removes an incomplete last line. One process at a time may append.
 
-    Raises UserError where the file cannot be written."""
+    Raises UserError if the file cannot be written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -33,8 +33,7 @@ class Journal:
             raise self._refused(e) from None
 
     def add(self, row: JsonRow) -> None:
-        """Appends a row and waits until it is on the disk. Raises UserError where that fails, and leaves the file as it
-        was."""
+        """Appends a row and waits until it is on disk. If that fails, restores the file and raises UserError."""
         data, end = (json.dumps(row) + "\n").encode(), os.fstat(self.file.fileno()).st_size
         try:
             if self.file.write(data) != len(data):
@@ -57,14 +56,14 @@ class Journal:
 
 
 def read(path: Path) -> Iterator[JsonRow]:
-    """The rows of a journal in order; none where there is no file. Another process may be appending to it.
+    """Yields the rows of a journal in order, none if the file does not exist. Another process may be appending to it.
 
-    Raises UserError, naming the line, where one is not a JSON object."""
+    Raises UserError, naming the line, if one is not a JSON object."""
     if not path.exists():
         return
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):  # being written, or cut short
+            if not line.endswith(b"\n"):  # being written, or truncated
                 return
             try:
                 row = json.loads(line)

@@ -157,7 +157,7 @@ def test_a_tensor_missing_or_too_many_or_of_another_shape_is_an_error(small, slo
     broken = {
         f"lacks 1 trained tensors, e.g. {name}": {n: v for n, v in good.items() if n != name},
         r"holds stray \[3\].*no such tensor": good | {"stray": torch.zeros(3)},
-        r"\[1, 7\], which does not fit.*is wanted": good | {name: torch.zeros(1, 7)},
+        r"\[1, 7\], which does not fit.*expected": good | {name: torch.zeros(1, 7)},
     }
     for said, tensors in broken.items():
         save_file(tensors, file, metadata={"format": "pt", "shared": "{}"})

@@ -1,4 +1,4 @@
-"""ReasonMini, the small world with known truth: see ``world`` for what it is, ``scenes/`` for what happens in it."""
+"""ReasonMini, a small procedural data set with known ground truth: ``world`` defines it, ``scenes/`` has its scenes."""
 
 from reasonbrain.modules.data.reasonmini.dataset import ReasonMini
 from reasonbrain.modules.data.reasonmini.world import (

@@ -1,7 +1,7 @@
-"""Draw ReasonMini's pictures and look at the pixels of an answer.
+"""Drawing of ReasonMini's pictures, and pixel statistics for its outcome checks.
 
-All coordinates are in the unit square: (0, 0) is the top left corner, (1, 1) the bottom right one,
-so that one scene draws itself at any resolution. Colours are names of ``PALETTE`` or RGB tuples.
+All coordinates are in the unit square, with (0, 0) at the top left and (1, 1) at the bottom right, so that scenes are
+independent of the resolution. Colours are names of ``PALETTE`` or RGB tuples.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ class Canvas:
 
 
 class Look:
-    """Looks at an answer's pixels: what the programmatic outcome checks are written with."""
+    """Pixel statistics of a picture, from which the outcome checks are built."""
 
     def __init__(self, image: Image.Image) -> None:
         self.pixels = np.asarray(image.convert("RGB"), dtype=np.int16)

@@ -1,7 +1,6 @@
-"""How good are edits of ReasonMini? For any system: it is given the sources and instructions, and its pictures are
-judged by the outcome checks and by their distance from the true targets.
+"""Scores edits of ReasonMini by any system: by the outcome checks, and by the distance from the ground-truth targets.
 
-    score("mini-test", "edits")  # mini-test: written by store.write_split; edits: <id>.png for each record
+score("mini-test", "edits")  # mini-test: written by store.write_split; edits: <id>.png for each record
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from reasonbrain.utils.images import load_image
 
 
 def score(folder: str | Path, edits: str | Path) -> dict[str, Any]:
-    """Scores of the edits, and of the untouched sources and the true targets beside them, ready for JSON::
+    """Scores the edits, and as references the unchanged sources and the ground-truth targets. Returns JSON values::
 
         {"count": 50, "missing": 0, "broken": 0,
          "edits": {"passed": 0.96, "by_category": {"physical": 1.0, ...}, "by_kind": {"candle_burns_down": 1.0, ...},
@@ -75,7 +74,7 @@ def _kind(record: dict[str, Any]) -> Kind:
 def _judge(
     picture: Image.Image | None, target: Image.Image, changed: np.ndarray, kind: Kind, params: dict[str, Any]
 ) -> dict[str, Any]:
-    """One picture's verdict; without a picture, a failure whose errors are not known.
+    """The scores of one picture. A missing picture counts as failed and has no errors.
 
     ``changed``: [h, w] bool, the change mask."""
     row = {"category": kind.category, "kind": kind.name, "passed": False, "inside": None, "outside": None}

@@ -59,7 +59,7 @@ def write_split(split: str, count: int, seed: int, folder: str | Path, size: int
 def read_manifest(folder: str | Path) -> Iterator[dict[str, Any]]:
     """The records of a folder that ``write_split`` wrote, in order.
 
-    Raises UserError where there is no manifest and, naming the line, where one is not a record of ReasonMini.
+    Raises UserError if there is no manifest and, naming the line, if one is not a record of ReasonMini.
     """
     path = Path(folder) / MANIFEST
     try:

@@ -1,10 +1,9 @@
-"""ReasonMini: a small procedural world with known truth, in Reason50K's record format.
+"""ReasonMini: a small procedural data set with known ground truth, in Reason50K's record format.
 
-A ``Scene`` knows how to sample its parameters and how to draw itself in any state. A ``Kind`` is one
-thing that may happen there: it turns the parameters into those of the outcome, says so in words, and
-checks from pixels alone whether a picture shows that outcome. Source and target are two drawings of
-the same scene, so everything a kind does not change stays exactly as it was. Several kinds share a
-scene: the picture alone does not tell what is asked.
+A ``Scene`` samples its parameters and draws itself in any state. A ``Kind`` is one event that may happen in it: it maps
+the parameters to those of the outcome, describes the outcome in words, and checks from pixels whether a picture shows
+it. Source and target are two drawings of the same scene, so everything that a kind does not change is identical.
+Several kinds share a scene, so the edit cannot be guessed from the picture alone.
 
 See ``reasonbrain data mini --help`` for the command that writes a split to disk.
 """
@@ -45,7 +44,7 @@ FLOOR = 0.82  # y of the line where the wall meets the floor
 
 @cache
 def _words() -> dict[str, dict[str, Any]]:
-    """What ``words.yaml`` says about each kind, by its name."""
+    """The texts of each kind in ``words.yaml``, by the kind's name."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times faster, where PyYAML has it
     return yaml.load((files(__package__) / "words.yaml").read_text(encoding="utf-8"), loader)
 
@@ -118,7 +117,7 @@ class Scene:
 
 
 def _draw_distractor(canvas: Canvas, shape: str, x: float, y: float, r: float, color: str) -> None:
-    """A thing that has no part in the story, standing at (x, y) with half-size r."""
+    """Draws an object that no kind changes, standing at (x, y) with half-size r."""
     if shape == "ball":
         canvas.circle((x, y - r), r, color)
     elif shape == "box":

@@ -1,9 +1,9 @@
-"""The folder of a batch, which is consistent whenever the command is stopped.
+"""The output folder of a batch. It is consistent at every time, so an interrupted batch can be resumed.
 
     DIR/run.json          what the results are made from: JOBS, configuration, model; a resumed batch must be the same
-    DIR/pictures          the results, each written whole or not at all
-    DIR/results.jsonl     one line a result, appended after its picture is written; under torchrun first one such file
-                          a process (results-RANK.jsonl)
+    DIR/pictures          the results, written atomically
+    DIR/results.jsonl     one line per result, appended after its picture is written; under torchrun each process first
+                          writes its own file (results-RANK.jsonl)
     DIR/gallery.html      a page that shows all of them
     DIR/lock              held while a command works on the folder
 

@@ -28,11 +28,11 @@ SHOWN = 10_000  # results in the gallery at most
 
 
 def run(job: Job, workers: int | None, executor: str) -> int:
-    """Makes the results that the job's folder lacks. workers: replicas of the model, None for one per device. executor:
-    a name of ``executors.EXECUTORS``. Returns the number of errors among the results in the folder.
+    """Computes the missing results of a job. workers: number of replicas; None for one per device. executor: a key of
+    ``executors.EXECUTORS``. Returns the number of failed results in the folder.
 
-    Raises UserError for a folder that another command works on, that has results of another job or cannot be written;
-    RunError when a worker dies."""
+    Raises UserError if the folder is in use by another command, has results of another job or cannot be written;
+    RunError if a worker dies."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1 and (workers is not None or executor != "processes"):
         raise UserError("--workers and --executor: torchrun has already started the workers; omit these options")

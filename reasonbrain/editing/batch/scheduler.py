@@ -1,12 +1,12 @@
-"""Edits many rows in batches; each result is what the row gives alone. ``pipe.batch(rows)`` yields them as they finish.
+"""Edits many rows in batches. ``pipe.batch(rows)`` yields the results as they finish.
 
 for result in pipe.batch([{"id": "ice", "image": "ice.png", "instruction": "Leave it in the sun."}]):
     result.image.save(f"{result.row.id}.png")
 
-A result does not depend on the other rows of its batch. Its noise depends only on its seed and variant. Every pass has
-``batch_size`` rows; a smaller batch is filled up with copies of its last row. Rows share a pass only if they have the
-same shapes alone: pictures of one size, instructions padded to one length. So the shapes of all matrix products, and
-with them the rounding, are the same in every batch.
+A result does not depend on the other rows of its batch. Its noise depends only on its seed and variant. Every forward
+pass has ``batch_size`` rows; a smaller batch is padded with copies of its last row. Rows share a batch only if their
+tensors have equal shapes: pictures of one size, instructions padded to one length. The shapes of all matrix products,
+and therefore their rounding, are then the same in every batch.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class _Window:
                 except UserError as e:
                     yield from (Result(row, variant, error=str(e)) for variant in row.variants)
             self._load(batches)
-            # the file's header was wrong or unreadable: these rows get their own batches
+            # rows whose file header was wrong or unreadable get their own batches
             astray = [row for row in batch if row.number in pictures and pictures[row.number].size != size]
             batches.extendleft((pictures[row.number].size, [row]) for row in astray)
             fits = [row for row in batch if row.number in pictures and row not in astray]
@@ -174,7 +174,7 @@ class _Window:
                 self.waiting.setdefault(key, []).append(edit)
 
     def _draw(self, least: int) -> Iterator[Result]:
-        """Draws the waiting edits in batches while there are ``least`` or more of one kind."""
+        """Draws the waiting edits in batches as long as ``least`` or more of one kind are waiting."""
         for key in list(self.waiting):
             while len(self.waiting[key]) >= least:
                 batch = self.waiting[key][: self.batch_size]

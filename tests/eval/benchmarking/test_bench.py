@@ -197,7 +197,7 @@ def test_mistakes_are_one_line(tmp_path):
     wrong = {
         ("load", "--checkpoint", "tiny", "--random"): "--random: checkpoint 'tiny' has weights",
         ("edit", "--config", "nothing"): "config 'nothing' is neither a preset",
-        ("train", "--random", "model.mllm.pretrained=nobody/nothing"): "no architecture of 'nobody/nothing' is kept",
+        ("train", "--random", "model.mllm.pretrained=nobody/nothing"): "'nobody/nothing' is not known",
         ("train", "model.cme=null", "train.compile=[cme]"): "train: slot 'cme' is null",
     }
     for args, said in wrong.items():

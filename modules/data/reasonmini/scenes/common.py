@@ -1,4 +1,4 @@
-"""What several scenes are written with: sampling, boxes, the usual outcome, and fire."""
+"""Helpers shared by several scenes: sampling, boxes, state changes, and fire."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What the scenes of mechanics share: colours, and a small 2-D simulation (pymunk) that finds where a thing that
-falls, rolls or tips over comes to rest.
+"""Helpers shared by the scenes of mechanics: colours, and a small 2-D simulation (pymunk) that computes where an object
+that falls, rolls or tips over comes to rest.
 
-What may be taken away to set things going (a peg, a prop) is purple throughout, and no main object is purple.
+Objects whose removal starts the motion (a peg, a prop) are always purple, and no main object is purple.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def add_ball(space: pymunk.Space, at: Point, radius: float) -> pymunk.Body:
 
 
 def settle(space: pymunk.Space) -> None:
-    """Lets time pass until everything has been at rest for a moment (at most eight seconds)."""
+    """Steps the simulation until all bodies have been at rest for 15 steps, or for at most eight seconds."""
     still = 0
     for _ in range(8 * 200):
         space.step(1 / 200)
