@@ -14,6 +14,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,9 +65,17 @@ def finish(run: Path, step: int, new: Path, keep: int) -> None:
         shutil.rmtree(gone)
 
 
+def withdraw(run: Path, step: int) -> None:
+    """Renames the checkpoint of ``step``, if there is one, so that a run is not resumed from it. For weights that gave
+    no finite loss."""
+    folder = folder_of(run, step)
+    if folder.is_dir():
+        os.replace(folder, folder.with_suffix(f".diverged-{secrets.token_hex(4)}"))
+
+
 def clean(run: Path) -> None:
     """Removes partly written and partly deleted checkpoints of a killed process."""
-    for pattern in ("step-*.new", "step-*.old"):
+    for pattern in ("step-????????.new", "step-????????.old"):
         for folder in (run / "checkpoints").glob(pattern):
             shutil.rmtree(folder)
 

@@ -65,7 +65,8 @@ class Engine:
         total = norms.norm()
         rates = set_rates(self.optimizers, step)
         if torch.isfinite(total):
-            nn.utils.clip_grads_with_norm_(params, self.cfg.grad_clip, total)
+            if self.cfg.grad_clip:
+                nn.utils.clip_grads_with_norm_(params, self.cfg.grad_clip, total)
             for optimizer in self.optimizers:
                 optimizer.step()
             weight = averaging_weight(self.cfg, step)

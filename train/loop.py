@@ -33,6 +33,10 @@ from reasonbrain.train.engine import Engine
 from reasonbrain.train.step import Batches, Losses, Step, take_step
 from reasonbrain.train.tracking import Tracker
 from reasonbrain.train.validation import Validation
+from reasonbrain.utils.files import whole_file
+from reasonbrain.utils.journal import read
+
+LOG = "log.jsonl"
 
 log = logging.getLogger(__name__)
 
@@ -68,6 +72,10 @@ class Loop:
                 tensor = self.engine.gather(what, name)
                 if i % processes.world() == processes.rank():
                     share[f"{what}/{name}"] = tensor.detach().cpu().contiguous()
+        bad = next((n for n, t in share.items() if t.is_floating_point() and not t.isfinite().all()), None)
+        if processes.anywhere([bad is not None], self.engine.device)[0]:
+            what = f"'{bad}' is" if bad else "a tensor of another process is"
+            raise FloatingPointError(f"step {self.step}: {what} NaN or infinite, so no checkpoint is saved")
         try:
             checkpoints.shard(share, new, processes.rank(), processes.world())
         except Exception as e:  # safetensors and the file system raise different types
@@ -105,6 +113,13 @@ class Loop:
         self.step = checkpoints.step_of(folder)
         return True
 
+    def shorten_log(self) -> None:
+        """Removes the lines of steps after the checkpoint, which are taken again, from RUN/log.jsonl."""
+        if (self.run / LOG).exists():
+            kept = [line for line in read(self.run / LOG) if line["step"] <= self.step]
+            with whole_file(self.run / LOG) as file:
+                file.writelines(json.dumps(line) + "\n" for line in kept)
+
     def fit(
         self,
         batches: Batches,
@@ -123,7 +138,8 @@ class Loop:
             validation: runs every ``validate_every`` steps
 
         Raises:
-            FloatingPointError: after ``bad_steps`` skipped steps in a row
+            FloatingPointError: after ``bad_steps`` skipped steps in a row, if the last step is skipped, and for weights
+                that are NaN or infinite; these are not saved
             Preempted: after SIGTERM, once a checkpoint is saved
         """
         self.run.mkdir(parents=True, exist_ok=True)
@@ -149,6 +165,7 @@ class Loop:
         cfg, engine = self.cfg, self.engine
         sums: dict[str, tuple[float, int]] = {}
         count, in_a_row, start = 0, 0, time.monotonic()
+        due, saved = False, self.step
         while self.step < cfg.steps:
             taken = take(self.step)
             self.asked_to_end = processes.anywhere([self.asked_to_end], engine.device)[0]
@@ -159,6 +176,8 @@ class Loop:
                 in_a_row += 1
                 log.warning(f"{taken.fault}; step skipped ({self.skipped} so far)")
                 if in_a_row >= cfg.bad_steps:
+                    if processes.rank() == 0:
+                        checkpoints.withdraw(self.run, self.step - in_a_row)
                     raise FloatingPointError(f"{taken.fault}; {in_a_row} steps in a row were skipped")
             else:
                 in_a_row = 0
@@ -182,10 +201,17 @@ class Loop:
                 if self.tracker and sheet:
                     self.tracker.picture("edits", sheet, self.step)
                 start += time.monotonic() - before
-            if self.step % cfg.save_every == 0 or self.step == cfg.steps or self.asked_to_end:
+            due = due or self.step % cfg.save_every == 0 or self.step == cfg.steps or self.asked_to_end
+            if due and not taken.fault:  # skipped steps make the weights suspect: they are saved after a good one
                 self.save()
+                saved, due = self.step, False
             if self.asked_to_end:
-                raise Preempted(f"stopped by SIGTERM; saved at step {self.step}")
+                raise Preempted(f"stopped by SIGTERM; saved at step {saved}")
+        if in_a_row:
+            raise FloatingPointError(
+                f"{taken.fault}; the last step was skipped, so the run is saved at step {saved} only; "
+                f"train at least one step more, or at a lower rate"
+            )
 
     def _log(self, values: dict[str, float], shown: tuple[str, ...], more: str) -> None:
         """Prints the ``shown`` values, and writes all values to RUN/log.jsonl and the tracker."""
@@ -193,7 +219,7 @@ class Loop:
             return
         line: dict[str, float] = {"step": self.step, **{k: float(f"{v:.7g}") for k, v in values.items()}}
         log.info(f"step={self.step} " + " ".join(f"{k}={line[k]:.5g}" for k in shown if k in line) + more)
-        with (self.run / "log.jsonl").open("a") as f:
+        with (self.run / LOG).open("a") as f:
             f.write(json.dumps(line) + "\n")
         if self.tracker:
             self.tracker.log(values, self.step)

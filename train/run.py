@@ -32,7 +32,7 @@ from reasonbrain.train.distributed import faults, processes
 from reasonbrain.train.distributed.zero import ZeroEngine, fill, partitioner
 from reasonbrain.train.engine import Engine
 from reasonbrain.train.export import export
-from reasonbrain.train.loop import Loop
+from reasonbrain.train.loop import LOG, Loop
 from reasonbrain.train.optim import check_trains, numel
 from reasonbrain.train.tracking import Tracker
 from reasonbrain.train.validation import Validation
@@ -53,8 +53,14 @@ def table(model: ReasonBrain) -> str:
 
 
 def check_run(cfg: Config, run: Path) -> None:
-    """Raises UserError if RUN was trained with another model configuration or optimizer."""
+    """Logs what ``cfg`` changes in RUN, which exists. Raises UserError if RUN was trained with another model or another
+    optimizer, or if it is a folder of something else."""
     if not (run / "config.yaml").is_file():
+        for name in (LOG, "checkpoints", "model"):
+            if (run / name).exists():
+                raise UserError(
+                    f"output '{run}' has '{name}' but no config.yaml, so it is not a run; name a new folder"
+                )
         return
     made = load_config(str(run / "config.yaml"))
     check_same_model(cfg, made, run)
@@ -66,6 +72,11 @@ def check_run(cfg: Config, run: Path) -> None:
     for slot in SLOTS:
         if slot_config(cfg.model, slot) is None and slot_config(made.model, slot) is not None:
             raise UserError(f"model.{slot}: run '{run}' trains it; choose another folder to train without it")
+    for section in ("data", "train"):
+        old, new = (vars(getattr(c, section)) for c in (made, cfg))
+        for key, value in new.items():
+            if value != old[key] and processes.rank() == 0:
+                log.warning(f"{run}: {section}.{key} is {value} now; the run was trained with {old[key]}")
 
 
 def check_partitioned_loading(cfg: Config) -> None:
@@ -124,6 +135,7 @@ def _train(
         log.info(f"resuming {run} at step {loop.step}")
     processes.wait()  # all processes must have read the run before it changes
     if first:
+        loop.shorten_log()
         new = run / "config.yaml.new"  # written in one piece even if the disk fills up
         new.write_text(dump_config(cfg), encoding="utf-8")
         os.replace(new, run / "config.yaml")

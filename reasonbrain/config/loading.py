@@ -237,35 +237,28 @@ def _check_keys(node: Any, schema: type, where: str = "") -> None:
 
 
 def _check_ranges(cfg: Config) -> None:
-    for key, value in {
-        "model.width": cfg.model.width,
-        "edit.steps": cfg.edit.steps,
-        "edit.size": cfg.edit.size,
-        "data.size": cfg.data.size,
-        "train.steps": cfg.train.steps,
-        "train.batch_size": cfg.train.batch_size,
-        "train.save_every": cfg.train.save_every,
-        "train.log_every": cfg.train.log_every,
-        "train.micro_batch": cfg.train.micro_batch,
-        "train.validate_every": cfg.train.validate_every,
-        "train.keep": cfg.train.keep,
-        "train.draws": cfg.train.draws,
-        "train.bad_steps": cfg.train.bad_steps,
-    }.items():
-        if value is not None and value < 1:
-            raise UserError(f"{key}: must be 1 or more, not {value}")
+    _check_numbers(cfg)
     for key in ("slots", "checkpointing", "compile"):
         _unknown(getattr(cfg.train, key), [slot.replace(".", "_") for slot in SLOTS], f"train.{key}")
     if cfg.model.attention not in ATTENTION:
         raise UserError(f"model.attention: '{cfg.model.attention}' is not one of {', '.join(ATTENTION)}")
     if cfg.train.tracker not in (*TRACKERS, None):
         raise UserError(f"train.tracker: '{cfg.train.tracker}' is not one of {', '.join(TRACKERS)}, null")
-    shares = {"data.given_objects": cfg.data.given_objects}
-    if cfg.data.augment:
-        shares |= {f"data.augment.{name}": share for name, share in vars(cfg.data.augment).items()}
-    for key, share in shares.items():
-        if not 0 <= share <= 1:
-            raise UserError(f"{key}: must be from 0 to 1, not {share}")
+
+
+def _check_numbers(section: Any, where: str = "") -> None:
+    """Raises UserError for the first number of a section, or of the sections in it, that is out of its range."""
+    if isinstance(section, (dict, list)):
+        for key, part in section.items() if isinstance(section, dict) else enumerate(section):
+            _check_numbers(part, f"{where}[{key}]" if isinstance(section, list) else f"{where}.{key}")
+    if not is_dataclass(section):
+        return
+    for f in fields(section):
+        key, value = f"{where}.{f.name}" if where else f.name, getattr(section, f.name)
+        allowed = f.metadata.get("range")
+        if allowed and value is not None and value not in allowed:
+            raise UserError(f"{key}: must be {allowed}, not {value}")
+        _check_numbers(value, key)
 
 
 def dump_config(cfg: Config) -> str:

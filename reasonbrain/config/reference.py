@@ -49,7 +49,11 @@ def settings(section: type = Config, prefix: str = "") -> Iterator[Setting]:
         if inner is None or meanings.get(field.name):
             default = field.default if field.default_factory is MISSING else field.default_factory()
             written = "" if default is MISSING else _yaml(default)
-            yield Setting(key, str(field.type), written, meanings.get(field.name, ""))
+            allowed = field.metadata.get("range")
+            meaning = meanings.get(field.name, "") + (
+                f" Range: {str(allowed).removeprefix('from ')}." if allowed else ""
+            )
+            yield Setting(key, str(field.type), written, meaning)
         if inner:
             several = {"list": "[]", "dict": ".<name>"}.get(str(field.type).partition("[")[0], "")
             yield from settings(inner, f"{key}{several}.")

@@ -5,14 +5,34 @@ This module imports nothing else of this package.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 ATTENTION = ("auto", "sdpa", "math", "flash_attention_2", "flash_attention_3")
 
 Slot = Any  # {name: <plug-in>, ...its parameters}, or None
+LARGEST_SEED = 2**32 - 1
 FURTHER = {"further": True}  # marks the field that holds a section's further keys; in YAML they stand in the section
+
+
+class Range(NamedTuple):
+    """The values that a number may have, both ends included; never NaN or infinite."""
+
+    least: float
+    most: float = math.inf
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, (int, float)) and math.isfinite(value) and self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        return f"{self.least} or more" if self.most == math.inf else f"from {self.least} to {self.most}"
+
+
+def number(least: float, most: float = math.inf, **default: Any) -> Any:
+    """A field whose number, unless it is null, must be in a range. ``default``: as in ``dataclasses.field``."""
+    return field(metadata={"range": Range(least, most)}, **default)
 
 
 @dataclass
@@ -33,7 +53,7 @@ class FrceConfig:
 class ModelConfig:
     """The model. A slot holds ``{name: <plug-in>, ...its parameters}``, or null to leave that part out."""
 
-    width: int = 768
+    width: int = number(1, 65536, default=768)
     """D, the width of every sequence that passes from slot to slot. Each plug-in projects to and from it."""
 
     attention: str = "auto"
@@ -62,13 +82,13 @@ class ModelConfig:
 class EditConfig:
     """How an image is edited."""
 
-    steps: int = 28
+    steps: int = number(1, 1000, default=28)
     """Sampling steps."""
 
-    guidance: float = 2.5
+    guidance: float = number(0, 1000, default=2.5)
     """Value of FLUX's distilled guidance. It costs no second pass, unlike classifier-free guidance."""
 
-    size: int | None = 1024
+    size: int | None = number(1, 65536, default=1024)
     """Longest side in pixels at which an edit is computed. A larger image is scaled down for the edit and the change
     is scaled back up. null: no limit."""
 
@@ -97,13 +117,13 @@ class PartConfig:
 class AugmentConfig:
     """Changes words of training instructions at random, so that a model does not rely on single words."""
 
-    share: float
+    share: float = number(0, 1)
     """Share of the instructions that are changed, 0 to 1."""
 
-    drop: float
+    drop: float = number(0, 1)
     """Probability that a word of such an instruction is left out."""
 
-    replace: float
+    replace: float = number(0, 1)
     """Probability that it is replaced by a random word of the data set's instructions."""
 
 
@@ -124,13 +144,13 @@ class DataConfig:
     mixture: list[PartConfig] = field(default_factory=list)
     """The data sets of ``data.name=mixture``."""
 
-    size: int = 64
+    size: int = number(1, 65536, default=64)
     """Pixel budget: an image is scaled to about ``size`` x ``size`` pixels and keeps its aspect ratio."""
 
     augment: AugmentConfig | None = None
     """Random changes of the instructions' words. null: none."""
 
-    given_objects: float = 1.0
+    given_objects: float = number(0, 1, default=1.0)
     """Share of the rows that get the objects that their record names; the others' are found in the instruction, as for
     an edit. Objects may tell what happens to them, and a model that always gets them reads them instead of the words.
     """
@@ -156,13 +176,13 @@ class SlotTrainConfig:
     train: bool = True
     """``false`` freezes the slot."""
 
-    lr: float | None = None
+    lr: float | None = number(0, default=None)
     """Peak learning rate."""
 
-    weight_decay: float | None = None
+    weight_decay: float | None = number(0, default=None)
     """Weight decay of matrices. Vectors have none."""
 
-    warmup: int | None = None
+    warmup: int | None = number(0, default=None)
     """Warm-up steps."""
 
 
@@ -173,63 +193,63 @@ class TrainConfig:
     start: str | None = None
     """Checkpoint to start from, instead of the published weights. ``reasonbrain init`` writes one of those."""
 
-    steps: int = 1000
+    steps: int = number(1, default=1000)
     """Optimizer steps."""
 
-    batch_size: int = 16
+    batch_size: int = number(1, default=16)
     """Records per optimizer step, over all processes."""
 
-    micro_batch: int | None = None
+    micro_batch: int | None = number(1, default=None)
     """Records per forward pass of one process; gradients are accumulated over the rest of its share. null: the whole
     share in one pass."""
 
-    draws: int = 1
+    draws: int = number(1, default=1)
     """Noise levels at which each record is trained per pass through the conditioning path."""
 
     optimizer: str = "adamw"
     """``adamw``, ``adamw_8bit`` (bitsandbytes; not under DeepSpeed), or ``muon`` for matrices between hidden layers
     and AdamW for the rest."""
 
-    lr: float = 1e-3
+    lr: float = number(0, default=1e-3)
     """Peak learning rate."""
 
-    weight_decay: float = 1e-2
+    weight_decay: float = number(0, default=1e-2)
     """Weight decay of matrices. Vectors have none."""
 
-    warmup: int = 100
+    warmup: int = number(0, default=100)
     """Steps of linear warm-up; a cosine decay follows."""
 
-    final_lr: float = 0.05
+    final_lr: float = number(0, 1, default=0.05)
     """Learning rate at the last step, as a fraction of ``lr``."""
 
     slots: dict[str, SlotTrainConfig] = field(default_factory=dict)
     """Settings of single slots, named with an underscore: ``frce_patch``, ``mllm``."""
 
-    grad_clip: float = 1.0
-    """Gradients are clipped to this global norm."""
+    grad_clip: float | None = number(0, default=1.0)
+    """Gradients are clipped to this global norm. 0 or null: not clipped."""
 
-    ema: float = 0.999
+    ema: float = number(0, 1, default=0.999)
     """Decay of the averaged weights. A finished run writes the averaged weights."""
 
-    seed: int = 0
+    seed: int = number(0, LARGEST_SEED, default=0)
     """Seed of the order of the records, the noise and new weights."""
 
-    save_every: int = 500
+    save_every: int = number(1, default=500)
     """Steps between checkpoints."""
 
-    keep: int = 2
+    keep: int = number(1, default=2)
     """Number of checkpoints kept."""
 
-    log_every: int = 50
+    log_every: int = number(1, default=50)
     """Steps between log lines."""
 
-    validate_every: int | None = None
+    validate_every: int | None = number(1, default=None)
     """Steps between validations: the loss of 16 records and edits of four. null: none."""
 
     tracker: str | None = "tensorboard"
     """Where to watch the run, beside RUN/log.jsonl: ``tensorboard``, ``wandb``, ``trackio`` or null."""
 
-    bad_steps: int = 5
+    bad_steps: int = number(1, default=5)
     """The run ends after this many consecutive steps with a NaN or infinite loss or gradient."""
 
     checkpointing: list[str] = field(default_factory=list)
@@ -242,7 +262,7 @@ class TrainConfig:
     bf16: bool = False
     """Train with bfloat16 autocast; under DeepSpeed, with bfloat16 weights beside fp32 master weights."""
 
-    lm_weight: float = 1.0
+    lm_weight: float = number(0, default=1.0)
     """Weight of L_MLLM in L = lm_weight x L_MLLM + L_DM. The paper uses 1."""
 
 

@@ -194,6 +194,71 @@ def test_gradients_are_clipped(tmp_path):
     assert norm == pytest.approx(1e-3, rel=1e-3)
 
 
+@pytest.mark.parametrize("off", [0, None])
+def test_no_clipping(tmp_path, off):
+    """0 is off, as under DeepSpeed: the same step as with a norm that no gradient reaches."""
+    none, _ = fit(tmp_path / "none", steps=2, grad_clip=off)
+    high, _ = fit(tmp_path / "high", steps=2, grad_clip=1e9)
+    start = Toy()
+    assert torch.equal(none.linear.weight, high.linear.weight)
+    assert not torch.equal(none.linear.weight, start.linear.weight)
+
+
+def diverging(run, at, steps=20, **kwargs):
+    """A run whose weights give no finite loss after step ``at``."""
+    module = Toy()
+
+    def losses(batch):
+        return {"loss": module.losses(batch[1])["loss"] * (math.nan if batch[0] >= at else 1)}
+
+    cfg = TrainConfig(**{**vars(CFG), "steps": steps, "save_every": 1, **kwargs})
+    loop = Loop(module, cfg, run)
+    loop.resume()
+    loop.fit(lambda step, part: (step, module.batches(step)), losses)
+
+
+def test_a_run_that_diverges_keeps_the_checkpoints_before_and_goes_on_from_them(tmp_path):
+    with pytest.raises(FloatingPointError, match="5 steps in a row were skipped"):
+        diverging(tmp_path, at=4, keep=3)
+    assert [checkpoints.step_of(f) for f in checkpoints.complete(tmp_path)] == [2, 3]  # 4 gave no finite loss
+    assert len(list((tmp_path / "checkpoints").glob("step-00000004.diverged-*"))) == 1
+    whole, _ = fit(tmp_path / "whole", save_every=1, keep=3)
+    again, _ = fit(tmp_path, save_every=1, keep=3)
+    assert torch.equal(whole.linear.weight, again.linear.weight)
+
+
+def test_a_run_does_not_end_on_a_skipped_step(tmp_path):
+    with pytest.raises(FloatingPointError, match="the last step was skipped, so the run is saved at step 6 only"):
+        diverging(tmp_path, at=6, steps=8)
+    assert checkpoints.step_of(checkpoints.last(tmp_path)) == 6
+
+
+@pytest.mark.parametrize("what", ["param", "average", "exp_avg"])
+def test_what_is_not_finite_is_never_saved(tmp_path, what):
+    module, loop = fit(tmp_path, steps=3)
+    loop.engine.gather(what, "linear.weight").view(-1)[0] = math.inf
+    loop.step = 4
+    with pytest.raises(FloatingPointError, match=f"step 4: '{what}/linear.weight' is NaN or infinite"):
+        loop.save()
+    assert [checkpoints.step_of(f) for f in checkpoints.complete(tmp_path)] == [3]
+    assert not list(tmp_path.rglob("*.new"))
+
+
+def test_the_log_holds_no_step_twice(tmp_path):
+    """Killed after step 4 and before its checkpoint: step 4 is logged again."""
+    fit(tmp_path / "whole", log_every=1)
+    fit(tmp_path / "run", steps=3, log_every=1)
+    with (tmp_path / "run" / "log.jsonl").open("a") as log:
+        log.write('{"step": 4, "loss": 7.0}\n{"step": 5, "lo')
+    loop = Loop(Toy(), TrainConfig(**{**vars(CFG), "log_every": 1}), tmp_path / "run")
+    loop.resume()
+    loop.shorten_log()
+    loop.fit(loop.engine.model.batches, loop.engine.model.losses)
+    lines = {n: (tmp_path / n / "log.jsonl").read_text().splitlines() for n in ("whole", "run")}
+    whole, run = ([(x["step"], x["loss"]) for x in map(json.loads, lines[n])] for n in ("whole", "run"))
+    assert [step for step, _ in run] == list(range(1, 9)) and run[3:] == whole[3:]
+
+
 def test_log_lines_are_means_and_saves_are_on_time(tmp_path):
     fit(tmp_path, keep=3)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
@@ -241,7 +306,8 @@ def test_a_skipped_step_leaves_no_gradient_and_moves_no_average(tmp_path):
         of_toy, part = batch
         return {k: v * (math.nan if part == 1 else 1) for k, v in toy.losses(of_toy).items()}
 
-    loop.fit(lambda step, part: (toy.batches(step, part), part), losses, parts=2)
+    with pytest.raises(FloatingPointError, match="the last step was skipped, so the run is saved at step 0 only"):
+        loop.fit(lambda step, part: (toy.batches(step, part), part), losses, parts=2)
     assert loop.step == 1 and loop.skipped == 1
     assert all(p.grad is None or not p.grad.any() for p in toy.parameters())
     assert all(torch.equal(loop.engine.average[name], before[name]) for name in before)

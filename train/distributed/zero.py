@@ -59,7 +59,7 @@ def fill(file: Path, cfg: TrainConfig, world: int) -> dict[str, Any]:
             "train.batch_size / train.micro_batch / processes",
             cfg.batch_size // (micro * world),
         ),
-        "gradient_clipping": ("train.grad_clip", cfg.grad_clip),
+        "gradient_clipping": ("train.grad_clip", cfg.grad_clip or 0.0),  # 0: not clipped
         "bf16.enabled": ("train.bf16", cfg.bf16),
     }
     for path, (key, value) in ours.items():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from reasonbrain.config.schema import LARGEST_SEED
 from reasonbrain.data.dataset import DataSet
 from reasonbrain.data.record import Record, Size
 from reasonbrain.errors import UserError
@@ -36,8 +37,8 @@ class ReasonMini(DataSet):
             raise UserError(f"data.split: '{split}' is not one of {', '.join(SPLITS)}")
         if count < 1:
             raise UserError(f"data.count: must be 1 or more, not {count}")
-        if seed < 0:
-            raise UserError(f"data.seed: must be 0 or more, not {seed}")
+        if not 0 <= seed <= LARGEST_SEED:
+            raise UserError(f"data.seed: must be from 0 to {LARGEST_SEED}, not {seed}")
         names = [kind.name for _, kind in kinds()]
         for name, often in turns.items():
             if name not in names:
