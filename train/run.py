@@ -58,9 +58,7 @@ def check_run(cfg: Config, run: Path) -> None:
     if not (run / "config.yaml").is_file():
         for name in (LOG, "checkpoints", "model"):
             if (run / name).exists():
-                raise UserError(
-                    f"output '{run}' has '{name}' but no config.yaml, so it is not a run; name a new folder"
-                )
+                raise UserError(f"output '{run}' holds '{name}', but no config.yaml of a run; name another folder")
         return
     made = load_config(str(run / "config.yaml"))
     check_same_model(cfg, made, run)
