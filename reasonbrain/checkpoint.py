@@ -36,6 +36,7 @@ WHOLE, TRAINED = "model", "trained"  # stems of the weight files
 
 
 def slot_folder(folder: Path, slot: str) -> Path:
+    """The folder of a slot in a checkpoint folder: ``frce.patch`` is in ``frce_patch``."""
     return folder / slot.replace(".", "_")
 
 

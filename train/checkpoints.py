@@ -31,6 +31,7 @@ DONE = "done.json"
 
 
 def folder_of(run: Path, step: int) -> Path:
+    """The folder of the run's checkpoint of a step."""
     return run / "checkpoints" / f"step-{step:08d}"
 
 
@@ -106,6 +107,7 @@ def read(folder: Path) -> Iterator[tuple[str, str, Tensor]]:
 
 
 def step_of(folder: Path) -> int:
+    """The step at which a complete checkpoint was written."""
     return int(json.loads((folder / DONE).read_text(encoding="utf-8"))["step"])
 
 

@@ -231,6 +231,7 @@ def _open(path: Path) -> tuple[dict[str, Any], Any]:
 
 
 def shards(records: int) -> int:
+    """The number of shards that hold so many records."""
     return -(-records // SHARD)
 
 
@@ -258,6 +259,7 @@ def read_sizes(folder: Path) -> list[Size]:
 
 
 def check_key(folder: Path, wanted: dict[str, Any]) -> None:
+    """Raises UserError if the features in the folder were not made for ``wanted``, which ``key`` returns."""
     try:
         made = json.loads((folder / "key.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -123,6 +123,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
 
 
 def device_name(device: torch.device) -> str:
+    """The GPU's name, or for a CPU the number of threads that torch uses."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, torch with {torch.get_num_threads()} threads"

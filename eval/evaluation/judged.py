@@ -185,6 +185,7 @@ def _beside(record: Record) -> str:
 
 
 def rise_reasoning(record: Record) -> Question | None:
+    """RISEBench's question of whether the edit shows the expected result; None where no expected result is known."""
     beside, notes = _beside(record), record.notes
     expected = "" if beside == "target" else notes.get("reference") or notes.get("reference_txt", "")
     if beside == "source" and not expected:
@@ -196,6 +197,7 @@ def rise_reasoning(record: Record) -> Question | None:
 
 
 def rise_consistency(record: Record) -> Question | None:
+    """RISEBench's question of whether everything else is unchanged; None for records that leave it free."""
     if "consistency_free" in record.notes:
         return None
     beside = _beside(record)
@@ -206,6 +208,7 @@ def rise_consistency(record: Record) -> Question | None:
 
 
 def rise_plausibility(record: Record) -> Question | None:
+    """RISEBench's question of whether the image looks real; None for logical records."""
     if _logical(record):
         return None
     asks = "Judge how real a generated picture looks: is it sharp, coherent, and possible by the laws of nature?"
@@ -246,6 +249,7 @@ PERCEPTION = (
 
 
 def kris_instruction(record: Record) -> Question:
+    """KRIS-Bench's question of whether the instruction was carried out."""
     seen = record.category in ("viewpoint_change", "view_pair")
     expected = record.notes.get("explain_en", "") if record.category == "anomaly_correction" else ""
     asks = "Judge whether an edited picture carries out its instruction. What else has changed does not count."
@@ -253,6 +257,7 @@ def kris_instruction(record: Record) -> Question:
 
 
 def kris_knowledge(record: Record) -> Question | None:
+    """KRIS-Bench's question of whether the edit agrees with world knowledge; None where no explanation is given."""
     if record.category in PERCEPTION or not record.notes.get("explain_en"):
         return None
     asks = (
@@ -265,17 +270,20 @@ def kris_knowledge(record: Record) -> Question | None:
 
 
 def kris_quality(record: Record) -> Question:
+    """KRIS-Bench's question of the quality of the image."""
     asks = "Judge the quality of a generated picture: shapes, light, texture, nothing doubled or broken. "
     return Question(asks + "Few pixels and soft edges alone are no flaw.", SOUND, FIVE, ("edit",))
 
 
 def ins_align(record: Record) -> Question:
+    """The question of whether the edit follows its instruction, answered with yes or no."""
     asks = "Judge whether an edited picture does what its instruction says or implies."
     levels = {1: "yes: whoever asked for it would take it as done", 0: "no"}
     return Question(asks, levels, YES_OR_NO, ("source", "edit"), _facts(record, (record.captions or ("", ""))[1]))
 
 
 def mllm_score(record: Record) -> Question:
+    """The question of how well the edit fits the instruction and the expected result, in tenths."""
     asks = "Judge how well an edited picture fits its instruction and the result to be expected, all in all."
     levels = {10: "perfectly", 5: "half of it is right", 0: "not at all"}
     return Question(asks, levels, TENTHS, ("source", "edit"), _facts(record, (record.captions or ("", ""))[1]))

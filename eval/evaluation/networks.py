@@ -106,6 +106,8 @@ class _Eye(ABC):
 
 
 class Clip(_Eye):
+    """A CLIP model that embeds images and texts."""
+
     def __init__(self, name: str, device: torch.device) -> None:
         super().__init__(name, CLIPModel, device)
         side = self.model.config.vision_config.image_size
@@ -129,6 +131,8 @@ class Clip(_Eye):
 
 
 class Dino(_Eye):
+    """A DINO ViT that embeds images."""
+
     def __init__(self, name: str, device: torch.device) -> None:
         super().__init__(name, ViTModel, device, add_pooling_layer=False)
         side = self.model.config.image_size

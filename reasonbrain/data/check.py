@@ -114,6 +114,7 @@ def examine(reader: Reader, keys: np.ndarray, step: int, indices: range) -> list
 
 
 def of_words(row: RawRecord, reader: Reader) -> Iterator[Problem]:
+    """Problems of a record's instructions and category."""
     if not any(words.strip() for words in row.instructions):
         yield "empty instruction", ""
     if reader.categories and row.category and row.category.casefold() not in reader.categories:
@@ -121,6 +122,7 @@ def of_words(row: RawRecord, reader: Reader) -> Iterator[Problem]:
 
 
 def problem(error: UserError, otherwise: str) -> Problem:
+    """The kind of problem that the error's message tells, or ``otherwise``, and the message."""
     return next((kind for said, kind in SAID.items() if said in str(error)), otherwise), str(error)
 
 

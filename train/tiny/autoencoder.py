@@ -95,6 +95,7 @@ def normalise(vae: AutoencoderKL, count: int = 512) -> None:
 
 
 def main() -> None:
+    """Trains and writes the autoencoder: the command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=3400)

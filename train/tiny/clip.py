@@ -61,6 +61,7 @@ def clip_tokenizer(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 
 def architecture(tokenizer: PreTrainedTokenizerFast) -> CLIPConfig:
+    """The configuration of the tiny CLIP model, for this tokenizer."""
     layer = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 3, "num_attention_heads": 4}
     ids = {f"{k}_token_id": getattr(tokenizer, f"{k}_token_id") for k in ("bos", "eos", "pad")}
     return CLIPConfig(
@@ -102,6 +103,7 @@ def losses(clip: CLIPModel, pairs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def main() -> None:
+    """Trains and writes the CLIP model: the command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=1000)

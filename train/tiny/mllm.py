@@ -30,6 +30,7 @@ PATCH, MERGE = 8, 2
 
 
 def architecture(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
+    """The configuration of the tiny Qwen2.5-VL model, for this tokenizer."""
     special = ("image_pad", "video_pad", "vision_start", "vision_end")
     ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in special}
     return Qwen2_5_VLConfig(
@@ -96,6 +97,7 @@ def batch(
 
 
 def main() -> None:
+    """Trains and writes the MLLM: the command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=640)

@@ -22,6 +22,7 @@ PARTS = ("vae", "clip", "mllm")
 
 
 def main() -> None:
+    """Writes the trained model in half precision: the command line of this module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("folder", type=Path)

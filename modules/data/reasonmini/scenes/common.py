@@ -16,6 +16,7 @@ FIRE, FIRE_CORE = (244, 112, 24), (255, 218, 70)
 
 
 def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """A uniform random number from ``low`` to ``high``, rounded to 4 decimals."""
     return round(float(rng.uniform(low, high)), 4)
 
 

@@ -37,6 +37,7 @@ def add_shape(space: pymunk.Space, body: pymunk.Body, points: list[Point], frict
 
 
 def add_body(space: pymunk.Space, at: Point) -> pymunk.Body:
+    """Adds a dynamic body without a shape at a point of the unit square."""
     body = pymunk.Body()
     body.position = (at[0] * UNITS, at[1] * UNITS)
     space.add(body)
@@ -44,6 +45,7 @@ def add_body(space: pymunk.Space, at: Point) -> pymunk.Body:
 
 
 def add_ball(space: pymunk.Space, at: Point, radius: float) -> pymunk.Body:
+    """Adds a ball with friction. ``at`` and ``radius`` are in fractions of the image's side."""
     body = add_body(space, at)
     shape = pymunk.Circle(body, radius * UNITS)
     shape.friction, shape.density = 1.0, 1.0
@@ -68,6 +70,7 @@ def place(body: pymunk.Body) -> list[float]:
 
 
 def random_side(rng: np.random.Generator) -> int:
+    """-1 (left) or 1 (right), each with probability 1/2."""
     return 1 if rng.random() < 0.5 else -1
 
 
@@ -77,5 +80,6 @@ def share_around(look: Look, center: Point, half: float, color: Color) -> float:
 
 
 def bounds(points: list[Point], margin: float = 0.02) -> Box:
+    """The box around the points, with a margin on each side."""
     xs, ys = zip(*points, strict=True)
     return min(xs) - margin, min(ys) - margin, max(xs) + margin, max(ys) + margin
