@@ -167,8 +167,8 @@ def find_checkpoint(name: str | Path) -> Path:
     folder = embedded() if str(name) == "tiny" else Path(name)
     if (folder / "model" / "config.yaml").is_file():
         folder = folder / "model"
-    if not (folder / "config.yaml").is_file():
-        if (folder / "checkpoints").is_dir():
+    if not (folder / "config.yaml").is_file() or not any(slot_folder(folder, slot).is_dir() for slot in SLOTS):
+        if (folder / "checkpoints").is_dir() or (folder / "config.yaml").is_file():
             raise UserError(
                 f"checkpoint '{name}' is an unfinished training run; export its last checkpoint first: "
                 f"reasonbrain export {name} -o DIR"

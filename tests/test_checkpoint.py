@@ -153,6 +153,13 @@ def test_a_run_a_model_and_a_folder_that_is_neither(saved, tmp_path):
     assert "reasonbrain export" in message(tmp_path)
 
 
+def test_a_run_that_has_no_model_yet(saved, tmp_path):
+    """Killed before its first checkpoint, it has a config.yaml alone."""
+    shutil.copy(saved / "config.yaml", tmp_path / "config.yaml")
+    said = f"checkpoint '{tmp_path}' is an unfinished training run; export its last checkpoint first"
+    assert message(tmp_path).startswith(said)
+
+
 def test_missing_slot_folder(damaged):
     shutil.rmtree(damaged / "cme")
     assert str(damaged / "cme") in message(damaged)

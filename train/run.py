@@ -29,7 +29,8 @@ from reasonbrain.registry import SLOTS, plugin
 from reasonbrain.train.batches import Batch, Batches, micro_batch
 from reasonbrain.train.building import build
 from reasonbrain.train.distributed import faults, processes
-from reasonbrain.train.distributed.zero import ZeroEngine, fill, partitioner
+from reasonbrain.train.distributed.zero import ZeroEngine, partitioner
+from reasonbrain.train.distributed.zero_json import fill
 from reasonbrain.train.engine import Engine
 from reasonbrain.train.export import export
 from reasonbrain.train.loop import LOG, Loop
@@ -85,13 +86,13 @@ def check_partitioned_loading(cfg: Config) -> None:
             plugin(slot, params["name"]).check_partitioned_loading(params)
 
 
-def train(cfg: Config, run: Path, deepspeed: Path | None = None) -> None:
+def train(cfg: Config, run: Path, deepspeed: str | None = None) -> None:
     """Trains up to ``train.steps``, resuming RUN if it exists, and writes RUN/model.
 
     Args:
         cfg: the configuration
         run: folder of the run
-        deepspeed: a DeepSpeed JSON configuration; None trains with plain torch
+        deepspeed: a DeepSpeed JSON configuration, a file or one of ``zero.presets``; None trains with plain torch
 
     Raises:
         UserError: if RUN holds another model or is being trained, nothing is trainable, the batch size, the launch or

@@ -14,7 +14,11 @@ import click
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--config", default="tiny", show_default=True, help="A preset or a YAML file.")
 @click.option("-o", "--output", "run", required=True, help="The folder of the run; an existing run is resumed.")
-@click.option("--deepspeed", help="Train under ZeRO with this DeepSpeed JSON (configs/deepspeed/zero3.json).")
+@click.option(
+    "--deepspeed",
+    metavar="NAME|FILE",
+    help="Train under DeepSpeed's ZeRO: zero1, zero2, zero3, zero3_offload, or a DeepSpeed JSON.",
+)
 @click.option("--local_rank", hidden=True)  # the deepspeed launcher adds it
 def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | None, local_rank: str | None) -> None:
     """Train a model. Prints its path.
@@ -34,7 +38,7 @@ def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | No
         from reasonbrain.train.run import train as run_training
 
         try:
-            run_training(cfg, Path(run), Path(deepspeed) if deepspeed else None)
+            run_training(cfg, Path(run), deepspeed)
         except Preempted as e:
             click.echo(f"{e}; the same command resumes from there", err=True)
             return

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reasonbrain.config.schema import EditConfig
+from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition, Inputs
 from reasonbrain.model import ReasonBrain
 from reasonbrain.utils.images import pad_to_multiple, to_tensor
@@ -112,6 +113,9 @@ class Core:
             latents = diffusion.sample(condition, sources.latents, noise, edit.steps, edit.guidance, after_step)
         h, w = size = sources.small.shape[-2:]
         edited = diffusion.decode(latents)[..., :h, :w]
+        if not edited.isfinite().all():
+            dtype = str(latents.dtype).removeprefix("torch.")
+            raise UserError(f"the edit is NaN or infinite: the model's weights diverged, or they overflow in {dtype}")
         mask = change_mask(edited, sources.plain) if edit.preserve else torch.ones_like(edited[:, :1])
         if size != original.shape[-2:]:
             edited, mask = (F.interpolate(x, original.shape[-2:], mode="bicubic").clamp(0, 1) for x in (edited, mask))

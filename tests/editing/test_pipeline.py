@@ -1,5 +1,6 @@
 """The pipeline: seeds, batches, sizes, callbacks, output types, and that what is not edited stays as it was."""
 
+import copy
 from collections import Counter
 
 import numpy as np
@@ -222,3 +223,12 @@ def test_users_habits(model, settings, records):
 def test_mistakes_are_named(pipe, records, arguments, said):
     with pytest.raises(UserError, match=said):
         pipe(**({"image": records[0].source, "instruction": "melt it"} | arguments))
+
+
+def test_a_diverged_model_is_refused(model, settings, records):
+    """A NaN in one weight would give a black picture."""
+    broken = copy.deepcopy(model)
+    next(broken.slot("diffusion").vae.decoder.parameters()).data.view(-1)[0] = float("nan")
+    pipe = ReasonBrainPipeline.from_model(broken, settings())
+    with pytest.raises(UserError, match="the edit is NaN or infinite: .*, or they overflow in float32"):
+        pipe(records[0].source, "melt it")

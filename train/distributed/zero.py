@@ -5,10 +5,9 @@ deepspeed train/train.py --config tiny --deepspeed configs/deepspeed/zero3.json 
 
 from __future__ import annotations
 
-import json
 import math
+import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,68 +18,11 @@ from reasonbrain.checkpoint import Partition
 from reasonbrain.config.schema import TrainConfig
 from reasonbrain.errors import UserError
 from reasonbrain.plugin import Plugin
-from reasonbrain.train.batches import micro_batch
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.distributed.flat import FlatMuon, Piece
+from reasonbrain.train.distributed.zero_json import import_deepspeed
 from reasonbrain.train.engine import averaging_weight
 from reasonbrain.train.optim import is_hidden, make_optimizers, param_groups, set_rates, trained_parameters
-
-AUTO = "auto"
-
-
-def import_deepspeed() -> Any:
-    """Imports DeepSpeed. Raises UserError if it is not installed."""
-    try:
-        import deepspeed
-    except ImportError:
-        raise UserError("--deepspeed needs DeepSpeed: pip install 'reasonbrain[train]'") from None
-    return deepspeed
-
-
-def fill(file: Path, cfg: TrainConfig, world: int) -> dict[str, Any]:
-    """Reads a DeepSpeed JSON configuration and fills in its "auto" values for a run of ``world`` processes.
-
-    Raises UserError for invalid JSON, a stage other than 1, 2 and 3, or a value that contradicts ``cfg``.
-    """
-    try:
-        filled = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise UserError(f"DeepSpeed configuration '{file}': {e.strerror}") from None
-    except ValueError as e:
-        raise UserError(f"DeepSpeed configuration '{file}' is not JSON: {e}") from None
-    stage = filled.get("zero_optimization", {}).get("stage")
-    if stage not in (1, 2, 3):
-        raise UserError(f"{file}: zero_optimization.stage is {stage!r}, not one of 1, 2, 3")
-    micro = micro_batch(cfg, world)
-    ours = {
-        "train_batch_size": ("train.batch_size", cfg.batch_size),
-        "train_micro_batch_size_per_gpu": ("train.micro_batch", micro),
-        "gradient_accumulation_steps": (
-            "train.batch_size / train.micro_batch / processes",
-            cfg.batch_size // (micro * world),
-        ),
-        "gradient_clipping": ("train.grad_clip", cfg.grad_clip or 0.0),  # 0: not clipped
-        "bf16.enabled": ("train.bf16", cfg.bf16),
-    }
-    for path, (key, value) in ours.items():
-        *sections, last = path.split(".")
-        section = filled
-        for name in sections:
-            section = section.setdefault(name, {})
-        if section.setdefault(last, AUTO) == AUTO:
-            section[last] = value
-        elif section[last] != value:
-            raise UserError(
-                f'{file}: {path} is {section[last]}, but {key} is {value}; write "auto" there or change one'
-            )
-    for name in ("optimizer", "scheduler"):
-        if name in filled:
-            raise UserError(
-                f"{file}: '{name}' contradicts train.{'optimizer' if name == 'optimizer' else 'lr'}; remove it"
-            )
-    if filled.get("fp16", {}).get("enabled"):
-        raise UserError(f"{file}: fp16 is enabled, but train.bf16 is {cfg.bf16}; FLUX overflows in fp16")
-    return filled | {"zero_allow_untested_optimizer": True, "zero_force_ds_cpu_optimizer": False}
 
 
 def set_apart(module: nn.Module) -> None:
@@ -140,6 +82,7 @@ class ZeroEngine:
                 p.data = p.data.view(1)  # as in ``partitioner``
         if not dist.is_initialized():  # without a launcher, DeepSpeed would look for MPI
             dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
+            os.environ.setdefault("LOCAL_RANK", "0")  # a launcher sets it
         self.engine, *_ = import_deepspeed().initialize(model=module, optimizer=optimizer, config=deepspeed_config)
         self.zero = self.engine.optimizer
         self.inner: torch.optim.Optimizer = self.zero.optimizer

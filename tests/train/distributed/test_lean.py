@@ -22,7 +22,8 @@ from pathlib import Path
 from reasonbrain.config.loading import load_config
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.building import build
-from reasonbrain.train.distributed.zero import fill, partitioner
+from reasonbrain.train.distributed.zero import partitioner
+from reasonbrain.train.distributed.zero_json import fill
 import reasonbrain.modules.diffusion.flux, reasonbrain.modules.mllm.qwen2_5_vl, deepspeed
 file, way, overrides = Path(sys.argv[1]), sys.argv[2], sys.argv[3:]
 cfg = load_config("tiny", overrides)

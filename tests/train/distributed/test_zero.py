@@ -1,7 +1,6 @@
 """ZeRO for real: two gloo processes, partitioned parameters, the same losses as plain torch, and checkpoints that any
 other number of processes and any other engine continues."""
 
-import json
 import shutil
 
 import numpy as np
@@ -12,13 +11,13 @@ from PIL import Image
 
 from reasonbrain.checkpoint import load_model
 from reasonbrain.config.loading import load_config
-from reasonbrain.config.schema import TrainConfig
 from reasonbrain.errors import UserError
-from reasonbrain.train.distributed.zero import ZeroEngine, fill
+from reasonbrain.train.distributed.zero import ZeroEngine
 from reasonbrain.train.run import train
 
 pytest.importorskip("deepspeed")
 
+ALONE = ("-m", "reasonbrain.cli", "train")
 FIFTY = [*QUICK, "train.steps=50", "train.save_every=50", "train.validate_every=25"]
 
 PARTITIONED = """
@@ -27,7 +26,8 @@ from pathlib import Path
 from reasonbrain.config.loading import load_config
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.building import build
-from reasonbrain.train.distributed.zero import ZeroEngine, fill
+from reasonbrain.train.distributed.zero import ZeroEngine
+from reasonbrain.train.distributed.zero_json import fill
 stage, overrides = sys.argv[1], sys.argv[2:]
 cfg = load_config("tiny", overrides)
 processes.join()
@@ -126,7 +126,8 @@ from reasonbrain.config.loading import load_config
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.batches import Batches
 from reasonbrain.train.building import build
-from reasonbrain.train.distributed.zero import ZeroEngine, fill
+from reasonbrain.train.distributed.zero import ZeroEngine
+from reasonbrain.train.distributed.zero_json import fill
 file, overrides = sys.argv[1], sys.argv[2:]
 cfg = load_config("tiny", overrides)
 processes.join()
@@ -186,55 +187,9 @@ def test_others_go_on_where_some_stopped(overrides, settings, tmp_path, optimize
         torch.testing.assert_close(a.state_dict()[name], value, atol=atol, rtol=1e-3)
 
 
-def written(tmp_path, **changes):
-    file = tmp_path / "ds.json"
-    file.write_text(json.dumps({"zero_optimization": {"stage": 2}} | changes))
-    return file
-
-
-def test_auto_and_what_is_not_said_is_the_configurations(tmp_path):
-    cfg = TrainConfig(batch_size=16, micro_batch=2, grad_clip=0.5, bf16=True)
-    filled = fill(written(tmp_path, train_batch_size="auto", bf16={"enabled": "auto"}), cfg, 4)
-    assert filled["train_batch_size"] == 16 and filled["train_micro_batch_size_per_gpu"] == 2
-    assert filled["gradient_accumulation_steps"] == 2 and filled["gradient_clipping"] == 0.5
-    assert filled["bf16"]["enabled"] is True and filled["zero_optimization"] == {"stage": 2}
-
-
-@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "zero3_offload"])
-def test_the_shipped_ones_are_filled(name):
-    filled = fill(ZERO / f"{name}.json", TrainConfig(batch_size=16), 16)
-    assert "auto" not in json.dumps(filled) and filled["zero_optimization"]["stage"] == int(name[4])
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"train_batch_size": 32}, "train_batch_size is 32, but train.batch_size is 16"),
-        ({"train_micro_batch_size_per_gpu": 4}, "train_micro_batch_size_per_gpu is 4, but train.micro_batch is 8"),
-        ({"gradient_accumulation_steps": 3}, "gradient_accumulation_steps is 3, but .* is 1"),
-        ({"gradient_clipping": 2.0}, "gradient_clipping is 2.0, but train.grad_clip is 1.0"),
-        ({"bf16": {"enabled": True}}, "bf16.enabled is True, but train.bf16 is False"),
-        ({"fp16": {"enabled": True}}, "fp16 is enabled, but train.bf16 is False"),
-        ({"optimizer": {"type": "AdamW"}}, "'optimizer' contradicts train.optimizer"),
-        ({"zero_optimization": {"stage": 0}}, "zero_optimization.stage is 0, not one of 1, 2, 3"),
-    ],
-)
-def test_a_contradiction_names_both(tmp_path, changes, message):
-    with pytest.raises(UserError, match=message):
-        fill(written(tmp_path, **changes), TrainConfig(batch_size=16), 2)
-
-
 def test_eight_bit_state_cannot_be_cut(settings, model):
     with pytest.raises(UserError, match="train.optimizer: adamw_8bit keeps its state in blocks that ZeRO would cut"):
         ZeroEngine(model, settings("train.optimizer=adamw_8bit").train, {})
-
-
-def test_a_file_that_is_no_json(tmp_path):
-    with pytest.raises(UserError, match="No such file"):
-        fill(tmp_path / "missing.json", TrainConfig(), 1)
-    (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(UserError, match="is not JSON"):
-        fill(tmp_path / "bad.json", TrainConfig(), 1)
 
 
 def test_the_deepspeed_launcher(overrides, tmp_path):
@@ -251,3 +206,9 @@ def test_the_deepspeed_launcher(overrides, tmp_path):
         and "error: train.batch_size: 7 is not divisible by the number of processes, 2" in done.stderr
     )
     assert "Traceback" not in done.stderr.replace('Traceback (most recent call last):\n  File "<frozen runpy>', "")
+
+
+def test_without_a_launcher_one_process_trains(overrides, tmp_path):
+    done = launch(*("-o", tmp_path, "--deepspeed", "zero2", *overrides, *QUICK, "train.steps=1"), launcher=ALONE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(losses(tmp_path)) == 1

@@ -35,8 +35,9 @@ from reasonbrain.train.planning import plan
 from reasonbrain.train.planning.dry import INSTRUCTION, fake_passes, norm_as_on_cuda
 from reasonbrain.train.planning.dry import preparing_parameters
 from reasonbrain.train.building import build, without_weights
-from reasonbrain.train.distributed.zero import ZeroEngine, fill
-file, overrides = Path(sys.argv[1]), sys.argv[2:]
+from reasonbrain.train.distributed.zero import ZeroEngine
+from reasonbrain.train.distributed.zero_json import fill
+file, *overrides = sys.argv[1:]
 cfg = load_config("tiny", overrides)
 processes.join()
 zero_json = fill(file, cfg.train, 2)
