@@ -135,11 +135,13 @@ def _read(folder: Path, stem: str) -> Iterator[tuple[list[str], Tensor]]:
     try:
         if path.is_file():
             files = sorted(set(json.loads(path.read_text(encoding="utf-8"))["weight_map"].values()))
+            if outside := next((file for file in files if Path(file).name != file), None):
+                raise ValueError(f"'{outside}' is not a file of this folder")
         else:
             files = [f"{stem}.safetensors"]
         for path in (folder / file for file in files):
             with safe_open(path, "pt") as f:
-                shared = json.loads(f.metadata()["shared"])
+                shared = json.loads((f.metadata() or {}).get("shared", "{}"))  # another program may have written it
                 for key in f.keys():
                     yield [key, *(alias for alias, first in shared.items() if first == key)], f.get_tensor(key)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
@@ -238,7 +240,7 @@ def load_model(
             slots[slot] = _load_trained(target, slot, cfg.model.width, params, dtype)
             partition_all(slots[slot], partition)
         else:
-            slots[slot] = _load_slot(target, slot, params["name"], dtype, partition)
+            slots[slot] = _load_slot(target, slot, {**params, "width": cfg.model.width}, dtype, partition)
     return ReasonBrain(slots, cfg.model.width).eval(), cfg
 
 
@@ -250,14 +252,29 @@ def partition_all(part: Plugin, partition: Partition | None) -> None:
             partition(p)
 
 
-def _load_slot(folder: Path, slot: str, name: str, dtype: torch.dtype, partition: Partition | None) -> Plugin:
-    cls = plugin(slot, name)
+def _slot_params(folder: Path, slot: str, asked: dict[str, Any], cls: type[Plugin]) -> dict[str, Any]:
+    """The parameters in a slot's config.json. Raises UserError if config.yaml, ``asked``, contradicts them."""
     try:
         params = json.loads((folder / cls.config_name).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise UserError(f"checkpoint slot '{folder}': {cls.config_name} is missing or not JSON") from None
+        params = {k: v for k, v in params.items() if k not in cls.weight_sources}
+    except (OSError, ValueError, AttributeError):
+        raise UserError(f"checkpoint slot '{folder}': {cls.config_name} is missing or not a JSON object") from None
+    for key, value in asked.items():
+        if key in params and params[key] != value and not isinstance(value, dict):  # an architecture: see _load_state
+            raise UserError(
+                f"model.{slot}.{key}: config.yaml has {value}, but {folder / cls.config_name} has {params[key]}; "
+                f"the weights are of only one of them"
+            )
+    return params
+
+
+def _load_slot(
+    folder: Path, slot: str, asked: dict[str, Any], dtype: torch.dtype, partition: Partition | None
+) -> Plugin:
+    cls = plugin(slot, asked["name"])
+    params = _slot_params(folder, slot, asked, cls)
     with init_empty_weights(include_buffers=False):
-        part = cls.from_config({k: v for k, v in params.items() if k not in cls.weight_sources})
+        part = cls.from_config(params)
     held = {name: p.dtype for name, p in part.named_parameters() if p.dtype != torch.float32}
     state: dict[str, Tensor] = {}
     wanted = set(part.state_dict()) if partition else set()
@@ -270,19 +287,33 @@ def _load_slot(folder: Path, slot: str, name: str, dtype: torch.dtype, partition
                 _load_tensor(part, state, partition)
                 wanted -= state.keys()
                 state = {}
-        if wanted or not partition:
-            part.load_state_dict(state, strict=True, assign=True)
+        if partition is None:
+            _load_state(part, state)
+        elif wanted:
+            part.load_state_dict({}, strict=True)
     except (RuntimeError, AttributeError) as e:
         detail = " ".join(str(e).split())[:200]
         raise UserError(
             f"checkpoint file '{folder}/{WHOLE}.safetensors' does not fit its config.json: {detail}"
         ) from None
-    part.tie_weights()
+    if partition:
+        part.tie_weights()
     try:
         part.load_assets(folder)
     except (OSError, ValueError) as e:
         raise UserError(f"checkpoint slot '{folder}': a file is missing or broken: {str(e).splitlines()[0]}") from None
     return part
+
+
+def _load_state(part: Plugin, state: dict[str, Tensor]) -> None:
+    """Loads all tensors and ties weights. A tensor may be missing only if it is tied to one that is there: a file that
+    another program wrote does not say so. Raises RuntimeError like ``load_state_dict``."""
+    missing, unexpected = part.load_state_dict(state, strict=False, assign=True)
+    part.tie_weights()
+    parameters = dict(part.named_parameters(remove_duplicate=False))
+    missing = [n for n in missing if n not in parameters or parameters[n].is_meta]
+    if missing or unexpected:
+        raise RuntimeError(f"missing tensors: {missing}; unexpected tensors: {unexpected}")
 
 
 def _load_tensor(part: Plugin, names: dict[str, Tensor], partition: Partition) -> None:

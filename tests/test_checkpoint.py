@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, Qwen2_5_VLForConditionalGeneration
 
 from reasonbrain.checkpoint import find_checkpoint, load_model, save_model
@@ -84,6 +84,28 @@ def test_tied_weights_are_stored_once_and_stay_tied(saved):
     assert ("model.lm_head.weight" in keys) + ("model.model.language_model.embed_tokens.weight" in keys) == 1
     qwen = load_model(saved)[0].slot("mllm").model
     assert qwen.lm_head.weight is qwen.get_input_embeddings().weight
+
+
+def test_files_of_another_program(saved, damaged, model):
+    """They lack our metadata, which names the tied tensors."""
+    for file in damaged.rglob("*.safetensors"):
+        save_file(load_file(file), file)
+    again = load_model(damaged)[0].state_dict()
+    assert all(torch.equal(v, again[n]) for n, v in model.state_dict().items())
+    file = damaged / "mllm" / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.model.language_model.norm.weight"]
+    save_file(tensors, file)
+    assert "missing tensors: ['model.model.language_model.norm.weight']" in message(damaged)
+    save_file(tensors | {"model.model.language_model.norm.weight": torch.ones(32), "more": torch.ones(1)}, file)
+    assert "unexpected tensors: ['more']" in message(damaged)
+
+
+def test_an_index_cannot_name_a_file_outside(damaged):
+    (damaged / "cme" / "model.safetensors").rename(damaged / "other.safetensors")
+    index = {"metadata": {}, "weight_map": {"a": "../other.safetensors"}}
+    (damaged / "cme" / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "'../other.safetensors' is not a file of this folder" in message(damaged)
 
 
 def test_half_precision(saved, model, settings, tmp_path, records):
@@ -184,7 +206,9 @@ def test_broken_slot_config(damaged):
     file.write_text("{")
     assert "config.json" in message(damaged)
     file.write_text(json.dumps(good | {"blocks": 2}))
-    assert "does not fit" in message(damaged) and "cme" in message(damaged)
+    assert message(damaged).startswith("model.cme.blocks: config.yaml has 1, but ")
+    file.write_text("[]")
+    assert "not a JSON object" in message(damaged)
 
 
 def test_weights_of_another_slot(damaged):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import cached_property, lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -95,8 +96,9 @@ class _Eye(ABC):
 
     @torch.no_grad()
     def _embed(self, size: tuple[int, int], data: bytes) -> Tensor:
-        pixels = self.processor(Image.frombytes("RGB", size, data), return_tensors="pt").pixel_values.to(self.device)
-        return F.normalize(self.look(pixels)[0].cpu(), dim=0)
+        array = np.frombuffer(data, np.uint8).reshape(size[1], size[0], 3)
+        pixels = self.processor(array, input_data_format="channels_last", return_tensors="pt").pixel_values
+        return F.normalize(self.look(pixels.to(self.device))[0].cpu(), dim=0)
 
     processor: Any
 

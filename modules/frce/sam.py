@@ -122,7 +122,7 @@ class SamRegions(RegionEncoder):
 
     def _masks(self, picture: np.ndarray) -> np.ndarray:
         """Segments an image [H, W, 3] uint8 into masks [K, H, W] bool."""
-        inputs = self.processor(images=picture, return_tensors="pt")
+        inputs = self.processor(images=picture, input_data_format="channels_last", return_tensors="pt")
         sizes = inputs["original_sizes"].tolist(), inputs["reshaped_input_sizes"].tolist()
         embedding = self.sam.get_image_embeddings(inputs["pixel_values"].to(self.sam.device, self.sam.dtype))
         height, width = sizes[1][0]

@@ -103,7 +103,9 @@ class MllmPlugin(PublishedBase):
 
     def pixels(self, images: Tensor) -> dict[str, Tensor]:
         """Preprocesses images [B, 3, H, W] in 0..1 with the family's image processor."""
-        out = self.image_processor(images=list(to_uint8(images)), return_tensors="pt")
+        out = self.image_processor(
+            images=list(to_uint8(images)), input_data_format="channels_last", return_tensors="pt"
+        )
         return {k: v.to(self.device) for k, v in out.items()}
 
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:

@@ -136,3 +136,14 @@ def test_reason_is_the_model_without_lora(plug, hub, inputs) -> None:
 def no_cues() -> Cues:
     none, mask = torch.zeros(2, 0, WIDTH), torch.zeros(2, 0, dtype=torch.bool)
     return Cues(none, mask, none, mask)
+
+
+@pytest.mark.parametrize("size", [(1, 40), (3, 40), (40, 3), (40, 1)])
+def test_a_picture_of_three_rows_is_not_taken_for_three_channels(plug, size) -> None:
+    """A red picture: of every patch, the first channel is 1 before normalisation and the others are 0."""
+    red = torch.zeros(1, 3, *size)
+    red[:, 0] = 1
+    square = torch.zeros(1, 3, 56, 56)
+    square[:, 0] = 1
+    values, expected = (plug.pixels(x)["pixel_values"].float() for x in (red, square))
+    torch.testing.assert_close(values.unique(), expected.unique())

@@ -226,3 +226,14 @@ def test_special_tokens_in_an_instruction_are_just_text(mllm, inputs, cues):
 def test_an_empty_instruction_is_no_trouble(mllm, inputs, cues):
     empty = Inputs(inputs.images, ["", "", ""], [[]] * 3, inputs.regions)
     assert torch.isfinite(mllm(empty, cues).hidden).all()
+
+
+@pytest.mark.parametrize("size", [(1, 40), (3, 40), (40, 3), (40, 1)])
+def test_a_picture_of_three_rows_is_not_taken_for_three_channels(mllm, size):
+    """A red picture: of every patch, the first channel is 1 before normalisation and the others are 0."""
+    red = torch.zeros(1, 3, *size)
+    red[:, 0] = 1
+    square = torch.zeros(1, 3, 56, 56)
+    square[:, 0] = 1
+    values, expected = (mllm.pixels(x)["pixel_values"].float() for x in (red, square))
+    torch.testing.assert_close(values.unique(), expected.unique())

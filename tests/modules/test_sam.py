@@ -129,3 +129,9 @@ def test_checkpoint_with_sam(hub, images, tmp_path) -> None:
     sam = again.slot("frce.region").sam
     shared = sam.prompt_encoder.shared_embedding.positional_embedding
     assert shared is sam.shared_image_embedding.positional_embedding
+
+
+def test_a_picture_of_three_rows_is_not_taken_for_three_channels(hub) -> None:
+    part = build(hub)
+    for size in ((3, 40), (1, 40), (40, 3)):
+        assert part.segment(torch.rand(1, 3, *size)).shape == (1, *size)

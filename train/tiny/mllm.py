@@ -72,7 +72,9 @@ def batch(
 ) -> dict[str, Tensor]:
     """Prompts and answers as keyword arguments of Qwen's model. Labels cover the answer."""
     records, rng = samples(step, size, seed=2)
-    pixels = processor(images=[np.asarray(s.source) for s in records], return_tensors="pt")
+    pixels = processor(
+        images=[np.asarray(s.source) for s in records], input_data_format="channels_last", return_tensors="pt"
+    )
     before, between, after = (tokenizer(p, add_special_tokens=False).input_ids for p in Qwen25VL.prompt)
     picture = [tokenizer.convert_tokens_to_ids(Qwen25VL.image_token)] * (SIZE // PATCH // MERGE) ** 2
     rows, starts = [], []
