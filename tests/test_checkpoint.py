@@ -1,5 +1,6 @@
 """Checkpoints: the same edit after loading, nothing pickled, and clear errors for what is not a good checkpoint."""
 
+import io
 import json
 import shutil
 
@@ -99,6 +100,17 @@ def test_files_of_another_program(saved, damaged, model):
     assert "missing tensors: ['model.model.language_model.norm.weight']" in message(damaged)
     save_file(tensors | {"model.model.language_model.norm.weight": torch.ones(32), "more": torch.ones(1)}, file)
     assert "unexpected tensors: ['more']" in message(damaged)
+
+
+def test_nothing_in_a_checkpoint_runs(damaged, tmp_path, monkeypatch):
+    """A tokenizer with code of its own is refused, even if standard input would say yes."""
+    file = damaged / "encoders" / "tokenizer_config.json"
+    config = json.loads(file.read_text()) | {"tokenizer_class": "T", "auto_map": {"AutoTokenizer": [None, "evil.T"]}}
+    file.write_text(json.dumps(config))
+    code = f"open({str(tmp_path / 'mark')!r}, 'w')\nfrom transformers import PreTrainedTokenizerFast\n"
+    (damaged / "encoders" / "evil.py").write_text(code + "class T(PreTrainedTokenizerFast): pass\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 10))
+    assert "custom code" in message(damaged) and not (tmp_path / "mark").exists()
 
 
 def test_an_index_cannot_name_a_file_outside(damaged):

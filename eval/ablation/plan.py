@@ -13,6 +13,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from reasonbrain.config.yaml_file import read_yaml
 from reasonbrain.errors import UserError
 
 ACTIONS = ("REMOVE", "REPLACE")
@@ -57,14 +58,13 @@ class Plan:
 
 
 def _read(path: Path, schema: type) -> Any:
+    raw = read_yaml(path, "plan")
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
-    except FileNotFoundError:
-        raise UserError(f"plan '{path}' does not exist") from None
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), raw))
     except OmegaConfBaseException as e:
         raise UserError(f"plan '{path}': {e.full_key}: {str(e).splitlines()[0]}") from None
-    except Exception as e:  # PyYAML and OmegaConf have no common base class of errors
-        raise UserError(f"plan '{path}' is not readable YAML: {str(e).splitlines()[0]}") from None
+    except Exception as e:  # OmegaConf also asserts
+        raise UserError(f"plan '{path}': {str(e).splitlines()[0]}") from None
 
 
 def shipped() -> list[str]:

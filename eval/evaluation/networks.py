@@ -82,7 +82,7 @@ class _Eye(ABC):
     """A network that embeds pictures."""
 
     def __init__(self, name: str, kind: Any, device: torch.device, **options: Any) -> None:
-        found = AutoConfig.from_pretrained(name).model_type
+        found = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
         if found != kind.config_class.model_type:  # transformers would draw the missing weights at random
             raise ValueError(f"the model is a {found}, not a {kind.config_class.model_type}")
         self.model = kind.from_pretrained(name, dtype=torch.float32, **options)
@@ -114,7 +114,7 @@ class Clip(_Eye):
         super().__init__(name, CLIPModel, device)
         side = self.model.config.vision_config.image_size
         self.processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=side)
-        self.tokenizer = AutoTokenizer.from_pretrained(name)
+        self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         self.text = lru_cache(KEPT)(self._text)
 
     def look(self, pixels: Tensor) -> Tensor:

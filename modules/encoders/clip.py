@@ -59,7 +59,7 @@ class ClipEncoders(Plugin):
         if architecture is None:
             source = self.needs_weights(pretrained)
             self.clip = CLIPModel.from_pretrained(source)
-            self.tokenizer = AutoTokenizer.from_pretrained(source)
+            self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             self.register_to_config(architecture=self.clip.config.to_diff_dict())
         else:
             self.clip = CLIPModel(CLIPConfig.from_dict(architecture))
@@ -84,7 +84,7 @@ class ClipEncoders(Plugin):
         self.tokenizer.save_pretrained(folder)
 
     def load_assets(self, folder: Path) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
 
     def stand_in_assets(self) -> None:
         self.load_assets(embedded() / "encoders")

@@ -107,7 +107,7 @@ class SamRegions(RegionEncoder):
         self.processor.save_pretrained(folder)
 
     def load_assets(self, folder: Path | str) -> None:
-        self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        self.processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
 
     def stand_in_assets(self) -> None:
         self.processor = SamImageProcessorPil()

@@ -74,8 +74,8 @@ class MllmPlugin(PublishedBase):
         return list(self.model.model.language_model.layers)
 
     def load_assets(self, folder: Path | str) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil")
+        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
 
     def save_assets(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)

@@ -30,6 +30,7 @@ from reasonbrain.config.schema import (
     PartConfig,
     slot_config,
 )
+from reasonbrain.config.yaml_file import check_interpolation, read_yaml
 from reasonbrain.errors import UserError
 from reasonbrain.registry import SLOTS, plugin, plugin_parameters, plugins
 
@@ -61,12 +62,7 @@ def read_config(name: str) -> DictConfig:
         path = Path(str(files("reasonbrain.configs") / f"{name}.yaml"))
         if not path.is_file():
             raise UserError(f"config '{name}' is neither a preset ({', '.join(presets())}) nor a .yaml file")
-    try:
-        raw = OmegaConf.load(path)
-    except FileNotFoundError:
-        raise UserError(f"config file '{path}' does not exist") from None
-    except Exception as e:  # PyYAML and OmegaConf have no error in common
-        raise UserError(f"config file '{path}' is not readable YAML: {str(e).splitlines()[0]}") from None
+    raw = read_yaml(path, "config file")
     if not isinstance(raw, DictConfig):
         raise UserError(f"config file '{path}' must hold the sections {', '.join(Config.__annotations__)}")
     return raw
@@ -80,6 +76,7 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
     _expand_null_frce(raw)
     _forget_data(raw, overrides)
     for text in overrides:
+        check_interpolation(text, "override")
         key, equals, _ = text.partition("=")
         if not equals or not key:
             raise UserError(f"override '{text}' is not of the form key=value, e.g. edit.steps=20 or model.cme=null")

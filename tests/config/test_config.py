@@ -76,7 +76,7 @@ def test_defaults_stand_alone():
         ("edit.stepz=3", ["edit.stepz", "did you mean 'steps'", "guidance"]),
         ("edti.steps=3", ["edti", "did you mean 'edit'", "train"]),
         ("edit.steps=many", ["edit.steps", "many"]),
-        ("edit.steps=0", ["edit.steps", "1 or more", "0"]),
+        ("edit.steps=0", ["edit.steps", "from 1 to 1000", "0"]),
         ("train.batch_size=-4", ["train.batch_size", "-4"]),
         ("train.bf16=perhaps", ["train.bf16", "perhaps"]),
         ("train.lr=fast", ["train.lr", "fast"]),
@@ -110,5 +110,5 @@ def test_unknown_presets_and_unreadable_files_are_named(tmp_path):
     assert "just words: unknown key; choose from model" in message(name=str(broken))
     broken.write_text("edit: 3")
     assert "edit" in message(name=str(broken))
-    broken.write_text("edit:\n  steps: ${oc.env:HOME}")
+    broken.write_text("train:\n  tracker: x\nedit:\n  steps: ${train.tracker}")
     assert "edit.steps" in message(name=str(broken))

@@ -1,0 +1,55 @@
+"""YAML from anywhere: nothing of the environment, no stack overflow, no explosion."""
+
+import os
+
+import pytest
+
+from reasonbrain.config.loading import load_config
+from reasonbrain.config.yaml_file import read_yaml
+from reasonbrain.errors import UserError
+
+
+def read(tmp_path, text):
+    (tmp_path / "c.yaml").write_text(text)
+    return read_yaml(tmp_path / "c.yaml", "config file")
+
+
+@pytest.mark.parametrize(
+    "value", ["${oc.env:HOME}", "x/${oc.env:HOME,y}", "${oc.decode:${oc.env:HOME}}", "${${a}:HOME}", "${env:HOME}"]
+)
+def test_nothing_is_resolved_from_the_environment(tmp_path, value):
+    with pytest.raises(UserError, match="is not allowed; only"):
+        read(tmp_path, f'data: {{validation: "{value}"}}')
+    with pytest.raises(UserError, match="is not allowed; only"):
+        load_config("tiny", [f"data.validation={value}"])
+
+
+def test_our_own_and_references_are_allowed(tmp_path):
+    raw = read(tmp_path, "a: {b: '${package:tiny}', c: ['${a.b}', '${a.c[0]}']}")
+    assert os.path.isdir(raw.a.c[1])
+
+
+@pytest.mark.parametrize(
+    "text", ["a: " + "[" * 100_000, "- " * 100_000 + "x", "a: " + "{a: " * 1000 + "1" + "}" * 1000]
+)
+def test_deep_nesting_is_one_line(tmp_path, text):
+    with pytest.raises(UserError, match="nested more than 50 levels deep"):
+        read(tmp_path, text)
+
+
+def test_aliases_do_not_explode(tmp_path):
+    lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"a{i}: &a{i} [{', '.join(9 * [f'*a{i - 1}'])}]" for i in range(1, 10)]
+    with pytest.raises(UserError, match="more than 100000 values"):
+        read(tmp_path, "\n".join(lines))
+    assert read(tmp_path, "a: &a [1, 2]\nb: *a").b == [1, 2]
+
+
+def test_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "c.yaml")
+    for name, said in (("c.yaml", "is not a regular file"), ("none.yaml", "does not exist"), (".", "not a regular")):
+        with pytest.raises(UserError, match=said):
+            read_yaml(tmp_path / name, "config file")
+    (tmp_path / "b.yaml").write_bytes(b"a: \xff\xfe")
+    with pytest.raises(UserError, match="is not readable YAML"):
+        read_yaml(tmp_path / "b.yaml", "config file")
