@@ -52,10 +52,11 @@ class Benchmark:
 
         ``data``: what ``--data`` names, by default the folder, file or pattern that ``reader`` reads. ``trained_on``:
         the data of a model of which only what it could learn is measured, as in ablations; ignored by default. Raises
-        UserError for data that is missing or cannot be read."""
+        UserError for data that is missing or cannot be read, and for two records of one id: edits are stored by it."""
         if data is None:
             raise UserError(f"--data: the benchmark needs its folder or manifest to be read as '{self.reader}'")
         records = open_reader(self.reader, data)
+        records.check_ids(limit)
         return First(records, limit) if limit else records
 
     def baselines(self, pipe: ReasonBrainPipeline | None, folder: Path, seed: int) -> dict[str, System]:

@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from reasonbrain.data.reader import Reader
+from PIL import Image
+
+from reasonbrain.data.reader import LARGEST, Reader
 from reasonbrain.data.record import RawRecord
 from reasonbrain.errors import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MORE_PICTURES = (".heic", ".heif", ".avif", ".jxl")  # that Pillow may not know
+PART = re.compile(r"(.+)(_(?:source|target|mask))")
 
 
 class Folder(Reader):
@@ -34,10 +39,12 @@ class Folder(Reader):
         super().__init__(there if there.is_dir() else there.parent, path)
         try:
             self.found = self.find(there)
+            names = Counter(self.path_of(entry).replace("/", "-") for entry in self.found)
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise UserError(f"{path}: not in the layout {self.layout} ({e!r})") from None
         if not self.found:
             raise UserError(f"{path}: holds no record in the layout {self.layout}")
+        self.shared = {name for name, count in names.items() if name and count > 1}
 
     def __len__(self) -> int:
         return len(self.found)
@@ -46,46 +53,87 @@ class Folder(Reader):
     def find(self, path: Path) -> list[Any]:
         """One entry per record, from which ``raw`` reads it."""
 
+    def path_of(self, entry: Any) -> str:
+        """The path of a record's files without their ends, of which ``id`` makes its id. "": it has an id of its
+        own."""
+        return ""
+
+    def id(self, path: str) -> str:
+        """A path as an id: with "-" for "/", unless two records then had the same one."""
+        flat = path.replace("/", "-")
+        return path if flat in self.shared else flat
+
+    def inputs(self) -> Iterator[Path]:
+        yield from (file for file in Path(self.root).rglob("*") if file.suffix.lower() in (".txt", ".json"))
+        yield from super().inputs()
+
     def text(self, name: str) -> str:
         """A text file of the data set. Raises UserError if it cannot be read, is not text, or lies outside."""
         file = self.inside(name, name)
         try:
             if not file.is_file():  # reading a pipe would block
-                raise UserError(f"'{file}' does not exist or is not a file")
-            return file.read_text(encoding="utf-8")
+                raise UserError(f"'{os.path.join(self.root, name)}' does not exist or is not a file")
+            if file.stat().st_size > LARGEST:
+                raise UserError(f"'{file}' has more than {LARGEST} bytes")
+            return file.read_text(encoding="utf-8-sig")
         except (OSError, ValueError) as e:
             raise UserError(f"'{file}' cannot be read: {e}") from None
 
     def json(self, name: str) -> Any:
         try:
-            return json.loads(self.text(name))
+            return json.loads(self.text(name), object_pairs_hook=_each_once)
         except (ValueError, RecursionError) as e:
             raise UserError(f"'{os.path.join(self.root, name)}' is not JSON: {e}") from None
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of two values under one key json.loads would drop the first."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"the key '{Counter(key for key, _ in pairs).most_common(1)[0][0]}' occurs twice")
+    return found
+
+
 class Triples(Folder):
     """Any folder with, at any depth, NAME.txt (the instruction) beside the pictures NAME_source, NAME_target and
-    NAME_mask. The sub-folder is the category. A record may lack target and mask."""
+    NAME_mask. The sub-folder is the category. A record may lack target and mask.
+
+    A picture without its text, any other picture, and a link to a folder are records that cannot be read, so that
+    nothing is left out unsaid. Hidden files are left out."""
 
     signs = ("**/*_source.*",)
     layout = "NAME.txt, NAME_source.png, NAME_target.png"
 
-    def find(self, path: Path) -> list[str]:
-        return sorted(p.relative_to(path).as_posix()[:-4] for p in path.rglob("*.txt"))
+    def find(self, path: Path) -> list[tuple[str, tuple[str, ...]]]:
+        """The path of each record without its ends, and these: (".txt", "_source.png", "_target.png")."""
+        pictures, found = {*Image.registered_extensions(), *MORE_PICTURES}, defaultdict(list)
+        for folder, folders, files in os.walk(path):
+            within = Path(folder).relative_to(path)
+            folders[:] = [f for f in folders if f[0] != "."]
+            for name in sorted(files) + [f for f in folders if os.path.islink(os.path.join(folder, f))]:
+                stem, suffix = os.path.splitext(name)
+                part = PART.fullmatch(stem) if suffix.lower() in pictures else None
+                if name[0] != "." and (suffix.lower() in {".txt", *pictures} or name in folders):
+                    found[(within / (part[1] if part else stem)).as_posix()].append((part[2] if part else "") + suffix)
+        return sorted((name, tuple(ends)) for name, ends in found.items())
+
+    def path_of(self, entry: tuple[str, tuple[str, ...]]) -> str:
+        return entry[0]
 
     def raw(self, index: int) -> RawRecord:
-        name = self.found[index]
-        record = name.replace("/", "-")
-        instruction = self.text(name + ".txt").strip()
-        source, target, mask = (self._picture(f"{name}_{part}", record) for part in ("source", "target", "mask"))
-        if source is None:
-            raise self.wrong(record, f"picture '{name}_source.png' does not exist")
-        return RawRecord(record, source, target, [instruction], category=os.path.dirname(name), mask=mask)
-
-    def _picture(self, name: str, record: str) -> Path | None:
-        there = (name + suffix for suffix in SUFFIXES if os.path.lexists(os.path.join(self.root, name + suffix)))
-        found = next(there, None)
-        return None if found is None else self.inside(found, record)
+        name, ends = self.found[index]
+        files: dict[str, str] = {}
+        for end in ends:
+            part = end.rpartition(".")[0].lstrip("_") or ("instruction" if end.lower() == ".txt" else end)
+            if part in files:
+                raise self.wrong(self.id(name), f"'{files[part]}' and '{name}{end}' are both its {part}")
+            files[part] = name + end
+        if "instruction" not in files:
+            raise self.wrong(self.id(name), f"'{name}.txt' does not exist, only '{name}{ends[0]}'")
+        if "source" not in files:
+            raise self.wrong(self.id(name), f"picture '{name}_source.png' does not exist")
+        words = self.text(files["instruction"]).strip()
+        return self.from_fields(files | {"instruction": words, "category": os.path.dirname(name)}, self.id(name))
 
 
 class EditWorld(Folder):
@@ -102,15 +150,14 @@ class EditWorld(Folder):
 
     def raw(self, index: int) -> RawRecord:
         group, name, fields = self.found[index]
-        record = f"{group}-{name}".replace("/", "-").removeprefix(".-")
-        source, target = (self.inside(f"{group}/{name}_{end}.png", record) for end in ("ori", "tar"))
-        said = str(fields.get("instruction") or fields.get("instuction") or "")
-        before, after = fields.get("original_caption", ""), fields.get("target_caption") or fields.get("target_cation")
-        captions = (str(before), str(after or ""))
-        category = os.path.dirname(group)
-        return RawRecord(
-            record, source, target, [said], category=category, captions=captions if any(captions) else None
-        )
+        row = {"source": f"{group}/{name}_ori.png", "target": f"{group}/{name}_tar.png"}
+        row |= {"instruction": fields.get("instruction") or fields.get("instuction") or ""}
+        row |= {"source_caption": fields.get("original_caption"), "category": os.path.dirname(group)}
+        row |= {"target_caption": fields.get("target_caption") or fields.get("target_cation")}
+        return self.from_fields(row, self.id(self.path_of(self.found[index])))
+
+    def path_of(self, entry: tuple[str, str, dict[str, str]]) -> str:
+        return f"{entry[0]}/{entry[1]}".removeprefix("./")
 
 
 class ReasonEdit(Folder):
@@ -126,19 +173,22 @@ class ReasonEdit(Folder):
         found = []
         for words in sorted(path.rglob("*.txt")):
             lines = [line for line in self.text(words.relative_to(path).as_posix()).split("\n") if line.strip()]
-            pictures = sorted(words.parent.glob("*.png"))
+            pictures = sorted(p for p in words.parent.iterdir() if p.suffix.lower() == ".png" and p.name[0] != ".")
             if len(lines) != len(pictures):
                 raise UserError(f"'{words}' has {len(lines)} lines for {len(pictures)} pictures")
-            found += [(p.relative_to(path).as_posix()[:-4], line) for p, line in zip(pictures, lines, strict=True)]
+            found += [(p.relative_to(path).as_posix(), line) for p, line in zip(pictures, lines, strict=True)]
         return found
 
+    def path_of(self, entry: tuple[str, str]) -> str:
+        return os.path.splitext(entry[0])[0]
+
     def raw(self, index: int) -> RawRecord:
-        name, line = self.found[index]
-        record = name.replace("/", "-")
+        source, line = self.found[index]
+        name = self.path_of(self.found[index])
         instruction, _, thing = line.partition("CLIP: ")
-        source, mask = (self.inside(name + end, record) for end in (".png", "_mask.jpg"))
-        category, notes = os.path.basename(os.path.dirname(name)), {"CLIP": thing.strip()}
-        return RawRecord(record, source, None, [instruction.strip()], category=category, mask=mask, notes=notes)
+        row = {"source": source, "mask": f"{name}_mask.jpg", "instruction": instruction.strip()}
+        row |= {"category": os.path.basename(os.path.dirname(name))}
+        return self.from_fields(row, self.id(name), {"CLIP": thing.strip()})
 
 
 class RiseBench(Folder):
@@ -162,9 +212,9 @@ class RiseBench(Folder):
     def raw(self, index: int) -> RawRecord:
         row = self.found[index]
         fields = {"id": row.get("index"), "source": row["image"], "target": row.get("reference_img")}
-        found = self.from_fields(fields | {k: row.get(k) for k in ("category", "instruction")}, index)
-        found.notes = _notes(row, self.own)
-        return found
+        return self.from_fields(
+            fields | {k: row.get(k) for k in ("category", "instruction")}, index, _notes(row, self.own)
+        )
 
 
 class KrisBench(Folder):
@@ -186,9 +236,7 @@ class KrisBench(Folder):
         task, number, row = self.found[index]
         fields = {"source": f"{task}/{row['ori_img']}", "id": f"{task}-{number}", "category": task}
         fields["target"] = f"{task}/{row['gt_img']}" if row.get("gt_img") else None
-        found = self.from_fields(fields | {"instruction": row.get("ins_en")}, index)
-        found.notes = _notes(row, self.own)
-        return found
+        return self.from_fields(fields | {"instruction": row.get("ins_en")}, index, _notes(row, self.own))
 
 
 def _single(image: str | list[str]) -> str | None:

@@ -22,15 +22,17 @@ class Pix2PixFolder(Folder):
     def find(self, path: Path) -> list[str]:
         return [f"{prompt}/{seed}" for prompt, seeds in self.json("seeds.json") for seed in seeds]
 
+    def path_of(self, entry: str) -> str:
+        return entry
+
     def raw(self, index: int) -> RawRecord:
         name = self.found[index]
-        record = name.replace("/", "-")
         said = self.json(os.path.dirname(name) + "/prompt.json")
         if not isinstance(said, dict) or not isinstance(said.get("edit"), str):
-            raise self.wrong(record, "prompt.json has no 'edit'")
-        source, target = (self.inside(name + end, record) for end in ("_0.jpg", "_1.jpg"))
-        captions = (str(said.get("input", "")), str(said.get("output", "")))
-        return RawRecord(record, source, target, [said["edit"]], captions=captions if any(captions) else None)
+            raise self.wrong(self.id(name), "prompt.json has no 'edit'")
+        fields = {"source": f"{name}_0.jpg", "target": f"{name}_1.jpg", "instruction": said["edit"]}
+        captions = {"source_caption": said.get("input"), "target_caption": said.get("output")}
+        return self.from_fields(fields | captions, self.id(name))
 
 
 class InstructPix2Pix(Parquet):
@@ -41,5 +43,5 @@ class InstructPix2Pix(Parquet):
     other_layouts = (Pix2PixFolder,)
 
     def from_cells(self, cells: dict[str, Any], index: int) -> RawRecord:
-        captions = (cells.get("original_prompt") or "", cells.get("edited_prompt") or "")
-        return self.from_fields(cells | dict(zip(("source_caption", "target_caption"), captions, strict=True)), index)
+        captions = {"source_caption": cells.get("original_prompt"), "target_caption": cells.get("edited_prompt")}
+        return self.from_fields(cells | captions, index)

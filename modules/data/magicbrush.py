@@ -41,5 +41,6 @@ class MagicBrush(Parquet):
     mask = staticmethod(transparent)
 
     def from_cells(self, cells: dict[str, Any], index: int) -> RawRecord:
-        named = {"id": f"{cells['img_id']}-{cells['turn_index']}", "mask": cells["mask_img"]}
+        session, turn = (self.as_text(cells[name], name, index) for name in ("img_id", "turn_index"))
+        named = {"id": f"{session}-{turn}", "mask": cells["mask_img"]}
         return self.from_fields(cells | named, index)

@@ -18,6 +18,7 @@ from reasonbrain.data.record import SCENARIOS, RawRecord
 from reasonbrain.errors import UserError
 
 CHUNK = 1 << 24
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 
 
 class Manifest(Reader):
@@ -33,20 +34,28 @@ class Manifest(Reader):
         file = Path(path)
         if file.is_dir():
             file = next((file / name for name in self.signs if (file / name).is_file()), file / self.signs[0])
-        if not file.is_file():
-            raise UserError(f"data.path: manifest '{file}' does not exist")
-        super().__init__(file.parent, file)
+        if not os.path.isfile(file):
+            there = "is not a file" if os.path.lexists(file) else "does not exist"
+            raise UserError(f"data.path: manifest '{file}' {there}")
+        super().__init__(file.parent, file, [file])
         try:
             self.file = file.open("rb")
-            self.starts = line_starts(self.file.fileno())
+            if os.pread(self.file.fileno(), 2, 0) in UTF_16:
+                raise UserError(f"data.path: manifest '{file}' is UTF-16; save it as UTF-8")
+            self.starts, first = lines(self.file.fileno())
         except OSError as e:
             raise UserError(f"data.path: manifest '{file}' cannot be read: {e.strerror}") from None
-        self.numbers = np.flatnonzero(np.diff(self.starts) > 2)  # the lines that are not empty
+        blank = [line for line in np.flatnonzero(first <= ord(" ")).tolist() if self._blank(line)]
+        self.numbers = np.delete(np.arange(len(first)), blank)  # the lines with a record
         if not len(self.numbers):
             raise UserError(f"data.path: manifest '{file}' holds no record")
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    def _blank(self, line: int) -> bool:
+        start, end = self.starts[line : line + 2].tolist()
+        return end - start <= LARGEST and not os.pread(self.file.fileno(), end - start, start).strip()
 
     def raw(self, index: int) -> RawRecord:
         line = self.numbers[index]
@@ -62,11 +71,15 @@ class Manifest(Reader):
         return self.from_fields(fields, f"line {line + 1}")
 
 
-def line_starts(file: int) -> np.ndarray:
-    """The offset of each line of an open file, and at the end the file's length: [lines + 1] int64."""
-    starts, offset = [np.zeros(1, np.int64)], 0
+def lines(file: int) -> tuple[np.ndarray, np.ndarray]:
+    """The offset of each line of an open file, and at the end the file's length: [lines + 1] int64. The first byte of
+    each line: [lines] uint8."""
+    starts, first, offset, last = [], [], 0, b"\n"
     while chunk := os.pread(file, CHUNK, offset):
-        starts.append(np.flatnonzero(np.frombuffer(chunk, np.uint8) == ord("\n")) + offset + 1)
-        offset += len(chunk)
-    found = np.concatenate(starts)
-    return found if found[-1] == offset else np.append(found, offset)
+        data = np.frombuffer(last + chunk, np.uint8)
+        begins = np.flatnonzero(data[:-1] == ord("\n"))
+        starts.append(begins + offset)
+        first.append(data[begins + 1])
+        offset, last = offset + len(chunk), chunk[-1:]
+    end = np.array([offset], np.int64)
+    return np.concatenate([*starts, end]), np.concatenate([*first, np.zeros(0, np.uint8)])

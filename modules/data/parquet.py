@@ -7,7 +7,9 @@ Needs the extra [data].
 
 from __future__ import annotations
 
+import glob
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from typing import Any
 from reasonbrain.data.reader import SOURCE, Reader, files_of
 from reasonbrain.data.record import RawRecord
 from reasonbrain.errors import UserError
+
+ROWS = 256  # the error about a damaged file is as exact as this
 
 
 class Parquet(Reader):
@@ -32,8 +36,11 @@ class Parquet(Reader):
         if not paths:
             layouts: tuple[type[Reader], ...] = (*self.other_layouts, Parquet)
             signs = [sign for layout in layouts for sign in layout.signs]
+            if not os.path.lexists(path):
+                raise UserError(f"data.path: '{path}' does not exist")
             raise UserError(f"data.path: '{path}' has none of {', '.join(signs)}")
-        super().__init__(paths[0].parent, paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more")
+        name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+        super().__init__(paths[0].parent, name, paths)
         table = load(paths)
         missing = [name for name in self.columns if name not in table.column_names]
         if missing or not set(table.column_names) & {*SOURCE, *self.columns}:
@@ -60,7 +67,11 @@ class Parquet(Reader):
         return len(self.table)
 
     def raw(self, index: int) -> RawRecord:
-        return self.from_cells(self.table[index].to_pylist()[0], index)
+        try:
+            cells = self.table[index].to_pylist()[0]
+        except (ValueError, OverflowError, OSError) as e:  # text or a date that is none; Arrow's errors are ValueErrors
+            raise self.wrong(index, f"not a record ({e})") from None
+        return self.from_cells(cells, index)
 
     def from_cells(self, cells: dict[str, Any], index: int) -> RawRecord:
         """Record ``index`` from the values of its columns."""
@@ -76,9 +87,8 @@ class EmuEdit(Parquet):
     def from_cells(self, cells: dict[str, Any], index: int) -> RawRecord:
         captions = {"source_caption": cells["input_caption"], "target_caption": cells["output_caption"]}
         row = {"source": cells["image"], "category": cells["task"], **captions}
-        found = self.from_fields({k: cells[k] for k in ("idx", "instruction")} | row, index)
-        found.notes = {k: str(cells[k]) for k in ("split", "hash")}
-        return found
+        notes = {k: self.as_text(cells[k], k, index) for k in ("split", "hash")}
+        return self.from_fields({k: cells[k] for k in ("idx", "instruction")} | row, index, notes)
 
 
 def load(paths: Sequence[Path]) -> Any:
@@ -90,9 +100,27 @@ def load(paths: Sequence[Path]) -> Any:
     logging.getLogger("datasets").setLevel(logging.CRITICAL)  # its errors are raised here
     datasets.disable_progress_bars()
     try:
-        return datasets.load_dataset("parquet", data_files=[str(p) for p in paths], split="train")
+        names = [glob.escape(os.path.abspath(p)) for p in paths]  # datasets takes patterns
+        return datasets.load_dataset("parquet", data_files=names, split="train")
     except Exception as e:  # the errors of pyarrow and datasets have no common base
         cause: BaseException = e
         while cause.__cause__:
             cause = cause.__cause__
-        raise UserError(f"'{paths[0]}' cannot be read as Parquet: {str(cause) or type(cause).__name__}") from None
+        said = " ".join(str(cause).split()) or type(cause).__name__
+        raise UserError(f"{damaged(paths)} cannot be read as Parquet: {said}") from None
+
+
+def damaged(paths: Sequence[Path]) -> str:
+    """The first of the files that cannot be read, and the rows in which reading it fails. All of them if each can."""
+    from pyarrow.parquet import ParquetFile
+
+    for path in paths:
+        row = None
+        try:
+            with ParquetFile(path) as file:
+                row = 0
+                for batch in file.iter_batches(batch_size=ROWS):
+                    row += batch.num_rows
+        except Exception:
+            return f"'{path}'" if row is None else f"'{path}', rows {row} to {row + ROWS - 1},"
+    return ", ".join(f"'{path}'" for path in paths[:9])

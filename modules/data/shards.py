@@ -3,29 +3,33 @@
     000017.source.png  000017.target.png  000017.json  [000017.mask.png  000017.txt]
 
 The part after the dot names the field, as in a manifest, followed by the picture's format. ``json`` holds the other
-fields, ``txt`` the instruction. The webdataset package reads shards sequentially only (its indexed reader, wids, was
+fields, ``txt`` the instruction, whatever the order of the files. Pictures are files: a field of ``json`` that has the
+name of one is ignored. The webdataset package reads shards sequentially only (its indexed reader, wids, was
 removed), and training reads records in any order. Therefore the offsets of the records are found once with tarfile, and
 a record is then read in one piece. Nothing is unpacked.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tarfile
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from reasonbrain.data.reader import LARGEST, Reader, files_of
+from reasonbrain.data.reader import LARGEST, MASK, SOURCE, TARGET, Reader, files_of
 from reasonbrain.data.record import RawRecord
 from reasonbrain.errors import UserError
 
 
 class Shards(Reader):
-    """Uncompressed tar files. ``path``: their folder, a pattern, or one file. Keeps 24 bytes per record in memory.
+    """Uncompressed tar files. ``path``: their folder, a pattern, or one file. Keeps 32 bytes per record in memory.
+
+    The id of a record is that of its ``json``, or else its key, with the shard's name before it where several shards
+    use the key.
 
     Raises UserError if there are none, for a file that is not a tar file or is truncated, and if they hold no record.
     """
@@ -37,10 +41,11 @@ class Shards(Reader):
         paths = files_of(path, "*.tar")
         if not paths:
             raise UserError(f"data.path: '{path}' has no *.tar file")
-        super().__init__(paths[0].parent, paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more")
+        name = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+        super().__init__(paths[0].parent, name, paths)
         spans: list[np.ndarray] = []
         try:
-            self.files = [path.open("rb") for path in paths]
+            self.opened = [path.open("rb") for path in paths]
             for number, shard in enumerate(paths):
                 spans.append(samples(shard, number))
         except tarfile.TarError as e:
@@ -50,30 +55,43 @@ class Shards(Reader):
         self.spans = np.concatenate(spans)
         if not len(self.spans):
             raise UserError(f"{self.name}: the shards hold no record")
+        keys = self.spans[:, 3]
+        _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
+        self.repeated = {*np.flatnonzero(counts[which] > 1).tolist()}  # records whose key another one has
 
     def __len__(self) -> int:
         return len(self.spans)
 
     def raw(self, index: int) -> RawRecord:
-        number, start, end = self.spans[index].tolist()
+        number, start, end, digest = self.spans[index].tolist()
         if end - start > LARGEST:
             raise self.wrong(index, f"not a record ({end - start} bytes)")
-        fields: dict[str, Any] = {}
+        members: dict[str, bytes] = {}
         try:
-            data = os.pread(self.files[number].fileno(), end - start, start)
+            data = os.pread(self.opened[number].fileno(), end - start, start)
             with tarfile.open(fileobj=BytesIO(data), mode="r:") as tar:
-                for member in filter(tarfile.TarInfo.isreg, tar):
+                for member in filter(has_data, tar):
                     key, field = split(member.name)
-                    content = tar.extractfile(member).read()  # type: ignore[union-attr]  # a regular file
-                    if field == "json":
-                        fields |= json.loads(content)
-                    elif field == "txt":
-                        fields["instruction"] = content.decode().strip()
-                    else:
-                        fields[field.partition(".")[0]] = content
-        except (OSError, tarfile.TarError, ValueError, TypeError, RecursionError) as e:
+                    field = field.partition(".")[0]
+                    if field in members:
+                        raise ValueError(f"two files '{field}'")
+                    if member.issparse():  # it may be of any size when it is read
+                        raise ValueError(f"'{member.name}' is a sparse file")
+                    members[field] = tar.extractfile(member).read()  # type: ignore[union-attr]  # a regular file
+            fields = json.loads(members.pop("json", b"{}"))
+            if not isinstance(fields, dict):
+                raise ValueError(f"json is a {type(fields).__name__}, not an object")
+            if "txt" in members:
+                members["instruction"] = members.pop("txt").decode("utf-8-sig").strip()  # type: ignore[assignment]
+        except (OSError, tarfile.TarError, ValueError, RecursionError) as e:
             raise self.wrong(index, f"not a record ({e})") from None
-        return self.from_fields(fields, key)
+        if index in self.repeated:
+            same = np.flatnonzero(self.spans[:, 3] == digest)
+            if len({*self.spans[same, 0].tolist()}) < len(same):
+                raise self.wrong(key, "its files are not neighbours in the shard, or another record has its name")
+            key = f"{os.path.relpath(self.files[number], self.files[0].parent)}/{key}"
+        pictures = (*SOURCE, *TARGET, *MASK)
+        return self.from_fields({k: v for k, v in fields.items() if k not in pictures} | members, key)
 
 
 def split(name: str) -> tuple[str, str]:
@@ -84,18 +102,22 @@ def split(name: str) -> tuple[str, str]:
 
 
 def samples(path: Path, number: int) -> np.ndarray:
-    """The records of a shard: [records, 3] int64, ``number`` and the offsets at which the record starts and ends."""
+    """The records of a shard: [records, 4] int64, ``number``, the offsets at which the record starts and ends, and a
+    hash of its key."""
     found: list[list[int]] = []
     last = None
     with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            if not member.isreg():
-                continue
-            end = member.offset_data + -(-member.size // 512) * 512
+        for member in filter(has_data, tar):
             key = split(member.name)[0]
             if key == last:
-                found[-1][2] = end
+                found[-1][2] = tar.offset  # where the next header starts
             else:
-                found.append([number, member.offset, end])
+                digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
+                found.append([number, member.offset, tar.offset, int.from_bytes(digest, signed=True)])
             last = key
-    return np.array(found, np.int64).reshape(-1, 3)
+    return np.array(found, np.int64).reshape(-1, 4)
+
+
+def has_data(member: tarfile.TarInfo) -> bool:
+    """Whether a member is a file of a record: no folder, link or device, and no hidden file, as macOS adds them."""
+    return member.isreg() and not os.path.basename(member.name).startswith(".")

@@ -22,12 +22,14 @@ error), 130 (interrupted), 3 (`data check` found problems, or some edits of `bat
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import re
 import sys
 import warnings
 from importlib.metadata import requires
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -35,6 +37,8 @@ import click
 from reasonbrain import __version__
 from reasonbrain.cli import data, edit, evaluate, show, train
 from reasonbrain.errors import RunError, UserError
+
+WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)  # errors of a write, without the name of a file
 
 
 class _Mistake(click.ClickException):
@@ -65,6 +69,16 @@ def _missing(package: str) -> _Mistake | None:
 class _Commands(click.Group):
     """Turns errors that the user can fix into one line and an exit code."""
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().main(*args, **options)
+        except OSError as e:  # an error about a file has its name; this is standard output, also that of --help
+            if e.errno not in WRITING or e.filename is not None:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes what is left once more when it ends
+            _Mistake(f"standard output cannot be written: {e.strerror}").show()
+            sys.exit(_Mistake.exit_code)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -87,6 +101,8 @@ class _Commands(click.Group):
 @click.version_option(__version__)
 def main() -> None:
     """Edit images from hypothetical instructions ("What would happen if ...?")."""
+    if isinstance(sys.stdout, TextIOWrapper):  # an encoding such as ASCII cannot hold every file name
+        sys.stdout.reconfigure(errors="backslashreplace")
     # before the libraries are imported; a value that the user has set is kept
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")

@@ -157,8 +157,11 @@ def build(
     from reasonbrain.dataprep.stages import Settings, Tools
     from reasonbrain.eval.evaluation.networks import Models
     from reasonbrain.utils.endpoint import Endpoint
+    from reasonbrain.utils.files import check_not_input
 
     read_seeds(seeds)
+    for written in output.glob("*.json*"):  # the journals, the settings and the splits
+        check_not_input(written, [seeds])
     llm = Endpoint(url, settings["model"], output.absolute() / "answers")
     models = Models(settings["clip"], lpips=settings["lpips"])
     tools = Tools(output.absolute(), seeds.absolute().parent, Settings(**settings), llm, models)

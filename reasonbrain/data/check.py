@@ -28,6 +28,9 @@ from reasonbrain.utils.images import load_image
 SAID = {
     "leads outside": "outside the folder",
     "does not exist": "missing",
+    "is not a file": "not a file",
+    "not valid Unicode": "not valid text",
+    "codec can't decode": "not valid text",
     "empty file": "truncated",
     "damaged or truncated": "truncated",
     "not a picture": "not a picture",
@@ -50,11 +53,12 @@ def check(reader: Reader, output: Path, limit: int | None = None) -> tuple[Count
     (pHash) of source and target that differ in at most 3 of 128 bits).
 
     Returns the number of problems of each kind, and the number of decoded records. Uses 40 bytes of memory per record.
-    Raises UserError if ``imagehash`` is not installed or ``output`` cannot be written."""
+    Raises UserError if ``imagehash`` is not installed, and if ``output`` cannot be written or is a file of the data."""
     try:
         import imagehash  # noqa: F401
     except ImportError:
         raise UserError("data check needs imagehash: pip install 'reasonbrain[data]'") from None
+    reader.check_output(output)
     count = len(reader)
     step = max(1, -(-count // limit)) if limit else 1
     keys = np.zeros((count, 5), np.uint64)  # of id; words and pixels; words; source; target. 0: not known
@@ -97,8 +101,9 @@ def examine(reader: Reader, keys: np.ndarray, step: int, indices: range) -> list
             try:
                 if decode and picture is not None:
                     images[part] = (reader.mask if part == "mask" else load_image)(picture)
-                elif isinstance(picture, Path) and not os.path.exists(picture):
-                    raise UserError(f"image '{picture}' does not exist")
+                elif isinstance(picture, Path) and not os.path.isfile(picture):
+                    there = "is not a file" if os.path.exists(picture) else "does not exist"
+                    raise UserError(f"image '{picture}' {there}")
             except UserError as e:
                 found.append((index, row.id, *problem(e, "unreadable")))
         for part in images.keys() - {"source"}:

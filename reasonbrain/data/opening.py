@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from reasonbrain.config.schema import DataConfig
 from reasonbrain.data.crop import CutRecords, bucket_sizes
 from reasonbrain.data.dataset import DataSet
 from reasonbrain.data.mixture import Mixture
-from reasonbrain.data.reader import Reader, files_of
+from reasonbrain.data.reader import Reader, matching
 from reasonbrain.errors import UserError
 from reasonbrain.registry import plugin, plugin_parameters, plugins
 
@@ -81,7 +82,7 @@ def guess(path: str) -> str:
     for sign, name, layout in sorted(signs, key=lambda found: ("**" in found[0], "*" in found[0])):
         if next(Path(path).glob(sign), None) and layout.fits(path):
             return name
-    there = "has no layout known here" if glob.glob(path) else "does not exist"
+    there = "has no layout known here" if os.path.lexists(path) or glob.glob(path) else "does not exist"
     raise UserError(f"'{path}' {there}; name its reader, one of {', '.join(_readers())}")
 
 
@@ -106,7 +107,7 @@ def fingerprint(path: str) -> str:
             while chunk := file.read(1 << 20):
                 sum_.update(chunk)
         return sum_.hexdigest()
-    files = files_of(path, "*")
+    files = sorted(file for file in matching(path, "*") if file.is_file())
     if not files:
         raise UserError(f"data.path: '{path}' does not exist or is empty")
     for file_ in files:

@@ -21,10 +21,12 @@ A reader for a layout of your own, registered in the entry-point group ``reasonb
 from __future__ import annotations
 
 import glob
+import math
 import os
+import reprlib
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -34,13 +36,16 @@ from PIL import Image, ImageOps
 from reasonbrain.data.dataset import DataSet
 from reasonbrain.data.record import Picture, RawRecord, Record, Size
 from reasonbrain.errors import UserError
+from reasonbrain.utils.files import check_not_input, inside
 from reasonbrain.utils.images import load_image, upright_size
+from reasonbrain.utils.text import printable
 
 # names of a record's fields in generic manifests, Parquet files and shards
 SOURCE = ("source", "src_image", "source_img", "source_image", "input_image", "original_image", "source_file_name")
 TARGET = ("target", "tgt_image", "target_img", "target_image", "output_image", "edited_image", "target_file_name")
 INSTRUCTION = ("instruction", "edit_prompt", "txt")
 MASK = ("mask", "mask_image")
+ID = ("id", "idx", "img_id", "index")
 LARGEST = 1 << 28  # bytes of one record in a manifest or a shard
 
 
@@ -52,8 +57,11 @@ def white(picture: Picture) -> Image.Image:
 def transparent(picture: Picture) -> Image.Image:
     """Decodes a mask that is the source, transparent where the edit may change it. Returns mode "L", white there."""
     load_image(picture)  # raises UserError if it cannot be read
-    with Image.open(BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
-        return ImageOps.invert(image.convert("RGBA").getchannel("A"))
+    try:
+        with Image.open(BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
+            return ImageOps.invert(image.convert("RGBA").getchannel("A"))
+    except (OSError, ValueError, SyntaxError) as e:  # load_image mends damaged metadata
+        raise UserError(f"the mask is damaged: {e}") from None
 
 
 class Reader(DataSet):
@@ -75,9 +83,10 @@ class Reader(DataSet):
     categories: Sequence[str] | None = None
     mask: Callable[[Picture], Image.Image] = staticmethod(white)
 
-    def __init__(self, root: Path, name: Path | str) -> None:
-        """``root``: the folder that all pictures must be in. ``name``: the name of the data in error messages."""
-        self.root, self.name = os.path.realpath(root), str(name)
+    def __init__(self, root: Path, name: Path | str, files: Sequence[Path] = ()) -> None:
+        """``root``: the folder that all pictures must be in. ``name``: the name of the data in error messages.
+        ``files``: what the records are read from, without their pictures."""
+        self.root, self.name, self.files = os.path.realpath(root), printable(str(name)), files
 
     @classmethod
     def open(cls, path: str, **section: Any) -> DataSet:  # type: ignore[override]
@@ -124,22 +133,43 @@ class Reader(DataSet):
 
     def wrong(self, record: object, what: object) -> UserError:
         """An error of one line that names the record and the data; unprintable characters are escaped."""
-        said = f"record '{record}' of {self.name}: {what}"
-        return UserError("".join(c if c.isprintable() else ascii(c)[1:-1] for c in said))
+        return UserError(printable(f"record '{printable(str(record), 80)}' of {self.name}: {what}"))
+
+    def inputs(self) -> Iterator[Path]:
+        """Every file that the data set is read from: ``files`` and the pictures of all records."""
+        yield from self.files
+        for index in range(len(self)):
+            with suppress(UserError):
+                raw = self.raw(index)
+                yield from (part for part in (raw.source, raw.target, raw.mask) if isinstance(part, Path))
+
+    def check_output(self, output: Path) -> None:
+        """Raises UserError if writing ``output`` would replace a file of the data set. The records are only read where
+        that is possible: the output exists inside the data folder, or has several names."""
+        check_not_input(output, self.files)
+        real = os.path.realpath(output)
+        if os.path.isfile(real) and (real.startswith(self.root.rstrip(os.sep) + os.sep) or os.stat(real).st_nlink > 1):
+            check_not_input(output, self.inputs())
+
+    def check_ids(self, count: int | None = None) -> None:
+        """Raises UserError if two of the first ``count`` records have the same id, naming both. Records that cannot be
+        read are left out. For what is stored by id; training does not need it."""
+        seen: dict[str, int] = {}
+        for index in range(min(count or len(self), len(self))):
+            try:
+                name = self.raw(index).id
+            except UserError:
+                continue
+            if seen.setdefault(name, index) != index:
+                raise self.wrong(name, f"records {seen[name]} and {index} have this id; each needs its own")
 
     def inside(self, name: str, record: object) -> Path:
         """The path of the file ``name``, relative to the data folder. Raises UserError if it is outside the folder,
         symbolic links resolved."""
-        path = os.path.join(self.root, name)
         try:
-            real = os.path.join(_folder(os.path.dirname(path)), os.path.basename(path))
-            if os.path.islink(real) or os.path.basename(path) in ("..", "."):
-                real = os.path.realpath(real)
-            if real.startswith(self.root.rstrip(os.sep) + os.sep):
-                return Path(real)
-        except ValueError as e:  # a zero byte in the name
-            raise self.wrong(record, f"picture {name!r}: {e}") from None
-        raise self.wrong(record, f"picture '{name}' leads outside the data folder")
+            return inside(self.root, name, "the data folder")
+        except UserError as e:
+            raise self.wrong(record, f"picture {e}") from None
 
     def picture(self, value: Any, record: object) -> Picture | None:
         """A field's value as a picture: bytes, a path, or the Hub's {"bytes", "path"}. None: it is empty.
@@ -147,7 +177,7 @@ class Reader(DataSet):
         Raises UserError for anything else, and for a path that leads outside the folder."""
         if isinstance(value, Mapping):
             value = value.get("bytes") or value.get("path")
-        if value is None or value == "":
+        if missing(value) or value == "":
             return None
         if isinstance(value, str):
             return self.inside(value, record)
@@ -155,38 +185,69 @@ class Reader(DataSet):
             return value
         raise self.wrong(record, f"{type(value).__name__} is not a picture")
 
-    def from_fields(self, row: Mapping[str, Any], record: object) -> RawRecord:
-        """The record whose fields are named as in SOURCE, TARGET, INSTRUCTION and MASK. ``record``: its id if no field
-        holds one. Raises UserError if it has no source or no instruction."""
-        record = next((row[k] for k in ("id", "idx", "img_id", "index") if row.get(k) is not None), record)
+    def from_fields(self, row: Mapping[str, Any], record: object, notes: dict[str, str] | None = None) -> RawRecord:
+        """The record whose fields are named as in ID, SOURCE, TARGET, INSTRUCTION and MASK. ``record``: its id if no
+        field holds one. Raises UserError if it has no source or no instruction, and for text that is none."""
+        record = self.as_text(first(row, ID), "id", record) or str(record)
         source = self.picture(first(row, SOURCE), record)
         if source is None:
             raise self.wrong(record, f"no source; its field is one of {', '.join(SOURCE)}")
         words = first(row, INSTRUCTION)
-        if not isinstance(words, str):
+        if words is None:
             raise self.wrong(record, f"no instruction; its field is one of {', '.join(INSTRUCTION)}")
-        objects = row.get("objects")
+        if not isinstance(words, str):
+            raise self.wrong(record, f"the instruction must be text, not {reprlib.repr(words)}")
+        objects = None if missing(row.get("objects")) else row["objects"]
         if objects is not None and not (isinstance(objects, list) and all(isinstance(o, str) for o in objects)):
-            raise self.wrong(record, f"objects must be a list of names, not {objects!r}")
+            raise self.wrong(record, f"objects must be a list of names, not {reprlib.repr(objects)}")
         target, mask = (self.picture(first(row, names), record) for names in (TARGET, MASK))
-        captions = (str(row.get("source_caption") or ""), str(row.get("target_caption") or ""))
-        category = str(row.get("category") or "")
-        given = captions if any(captions) else None
-        return RawRecord(str(record), source, target, [words], objects, category, mask, given)
+        named = ("category", "source_caption", "target_caption")
+        category, before, after = (self.as_text(row.get(name), name, record) for name in named)
+        captions = (before, after) if before or after else None
+        try:
+            return RawRecord(record, source, target, [words], objects, category, mask, captions, notes or {})
+        except UserError as e:
+            raise self.wrong(record, e) from None
+
+    def as_text(self, value: Any, name: str, record: object) -> str:
+        """The value of the field ``name`` as text, "" if it is missing. A table that holds whole numbers as 7.0 gives
+        the same text as one that holds 7. Raises UserError for lists and objects."""
+        if isinstance(value, bytes):
+            value = value.decode(errors="surrogateescape")
+        if isinstance(value, (list, Mapping)):
+            raise self.wrong(record, f"{name} must be text or a number, not {reprlib.repr(value)}")
+        if missing(value):
+            return ""
+        return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def missing(value: Any) -> bool:
+    """Whether a table's cell is empty: None, or NaN, which tables write for it."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
 
 
 def first(row: Mapping[str, Any], names: Sequence[str]) -> Any:
-    """The first of these fields that has a value. None: none has."""
-    return next((row[name] for name in names if row.get(name) is not None), None)
+    """The first of these fields that has a value, one that is not "" if possible. None: none has."""
+    there = [row[name] for name in names if not missing(row.get(name))]
+    return next((value for value in there if value != ""), there[0] if there else None)
 
 
 def files_of(path: str, pattern: str) -> list[Path]:
-    """The files that ``path`` stands for, sorted: those below a folder, at any depth, that match ``pattern``; those
-    that match ``path`` itself, a pattern; or the one file."""
-    found = Path(path).rglob(pattern) if Path(path).is_dir() else map(Path, glob.glob(path, recursive=True))
-    return sorted(file for file in found if file.is_file())
+    """The files that ``path`` stands for, sorted: those below a folder, at any depth, that match ``pattern``; the file
+    of this name; or those that match ``path`` itself, a pattern.
+
+    Raises UserError if one of them is not a file, such as a pipe or a link to nothing."""
+    files = sorted(file for file in matching(path, pattern) if not file.is_dir())
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"data.path: '{file}' is not a file" + " but a dangling link" * file.is_symlink())
+    return files
 
 
-@lru_cache(maxsize=4096)
-def _folder(path: str) -> str:
-    return os.path.realpath(path)
+def matching(path: str, pattern: str) -> Iterator[Path]:
+    """What ``path`` stands for, as in ``files_of``, whatever it is."""
+    if os.path.isdir(path):
+        return Path(path).rglob(pattern)
+    if os.path.lexists(path):  # [ ] in the name of a file is no pattern
+        return iter([Path(path)])
+    return map(Path, glob.glob(path, recursive=True))

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
 
+from reasonbrain.errors import UserError
+from reasonbrain.utils.text import is_text, printable
+
 Size = tuple[int, int]  # width, height
 Picture = Path | bytes  # a file inside the data folder, or an encoded picture
 
 SCENARIOS = ("physical", "temporal", "causal", "story")
 """The four reasoning scenarios of Reason50K (arXiv:2507.01908), the categories of its records."""
+
+LONGEST_ID = 1000  # characters
 
 
 @dataclass
@@ -47,7 +52,10 @@ class Record:
 
 @dataclass
 class RawRecord:
-    """One record before its pictures are decoded. The fields are those of ``Record``."""
+    """One record before its pictures are decoded. The fields are those of ``Record``.
+
+    Raises UserError for an id of more than ``LONGEST_ID`` characters, and for text that is not valid Unicode or has a
+    zero byte: no file could hold it."""
 
     id: str
     source: Picture
@@ -58,6 +66,20 @@ class RawRecord:
     mask: Picture | None = None
     captions: tuple[str, str] | None = None
     notes: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.id) > LONGEST_ID:
+            raise UserError(f"the id has {len(self.id)} characters, but may have {LONGEST_ID}")
+        texts: dict[str, Iterable[str]] = {
+            "id": [self.id],
+            "instruction": self.instructions,
+            "objects": self.objects or (),
+        }
+        texts |= {"category": [self.category], "captions": self.captions or (), "notes": self.notes.values()}
+        for name, values in texts.items():
+            for text in values:
+                if not is_text(text):
+                    raise UserError(f"{name} '{printable(text, 80)}' is not valid Unicode text")
 
 
 class Records(Protocol):

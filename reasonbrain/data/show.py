@@ -14,12 +14,14 @@ from reasonbrain.data.reader import Reader
 from reasonbrain.errors import UserError
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.gallery import Card, in_threads, render, thumbnail
+from reasonbrain.utils.text import printable
 
 
 def show(reader: Reader, output: Path, limit: int) -> None:
     """Writes the gallery of ``limit`` records, evenly spread. A record that cannot be read is shown with the reason.
 
-    Raises UserError if ``output`` cannot be written."""
+    Raises UserError if ``output`` cannot be written or is a file of the data."""
+    reader.check_output(output)
     numbers = range(0, len(reader), max(1, -(-len(reader) // limit)))
     title = f"{reader.name}: {len(numbers)} of {len(reader)} records"
     cards = tqdm(in_threads(partial(card, reader), numbers), total=len(numbers), desc="records", disable=None)
@@ -32,7 +34,7 @@ def card(reader: Reader, index: int) -> Card:
     try:
         record = reader[index]
     except UserError as e:
-        return Card(f"record {index}", groups={"category": ""}, wrong=str(e))
+        return Card(f"record {index}", groups={"category": ""}, wrong=printable(str(e)))
     pictures = [(name, image) for name in ("source", "target", "mask") if (image := getattr(record, name))]
     more = [f"objects: {', '.join(record.objects)}"] if record.objects else []
     captions = zip(("source", "target"), record.captions or ("", ""), strict=True)

@@ -11,8 +11,9 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
@@ -29,7 +30,9 @@ OURS = ".reasonbrain"  # in a folder that whole_folder wrote: the list of its fi
 def whole_file(path: Path) -> Iterator[TextIO]:
     """A text file to write to. It replaces ``path`` when the block ends without an error.
 
-    Raises UserError if it cannot be written, and leaves the old file as it was."""
+    Raises UserError if it cannot be written or ``path`` is no regular file, and leaves the old file as it was."""
+    if os.path.exists(path) and not os.path.isfile(path):  # a folder; a device such as /dev/null would be replaced
+        raise UserError(f"output '{path}' is not a file")
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -39,6 +42,41 @@ def whole_file(path: Path) -> Iterator[TextIO]:
         raise UserError(f"output '{path}' cannot be written: {e.strerror or e}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_not_input(output: Path, inputs: Iterable[str | Path]) -> None:
+    """Raises UserError if ``output`` is one of the files ``inputs``, which writing it would replace; also under another
+    name, as a symbolic or a hard link."""
+    try:
+        there = os.stat(output)
+    except (OSError, ValueError):  # nothing that could be replaced
+        return
+    for path in inputs:
+        with suppress(OSError, ValueError):
+            if os.path.samestat(there, os.stat(path)):
+                raise UserError(f"output '{output}' is an input of this command, '{path}'; name another file")
+
+
+def inside(folder: str | Path, name: str, called: str = "its folder") -> Path:
+    """The path of the file ``name``, relative to ``folder``, with symbolic links resolved.
+
+    Raises UserError if it is outside the folder, which the message calls ``called``, or no valid path."""
+    root = _folder(os.path.abspath(folder))
+    path = os.path.join(root, name)
+    try:
+        real = os.path.join(_folder(os.path.dirname(path)), os.path.basename(path))
+        if os.path.islink(real) or os.path.basename(path) in ("..", "."):
+            real = os.path.realpath(real)
+    except ValueError as e:  # a zero byte or a lone surrogate in the name
+        raise UserError(f"{name!r} is not a path: {e}") from None
+    if not real.startswith(root.rstrip(os.sep) + os.sep):
+        raise UserError(f"'{name}' leads outside {called}")
+    return Path(real)
+
+
+@lru_cache(maxsize=4096)
+def _folder(path: str) -> str:
+    return os.path.realpath(path)
 
 
 def check_replaceable(path: Path) -> list[str]:

@@ -143,6 +143,34 @@ def test_a_wrong_call_is_one_line(command, tmp_path):
         assert result.exit_code == 2 and said in result.stderr and result.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["check", "show"])
+@pytest.mark.parametrize("link", [None, "symbolic", "hard"])
+@pytest.mark.parametrize("name", ["manifest.jsonl", "images/0_tgt.png"])
+def test_an_input_is_never_the_output(command, link, name, tmp_path):
+    layouts.manifest(tmp_path / "data")
+    file = output = tmp_path / "data" / name
+    before = file.read_bytes()
+    if link:
+        output = tmp_path / "link"
+        (output.symlink_to if link == "symbolic" else output.hardlink_to)(file)
+    result = call("data", command, tmp_path / "data", "-o", output)
+    assert result.exit_code == 2 and f"output '{output}' is an input of this command" in result.stderr
+    assert file.read_bytes() == before and result.stderr.count("\n") == 1
+
+
+def test_a_list_in_the_data_folder_is_written_again(tmp_path):
+    layouts.manifest(tmp_path / "data")
+    for _ in range(2):
+        assert call("data", "check", tmp_path / "data", "-o", tmp_path / "data" / "p.jsonl").exit_code == 0
+
+
+@pytest.mark.parametrize("device", ["/dev/null", "."])
+def test_a_device_is_not_replaced(device, tmp_path):
+    layouts.manifest(tmp_path / "data")
+    result = call("data", "check", tmp_path / "data", "-o", device)
+    assert result.exit_code == 2 and f"output '{device}' is not a file" in result.stderr
+
+
 def test_a_page_shows_all_records_and_no_hostile_text_gets_out(tmp_path):
     path = Path(layouts.manifest(tmp_path / "data", 30))
     rows = rows_of(path)

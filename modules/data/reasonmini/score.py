@@ -16,6 +16,7 @@ from reasonbrain.errors import UserError
 from reasonbrain.modules.data.reasonmini.canvas import Look
 from reasonbrain.modules.data.reasonmini.store import MANIFEST, read_manifest
 from reasonbrain.modules.data.reasonmini.world import Kind, find_kind
+from reasonbrain.utils.files import inside
 from reasonbrain.utils.images import load_image
 
 
@@ -44,7 +45,9 @@ def score(folder: str | Path, edits: str | Path) -> dict[str, Any]:
     missing = broken = 0
     for record in records:
         kind = _kind(record)
-        source, target, mask = (load_image(folder / record[f]) for f in ("src_image", "tgt_image", "mask"))
+        source, target, mask = (load_image(inside(folder, record[f])) for f in ("src_image", "tgt_image", "mask"))
+        if not source.size == target.size == mask.size:
+            raise UserError(f"record '{record['id']}' of '{folder}': source, target and mask differ in size")
         changed = np.asarray(mask.convert("L")) > 127
         edit = None
         if not _edit_path(edits, record).is_file():
@@ -61,7 +64,7 @@ def score(folder: str | Path, edits: str | Path) -> dict[str, Any]:
 
 
 def _edit_path(edits: Path, record: dict[str, Any]) -> Path:
-    return edits / f"{record['id']}.png"
+    return inside(edits, f"{record['id']}.png")
 
 
 def _kind(record: dict[str, Any]) -> Kind:
@@ -83,7 +86,10 @@ def _judge(
     error = np.abs(np.asarray(picture, dtype=np.float64) - np.asarray(target)).mean(-1) / 255
     for region, where in (("inside", changed), ("outside", ~changed)):
         row[region] = error[where].mean() if where.any() else None
-    return {**row, "passed": bool(kind.check(Look(picture), params))}
+    try:
+        return {**row, "passed": bool(kind.check(Look(picture), params))}
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise UserError(f"{params} are not the params of a record of kind '{kind.name}' ({error!r})") from None
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """ReasonMini on disk: what is written is what was made, twice the same, and bad folders are refused."""
 
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -107,3 +108,25 @@ def test_a_field_of_the_wrong_type_is_named(tmp_path):
 def test_no_manifest(tmp_path):
     with pytest.raises(UserError, match="cannot read .*manifest.jsonl"):
         list(read_manifest(tmp_path / "nowhere"))
+
+
+def test_a_full_disk_is_one_line_and_leaves_an_empty_folder(tmp_path):
+    """A real failing write: this process may make no file of more than 100 bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(UserError, match="cannot write to folder .*: File too large"):
+            write_split("test", 2, 0, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.iterdir())
+    write_split("test", 1, 0, tmp_path)
+
+
+@pytest.mark.parametrize("field", ["id", "src_image", "mask"])
+@pytest.mark.parametrize("name", ["../x.png", "/etc/passwd"])
+def test_nothing_outside_the_folder_is_named(field, name, tmp_path):
+    path = write_split("test", 1, 0, tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: name}))
+    with pytest.raises(UserError, match=f"'{name}' leads outside .* in line 1"):
+        list(read_manifest(tmp_path))
