@@ -3,6 +3,7 @@ generates the pictures."""
 
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -15,7 +16,7 @@ from PIL import Image
 from reasonbrain.data.opening import open_reader
 from reasonbrain.dataprep.review import serve
 from reasonbrain.dataprep.split import write_splits
-from reasonbrain.dataprep.stages import Settings, too_far
+from reasonbrain.dataprep.stages import Settings, answer_of, too_far
 
 
 def test_content(endpoint, command, tmp_path):
@@ -161,6 +162,14 @@ def test_splits_have_the_shares_of_every_category(tmp_path):
         "story": 1,
     }
     assert write_splits(tmp_path, rows[::-1], (80, 10, 10)) and lines(tmp_path / "val.jsonl") == found["val"]
+
+
+def test_the_thoughts_of_a_model_are_no_answer():
+    assert answer_of("<think>a\n</think> What if <think>b</think> it fell? ") == "it fell?"
+    assert answer_of("9") == "9"
+    start = time.monotonic()
+    answer_of("<think>" * 300_000)
+    assert time.monotonic() - start < 1
 
 
 def test_thresholds():
