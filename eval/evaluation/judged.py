@@ -31,6 +31,7 @@ from reasonbrain.data.record import Record, Records
 from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.utils.endpoint import Endpoint, Failed, Refused
+from reasonbrain.utils.reading import one_line
 from reasonbrain.utils.threads import as_finished
 
 # linear in the length of any answer: the parts before and behind the score stay on its line
@@ -99,8 +100,12 @@ def judge_rows(
         scores: Scores = dict.fromkeys(asked)
         outcomes = {}
         with reading:
-            record = records[row["index"]]
-            edit = edits(record)
+            try:
+                record = records[row["index"]]
+                edit = edits(record)
+            except Exception as e:  # it could be read when it was scored
+                failures.append(one_line(e))
+                return dict.fromkeys(metrics), dict.fromkeys(asked, "failed")
         assert edit
         for name, metric in asked.items():
             if question := metric.ask(record):

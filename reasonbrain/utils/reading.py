@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,31 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(f"{what}: '{path}' cannot be read: {e.strerror}") from None
     except (ValueError, RecursionError) as e:
         raise UserError(f"{what}: '{path}' is not JSON: {e}") from None
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, as one line of printable text. One of a library starts with the error's class."""
+    said = printable(" ".join(str(error).split()))
+    return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}".removesuffix(": ")
+
+
+def printable(text: str) -> str:
+    """The text with unprintable characters escaped, lone surrogates among them."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def check_ours(folder: Path, names: Sequence[str], keys: Sequence[str]) -> None:
+    """Checks that a command may write the files ``names`` into a folder: there is none of them yet, or the first is a
+    JSON object with ``keys``, which that command wrote. Raises UserError naming the file that is not ours."""
+    there = [name for name in names if os.path.lexists(folder / name)]
+    if not there:
+        return
+    try:
+        found = read_json(folder / names[0], "output") if names[0] in there else None
+    except UserError:
+        found = None
+    if not isinstance(found, dict) or not {*keys} <= found.keys():
+        raise UserError(f"output '{folder}' holds '{there[0]}', which this command did not write; use another folder")
 
 
 def inside(folder: Path, name: str, what: str) -> Path:
