@@ -120,6 +120,7 @@ def test_review_serves_its_rows_and_nothing_else(tmp_path):
         "category": "story",
         "prompt": "p",
         "objects": [],
+        "candidates": [],
         "source": "pictures/a/0.png",
     }
     (tmp_path / "judged.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({"id": "b", "dropped": "no"}) + "\n")
@@ -179,6 +180,17 @@ def test_thresholds():
     assert ["objects" in said[0], "itself" in said[1], "another" in said[2], "objects" in said[3]] == [True] * 4
 
 
+@pytest.mark.parametrize("name", ["target.jsonl", "train.jsonl", "dropped.jsonl", "pictures", "settings.json"])
+def test_foreign_files_are_never_written_over(name, command, tmp_path):
+    write_seeds(tmp_path / "seeds", [{"id": "a", "prompt": "b"}])
+    (tmp_path / "built").mkdir()
+    (tmp_path / "built" / name).write_text("{}")
+    said = run(command("http://127.0.0.1:9/v1"), code=2)
+    assert f"holds '{name}', which this command did not write" in said
+    assert (tmp_path / "built" / name).read_text() == "{}"
+    assert {p.name for p in (tmp_path / "built").iterdir()} == {name, "lock"}
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -191,6 +203,10 @@ def test_thresholds():
         ),
         ('{"id": 1, "image": "a", "prompt": "b", "category": "sad"}', "'sad' is not one of physical"),
         ("[]", "line 1"),
+        ("[" * 100_000, "line 1"),
+        ('{"id": 1, "image": "a", "prompt": "\\ud800"}', "line 1: prompt is not text"),
+        ('{"id": 1, "image": "a", "prompt": "b", "mask": 5}', "line 1: mask is not text"),
+        ('{"id": "%s", "image": "a", "prompt": "b"}' % ("x" * 300), "at most 200 bytes"),
         ("", "contain no seed"),
     ],
 )
