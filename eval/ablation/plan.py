@@ -5,6 +5,7 @@ title, budget, studies = read_plan("components")
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from reasonbrain.errors import UserError
+from reasonbrain.utils.reading import inside
 
 ACTIONS = ("REMOVE", "REPLACE")
 
@@ -57,14 +59,30 @@ class Plan:
 
 
 def _read(path: Path, schema: type) -> Any:
+    if not path.is_file():
+        raise UserError(f"plan '{path}' does not exist")
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
-    except FileNotFoundError:
-        raise UserError(f"plan '{path}' does not exist") from None
+        raw = OmegaConf.load(path)
+        _check_plain(OmegaConf.to_container(raw, resolve=False), path)
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), raw))
+    except UserError:
+        raise
     except OmegaConfBaseException as e:
         raise UserError(f"plan '{path}': {e.full_key}: {str(e).splitlines()[0]}") from None
     except Exception as e:  # PyYAML and OmegaConf have no common base class of errors
         raise UserError(f"plan '{path}' is not readable YAML: {str(e).splitlines()[0]}") from None
+
+
+def _check_plain(value: Any, path: Path) -> None:
+    """Raises UserError for a value that OmegaConf would read from elsewhere, such as an environment variable: tables
+    show plans, and are passed on."""
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        for part in value:
+            _check_plain(part, path)
+    elif isinstance(value, str) and re.search(r"\$\{(?!package:)", value):
+        raise UserError(f"plan '{path}': '{value}': only ${{package:...}} may be used here")
 
 
 def shipped() -> list[str]:
@@ -92,5 +110,5 @@ def read_plan(name: str) -> tuple[str, Budget, list[Study]]:
             raise UserError(f"plan '{path}': '{study.ablated_part}': seeds must have at least one element")
     if len({study.name for study in plan.studies}) < len(plan.studies):
         raise UserError(f"plan '{path}': two studies have the same ablated_part, action and replacement")
-    budget = _read(path.parent / plan.budget, Budget)
+    budget = _read(inside(path.parent, plan.budget, f"plan '{path}': budget"), Budget)
     return path.stem, replace(budget, overrides=[*budget.overrides, *plan.overrides]), plan.studies

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reasonbrain.errors import UserError
+from reasonbrain.errors import RunError, UserError
 
 LARGEST = 1 << 30  # bytes of a JSON file
 
@@ -35,7 +35,7 @@ def read_json(path: Path, what: str) -> Any:
 def one_line(error: BaseException) -> str:
     """What an error says, as one line of printable text. One of a library starts with the error's class."""
     said = printable(" ".join(str(error).split()))
-    return said if isinstance(error, UserError) else f"{type(error).__name__}: {said}".removesuffix(": ")
+    return said if isinstance(error, (UserError, RunError)) else f"{type(error).__name__}: {said}".removesuffix(": ")
 
 
 def printable(text: str) -> str:
