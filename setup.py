@@ -62,7 +62,7 @@ EXTRAS = {
     "mini": ["pymunk>=7.0"],  # ReasonMini, the data set of the embedded default
     "train": ["tensorboard>=2.18", "deepspeed>=0.19", "bitsandbytes>=0.49"],
     "eval": [  # eval, ablate, bench; judged metrics and data build
-        *("scipy>=1.15", "psutil>=6", "openai>=2"),
+        *("scipy>=1.15", "psutil>=6"),
         "torchmetrics>=1.8",  # for LPIPS, which also needs a torchvision that fits torch
     ],
     "data": ["datasets>=4", "imagehash>=4.3"],  # Parquet, data check
@@ -74,7 +74,7 @@ EXTRAS = {
 DEV = [
     *("pytest>=8", "pytest-xdist>=3.8", "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "codespell[toml]>=2.4"),
     *("pre-commit>=4", "build>=1.2", "webdataset>=1.0"),
-    *("fastapi>=0.115", "uvicorn>=0.32"),  # for `transformers serve`, a judge's endpoint in the tests
+    *("fastapi>=0.115", "uvicorn>=0.32", "openai>=2"),  # for `transformers serve`, a judge's endpoint in the tests
 ]
 
 

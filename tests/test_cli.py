@@ -390,3 +390,22 @@ def test_bad_input_of_data(here):
     assert "count" in refused("data", "mini", "--count", 0, "-o", "new")
     assert "not empty" in refused("data", "mini", "-o", "full")
     assert "manifest.jsonl" in refused("data", "score", "full", "full")
+
+
+def test_child_processes_import_nothing_from_the_working_directory(tmp_path):
+    for name in ("multiprocessing", "torch", "runpy"):
+        (tmp_path / f"{name}.py").write_text("open('PWNED', 'w')")
+    program = """
+from reasonbrain.cli import main
+import multiprocessing
+if __name__ == "__main__":
+    main(["modules"], standalone_mode=False)
+    process = multiprocessing.get_context("spawn").Process(target=print)
+    process.start()
+    process.join()
+    assert not process.exitcode
+"""
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "run.py").write_text(program)
+    subprocess.run([sys.executable, "scripts/run.py"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    assert not (tmp_path / "PWNED").exists()

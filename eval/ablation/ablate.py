@@ -34,7 +34,7 @@ from reasonbrain.data.record import Records
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import RunError, UserError
 from reasonbrain.eval.ablation.plan import Budget, read_plan
-from reasonbrain.eval.ablation.report import write
+from reasonbrain.eval.ablation.report import COSTS, LOSS, check_output, write
 from reasonbrain.eval.evaluation.benchmarks import Benchmark, find_benchmark
 from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.eval.evaluation.evaluate import score_records, unavailable_metrics
@@ -48,8 +48,12 @@ from reasonbrain.train.planning.dry import fake_passes
 from reasonbrain.utils.cluster import connect
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.locks import alone
+from reasonbrain.utils.reading import one_line, read_json
+from reasonbrain.utils.redact import redacted
 
 log = logging.getLogger(__name__)
+
+COMMAND = (sys.executable, "-P", "-m", "reasonbrain.cli")  # -P: nothing in the working directory is imported
 
 
 @dataclass(frozen=True)
@@ -98,14 +102,14 @@ def train(run: Run, lock: IO[str]) -> None:
     if (run.folder / "model").is_dir():
         return
     words = [*run.overrides, f"data.features={cached(run.cfg, run.out)}"]
-    command = [sys.executable, "-m", "reasonbrain.cli", "train", "--config", run.budget.config, "-o", str(run.folder)]
+    command = [*COMMAND, "train", "--config", run.budget.config, "-o", str(run.folder)]
     said = run.folder.with_suffix(".log")
     with said.open("w") as log_file:
         # the child holds the lock too: if this process is killed, the next command waits for the training
         code = subprocess.run([*command, *words], stdout=log_file, stderr=log_file, pass_fds=[lock.fileno()]).returncode
     if code:
-        last = (said.read_text().strip().splitlines() or ["no output"])[-1]
-        raise RunError(f"exit code {code}: {last}")
+        last = (said.read_text(errors="replace").strip().splitlines() or ["no output"])[-1]
+        raise RunError(f"exit code {code}: {redacted(last)}")
 
 
 def records_of(budget: Budget, cfg: Config) -> Records:
@@ -134,9 +138,12 @@ def evaluate(run: Run) -> dict[str, float]:
     edits = Edits(run.folder / "edits", pipe)
     rows = score_records(records_of(run.budget, run.cfg), benchmark, metrics, models, edits, {})["records"]
     found = {}
-    for score in rows[0]["scores"]["edits"]:
-        known = [v for row in rows if (v := row["scores"]["edits"][score]) is not None]
-        found[score] = float(np.mean(known))
+    for score in dict.fromkeys(name for row in rows for name in row["scores"]["edits"]):
+        if known := [v for row in rows if (v := row["scores"]["edits"].get(score)) is not None]:
+            found[score] = float(np.mean(known))
+    for score in run.metrics:
+        if score not in found:
+            raise RunError(f"score '{score}': no record of the benchmark has it")
     return found | {"records": len(rows)}
 
 
@@ -168,10 +175,19 @@ def perform(run: Run) -> dict[str, Any]:
                 found = evaluate(run) | watched(run.folder) | cost(run.cfg)
                 with whole_file(run.result) as file:
                     json.dump(found, file, indent=1)
-            return json.loads(run.result.read_text())
+            return _read_result(run)
     except Exception as e:  # whatever the error, the other runs continue
         log.warning(f"{run.folder}: {e}", exc_info=not isinstance(e, (UserError, RunError)))
-        return {"failed": str(e).strip().splitlines()[0]}
+        return {"failed": one_line(e)}
+
+
+def _read_result(run: Run) -> dict[str, Any]:
+    """The numbers of a run that is finished. Raises UserError for a damaged file."""
+    found = read_json(run.result, "result")
+    wanted = {*run.metrics, *COSTS, LOSS}
+    if not isinstance(found, dict) or not all(type(found.get(name)) in (int, float) for name in wanted):
+        raise UserError(f"result: '{run.result}' is damaged; delete it to measure the run again")
+    return found
 
 
 def local(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -224,6 +240,7 @@ def ablate(name: str, out: Path, executor: str) -> Path:
     raises UserError like ``read_plan`` and the executor, and for unknown metrics and overrides that do not fit the
     configuration. After the table is written, raises RunError if runs failed."""
     title, budget, studies = read_plan(name)
+    check_output(title, out)
     metrics = tuple(dict.fromkeys(m for study in studies for m in study.metrics))
     networks(budget, metrics)
     variants: dict[str, tuple[list[str], list[int]]] = {

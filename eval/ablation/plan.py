@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from reasonbrain.config.yaml_file import read_yaml
 from reasonbrain.errors import UserError
+from reasonbrain.utils.files import inside
 
 ACTIONS = ("REMOVE", "REPLACE")
 
@@ -92,5 +93,5 @@ def read_plan(name: str) -> tuple[str, Budget, list[Study]]:
             raise UserError(f"plan '{path}': '{study.ablated_part}': seeds must have at least one element")
     if len({study.name for study in plan.studies}) < len(plan.studies):
         raise UserError(f"plan '{path}': two studies have the same ablated_part, action and replacement")
-    budget = _read(path.parent / plan.budget, Budget)
+    budget = _read(inside(path.parent, plan.budget, f"the folder of plan '{path}'"), Budget)
     return path.stem, replace(budget, overrides=[*budget.overrides, *plan.overrides]), plan.studies

@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from reasonbrain.data.record import Records
+from reasonbrain.errors import UserError
 from reasonbrain.eval.ablation.plan import Study
 from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.eval.evaluation.stats import mean_interval
 from reasonbrain.train.validation import draw
 from reasonbrain.utils.files import whole_file
+from reasonbrain.utils.images import save_image
+from reasonbrain.utils.reading import check_ours
 
 PICTURES = 8  # records shown as pictures
 FULL = "full model"
@@ -96,6 +99,11 @@ def markdown(title: str, budget: dict[str, Any], rows: list[dict[str, Any]], col
     return "\n".join(lines).rstrip() + "\n"
 
 
+def check_output(title: str, out: Path) -> None:
+    """Raises UserError if ``out`` holds a <title>.json, .md or .png that `reasonbrain ablate` did not write."""
+    check_ours(out, [f"{title}.{suffix}" for suffix in ("json", "md", "png")], ("budget", "rows", "runs"))
+
+
 def write(
     title: str,
     budget: dict[str, Any],
@@ -110,16 +118,22 @@ def write(
     Raises UserError for a file that cannot be written."""
     rows = summary(studies, results)
     pictures = []
-    for number in range(min(PICTURES, len(records))):
-        record = records[number]
-        shown = [record.source, record.target, *(of(record) for of in edits.values())]
-        pictures.append((record.instructions[0], [picture for picture in shown if picture]))
-    out.mkdir(parents=True, exist_ok=True)
-    if edits:
-        draw(pictures).save(out / f"{title}.png")
+    for number in range(min(PICTURES, len(records)) if edits else 0):
+        try:
+            record = records[number]
+            shown = [record.source, record.target, *(of(record) for of in edits.values())]
+            pictures.append((record.instructions[0], [picture for picture in shown if picture]))
+        except Exception:  # it was not measured either
+            continue
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"output '{out}': {e.strerror}") from None
     runs = [{"variant": variant, "seed": seed, **found} for (variant, seed), found in results.items()]
     with whole_file(out / f"{title}.json") as file:
         json.dump({"budget": budget, "rows": rows, "runs": runs}, file, indent=1)
+    if pictures:
+        save_image(draw(pictures), out / f"{title}.png")
     table = out / f"{title}.md"
     with whole_file(table) as file:
         file.write(markdown(title, budget, rows, ["source", "true target", *edits] if edits else [], len(records)))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation.edits import Edits
+from reasonbrain.utils.files import inside
+from reasonbrain.utils.reading import read_json
+from reasonbrain.utils.text import printable
 
 
 @dataclass(frozen=True)
@@ -22,14 +25,36 @@ class Other:
 
 def read_other(path: Path, found: dict[str, Any]) -> Other:
     """Reads a report folder. ``found``: the report that is being made. Raises UserError for a folder without a report,
-    and for a report of another benchmark or by other networks."""
+    for a report of another benchmark or by other networks, and for a damaged one. Edits outside the folder are not
+    read: a report that was passed on must not show what is on this machine."""
+    what = f"--against '{path}'"
     try:
-        other = json.loads((path / "report.json").read_text(encoding="utf-8"))
-        scores = {row["id"]: row["scores"]["edits"] for row in other["records"]}
-        for key, what in (("benchmark", "another benchmark"), ("networks", "other networks")):
+        other = read_json(path / "report.json", what)
+    except UserError as e:
+        raise UserError(f"{what} has no report.json of `reasonbrain eval` ({e})") from None
+    try:
+        scores = {_text(row["id"]): _scores(row["scores"]["edits"]) for row in other["records"]}
+        for key, kind in (("benchmark", "another benchmark"), ("networks", "other networks")):
             if other[key] != found[key]:
-                raise UserError(f"--against '{path}' is of {what}: {other[key]}, not {found[key]}")
-        folder = path / other["edits"]  # an absolute path stays as it is
-        return Other(other["system"], Edits(folder) if folder.is_dir() else None, scores)
-    except (OSError, ValueError, KeyError, TypeError) as e:
-        raise UserError(f"--against '{path}' has no report.json of `reasonbrain eval` ({e!r})") from None
+                raise UserError(f"{what} is of {kind}: {other[key]}, not {found[key]}")
+        system, edits = _text(other["system"]), _text(other["edits"])
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError) as e:
+        raise UserError(f"{what} has no report.json of `reasonbrain eval` ({e!r})") from None
+    try:
+        folder = inside(path, edits)
+    except UserError:
+        return Other(system, None, scores)
+    return Other(system, Edits(folder) if folder.is_dir() else None, scores)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is not text")
+    return printable(value)
+
+
+def _scores(row: Any) -> dict[str, float | None]:
+    wrong = [v for v in row.values() if v is not None and not (type(v) in (int, float) and math.isfinite(v))]
+    if wrong:
+        raise ValueError(f"{wrong[0]!r:.40} is not a score")
+    return row

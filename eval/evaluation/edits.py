@@ -2,12 +2,16 @@
 
 edits = Edits("REPORT/edits", pipe, seed=0)
 picture = edits(record)  # read from the folder, or made and saved there
+
+A picture that a pipeline made holds, in a text chunk, a hash of all that it was made from: the source's pixels, the
+instruction, the settings and the model. It is found again only for a record with the same hash.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -21,80 +25,149 @@ from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.images import OUTPUT_FORMATS, load_image, save_image
+from reasonbrain.utils.reading import one_line, read_json
 
 System = Callable[[Record], Image.Image | None]  # the system's edit of a record; None where it is missing
 MADE_BY = "made-by.json"
+MADE_FROM = "made-from"  # the text chunk of a picture
+LONGEST = 200  # bytes of a file name without suffix
+SAMPLED = 64  # values of a tensor in a model's fingerprint
 
 
 def file_stem(record_id: str) -> str:
     """A record's id as a file name without suffix. Characters that file systems do not allow are percent-encoded as in
-    a URL: a/b becomes a%2Fb."""
-    return re.sub(r'[/\\:*?"<>|%\x00-\x1f]|^\.', lambda found: f"%{ord(found[0]):02X}", record_id)
+    a URL: a/b becomes a%2Fb. Of a very long id the end is replaced by a hash."""
+    stem = re.sub(r'[/\\:*?"<>|%\x00-\x1f\ud800-\udfff]|^\.', lambda found: f"%{ord(found[0]):02X}", record_id)
+    if len(stem.encode()) <= LONGEST:
+        return stem
+    return f"{stem.encode()[:150].decode(errors='ignore')}~{hashlib.blake2b(stem.encode(), digest_size=16).hexdigest()}"
 
 
 class Edits:
-    """``edits(record)`` returns the picture ``<folder>/<file_stem(id)>`` with any suffix of ``OUTPUT_FORMATS``.
+    """``edits(record)`` returns the picture ``<folder>/<file_stem(id)>`` with any suffix of ``OUTPUT_FORMATS``, in
+    upper or lower case.
 
     Without a pipeline, a missing picture is None. With a pipeline it is made: from the noise of ``seed``, with the
     objects found in the instruction, as `reasonbrain edit` does. Files are written completely or not at all.
     ``instruction`` replaces the records' own; no objects are found in it.
 
-    Raises UserError for a folder that does not exist, for pictures made by another model or with other settings, and,
-    when called, for a picture that cannot be read."""
+    Raises UserError for a folder that does not exist, for pictures made by another model or with other settings, for a
+    folder with a file of the same name that was not written here, and, when called, for a picture that cannot be read
+    or made."""
 
     def __init__(
         self, folder: Path, pipe: ReasonBrainPipeline | None = None, seed: int = 0, instruction: str | None = None
     ) -> None:
         self.folder, self.pipe, self.seed, self.instruction = folder, pipe, seed, instruction
+        self.failed: dict[str, str] = {}  # why a record's edit could not be made, by id
         if pipe is None:
             if not folder.is_dir():
                 raise UserError(f"edits '{folder}': the folder does not exist")
+            self.there = _pictures(folder)
             return
-        made_by = {"seed": seed, "edit": asdict(pipe.settings.edit), "weights": fingerprint(pipe)}
+        self.made_by = {"seed": seed, "edit": asdict(pipe.settings.edit), "weights": fingerprint(pipe)}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if not (folder / MADE_BY).exists():
-                with whole_file(folder / MADE_BY) as file:
-                    json.dump(made_by, file, indent=1)
-            there = json.loads((folder / MADE_BY).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
-            raise UserError(f"edits '{folder}': {e}") from None
-        for key, value in made_by.items():
-            if there.get(key) != value:
+            first = min((p.name for p in folder.iterdir() if not p.name.endswith(".tmp")), default=None)
+        except OSError as e:
+            raise UserError(f"edits '{folder}': {e.strerror}") from None
+        if first is None:
+            with whole_file(folder / MADE_BY) as file:
+                json.dump(self.made_by, file, indent=1)
+        elif not (folder / MADE_BY).exists():
+            raise self._foreign(first)
+        there = read_json(folder / MADE_BY, "edits")
+        for key, value in self.made_by.items():
+            if not isinstance(there, dict) or key not in there:
+                raise self._foreign(MADE_BY)
+            if there[key] != value:
                 raise UserError(
-                    f"edits '{folder}' were made with another {key}: {there.get(key)}, not {value}; use another folder"
+                    f"edits '{folder}' were made with another {key}: {there[key]}, not {value}; use another folder"
                 )
 
     def find(self, record_id: str) -> Path | None:
         """The path of a record's edit; None if it is missing."""
-        paths = (self.folder / f"{file_stem(record_id)}{suffix}" for suffix in OUTPUT_FORMATS)
-        return next((path for path in paths if path.is_file()), None)
+        stem = file_stem(record_id)
+        path = self.there.get(stem) if self.pipe is None else self.folder / f"{stem}.png"
+        return path if path and path.is_file() else None
 
     def __call__(self, record: Record) -> Image.Image | None:
         self.make([record])
+        if record.id in self.failed:
+            raise UserError(self.failed[record.id])
         path = self.find(record.id)
         return load_image(path) if path else None
 
     def make(self, records: Sequence[Record]) -> None:
-        """Makes the missing edits in one batch. Each starts from the same noise, as it would alone."""
-        missing = [record for record in records if not self.find(record.id)]
-        if self.pipe is None or not missing:
+        """Makes the missing edits in one batch. Each starts from the same noise, as it would alone. Whatever error one
+        of them meets, the others are made; ``failed`` has the reason."""
+        if self.pipe is None:
             return
-        made = self.pipe(
-            [record.source for record in missing],
-            [self.instruction or record.instructions[0] for record in missing],
-            objects=[[] for _ in missing] if self.instruction else None,
-            generator=torch.Generator().manual_seed(self.seed),
-        ).images
+        missing = [record for record in records if record.id not in self.failed and not self._is_made(record)]
+        if not missing:
+            return
+        try:
+            made = self.pipe(
+                [record.source for record in missing],
+                [self._says(record) for record in missing],
+                objects=[[] for _ in missing] if self.instruction else None,
+                generator=torch.Generator().manual_seed(self.seed),
+            ).images
+        except Exception as e:  # whatever a library raises for a record
+            if len(missing) == 1:
+                self.failed[missing[0].id] = one_line(e)
+            else:
+                for record in missing:
+                    self.make([record])
+            return
         for record, image in zip(missing, made, strict=True):
-            save_image(image, self.folder / f"{file_stem(record.id)}.png")
+            save_image(image, self.folder / f"{file_stem(record.id)}.png", {MADE_FROM: self._key(record)})
+
+    def _says(self, record: Record) -> str:
+        return self.instruction or record.instructions[0]
+
+    def _key(self, record: Record) -> str:
+        """A hash of all that the record's edit is made from."""
+        said = json.dumps([self.made_by, self._says(record), record.source.mode, record.source.size], sort_keys=True)
+        digest = hashlib.blake2b(said.encode(), digest_size=16)
+        digest.update(record.source.tobytes())
+        return digest.hexdigest()
+
+    def _is_made(self, record: Record) -> bool:
+        """Whether the record's edit is there. One made from something else is not. Raises UserError for a file that was
+        not written here."""
+        path = self.folder / f"{file_stem(record.id)}.png"
+        if not os.path.lexists(path):
+            return False
+        if not path.is_file():
+            raise self._foreign(path.name)
+        try:
+            with Image.open(path, formats=("PNG",)) as image:
+                key = image.info[MADE_FROM]
+        except Exception:  # not a PNG, damaged, or without the text chunk
+            raise self._foreign(path.name) from None
+        return key == self._key(record)
+
+    def _foreign(self, name: str) -> UserError:
+        return UserError(f"edits '{self.folder}' holds '{name}', which this command did not write; use another folder")
+
+
+def _pictures(folder: Path) -> dict[str, Path]:
+    """The pictures in a folder by their names without suffix. Of several with one name, the first in the order of
+    ``OUTPUT_FORMATS``."""
+    order = list(OUTPUT_FORMATS)
+    found = [path for path in folder.iterdir() if path.suffix.lower() in order]
+    found.sort(key=lambda path: (order.index(path.suffix.lower()), path.suffix != path.suffix.lower()), reverse=True)
+    return {path.stem: path for path in found}
 
 
 def fingerprint(pipe: ReasonBrainPipeline) -> str:
-    """A hash of the configuration's slots and of the first values of every tensor. Training changes these; hashing all
-    12 B parameters would take minutes."""
+    """A hash of the configuration's slots and of about ``SAMPLED`` values of every tensor, evenly spread. Training
+    changes these; hashing all 12 B parameters would take minutes."""
     digest = hashlib.blake2b(repr(asdict(pipe.settings.model)).encode(), digest_size=16)
     for name, tensor in pipe.model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().flatten()[:8].float().cpu().numpy().tobytes())
+        values = tensor.detach().flatten()
+        values = values[:: max(1, len(values) // SAMPLED)]
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(values.float().cpu().numpy().tobytes())
     return digest.hexdigest()

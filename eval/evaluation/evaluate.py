@@ -33,6 +33,9 @@ from reasonbrain.eval.evaluation.judged import Judged, judge_rows
 from reasonbrain.eval.evaluation.metrics import Metric, look_at, scores
 from reasonbrain.eval.evaluation.networks import Models
 from reasonbrain.utils.endpoint import Endpoint
+from reasonbrain.utils.reading import one_line
+from reasonbrain.utils.redact import redacted
+from reasonbrain.utils.text import printable
 
 TOGETHER = 2**16  # pixels per batch: 16 pictures of 64 x 64, one of 512 x 512
 BAR: dict[str, Any] = {"desc": "edits and metrics", "unit": "record", "disable": None}
@@ -88,9 +91,9 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
         used["judge"] = str(request.judge_model)
     found: dict[str, Any] = {
         "benchmark": request.benchmark,
-        "system": str(request.edits or request.checkpoint),
+        "system": printable(str(request.edits or request.checkpoint)),
         "seed": request.seed,
-        "command": sys.argv[1:],
+        "command": [printable(redacted(word)) for word in sys.argv[1:]],
         "networks": used,
         "unavailable": unavailable,
         "metrics": {name: metric.higher_is_better for name, metric in (judged | metrics).items()},
@@ -98,7 +101,7 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
         "device": str(device),
     }
     other = read_other(against, found) if against else None
-
+    report.check_output(output)
     pipe = None
     if request.edits is None:
         pipe = ReasonBrainPipeline.from_pretrained(request.checkpoint, request.overrides, request.config).to(device)
@@ -114,7 +117,7 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
     found |= score_records(records, benchmark, metrics, models, edits, baselines)
     if judge:
         found["judged"] = judge_rows(found["records"], records, edits, judged, judge)
-    found["edits"] = str(request.edits.resolve()) if request.edits else "edits"
+    found["edits"] = printable(str(request.edits.resolve())) if request.edits else "edits"
     found["tables"] = report.tables(found, benchmark.groups, other)
     report.write(found, output, records, edits, other)
     return found
@@ -137,8 +140,8 @@ def score_records(
 ) -> dict[str, Any]:
     """Scores the edits and the baselines: a row per record in ``records``, with the scores of every system.
 
-    Not scored: ``missing``, ids of records without an edit; ``unreadable``, edits and records that cannot be read, with
-    the reasons. Raises UserError if no record was scored."""
+    Not scored: ``missing``, ids of records without an edit; ``unreadable``, records that cannot be read, edited or
+    measured, with the reasons. Raises UserError if no record was scored, and if two have the same id."""
     rows: list[dict[str, Any]] = []
     missing: list[str] = []
     unreadable: dict[str, str] = {}
@@ -150,28 +153,30 @@ def score_records(
     for index, record in tqdm(together(records, unreadable, [edits, *baselines.values()]), **BAR, total=len(records)):
         try:
             ours = score(record, edits)
-        except UserError as e:
-            if edits.pipe is not None:
-                raise
-            unreadable[record.id] = str(e)
+            if ours is None:
+                missing.append(record.id)
+                continue
+            of = {"edits": ours} | {name: score(record, system) for name, system in baselines.items()}
+        except Exception as e:  # whatever a library raises for a record, the others are scored
+            unreadable[record.id] = one_line(e)
             continue
-        if ours is None:
-            missing.append(record.id)
-            continue
-        of = {"edits": ours} | {name: score(record, system) for name, system in baselines.items()}
         groups = {g: record.category if g == "category" else record.notes.get(g, "") for g in benchmark.groups}
         text = record.instructions[0]
         rows.append({"id": record.id, "index": index, "instruction": text, "groups": groups, "scores": of})
     if not rows:
+        first = next((f"; {name}: {why}" for name, why in unreadable.items()), "")
         raise UserError(
-            f"edits '{edits.folder}': none of the {len(records)} records has a readable picture in this folder"
+            f"edits '{edits.folder}': none of the {len(records)} records has a readable picture in this folder{first}"
         )
     return {"records": rows, "missing": missing, "unreadable": unreadable}
 
 
 def together(records: Records, unreadable: dict[str, str], systems: Sequence[System]) -> Iterator[tuple[int, Record]]:
-    """Record numbers and records. Edits are made for a few records at once: this speeds up small pictures."""
+    """Record numbers and records. Edits are made for a few records at once: this speeds up small pictures.
+
+    Raises UserError if two records have the same id: their edits would be the same file."""
     few: list[tuple[int, Record]] = []
+    ids: dict[str, int] = {}
 
     def done() -> Iterator[tuple[int, Record]]:
         for system in systems:
@@ -182,13 +187,24 @@ def together(records: Records, unreadable: dict[str, str], systems: Sequence[Sys
 
     for index in range(len(records)):
         try:
-            few.append((index, records[index]))
-        except UserError as e:
-            unreadable[f"record {index}"] = str(e)
+            record = records[index]
+            _check_text(record)
+        except Exception as e:  # whatever a reader raises for a record
+            unreadable[f"record {index}"] = one_line(e)
             continue
+        if (other := ids.setdefault(record.id, index)) != index:
+            raise UserError(f"--data: records {other} and {index} have the same id '{record.id}'; ids must differ")
+        few.append((index, record))
         if sum(math.prod(record.source.size) for _, record in few) >= TOGETHER:
             yield from done()
     yield from done()
+
+
+def _check_text(record: Record) -> None:
+    """Raises UserError for a text that no report could hold."""
+    for text in (record.id, *record.instructions, record.category, *(record.captions or ()), *record.notes.values()):
+        if text != text.encode(errors="ignore").decode():
+            raise UserError(f"{text!r} is not valid Unicode")
 
 
 def _version(package: str) -> str | None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -32,8 +31,13 @@ from reasonbrain.data.record import Record, Records
 from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.utils.endpoint import Endpoint, Failed, Refused
+from reasonbrain.utils.reading import one_line
+from reasonbrain.utils.threads import as_finished
 
-LINE = re.compile(r'^[\s*_`>#"{]*(?:final )?score[\s*_`"]*[:=][\s*_`"]*(-?[\d./]*\d)[\s*_`".,}]*$', re.I | re.M)
+# linear in the length of any answer: the parts before and behind the score stay on its line
+LINE = re.compile(
+    r'^[ \t\xa0*_`>#"{]*(?:final )?score[\s*_`"]*[:=][\s*_`"]*(-?[\d./]*\d)[ \t\r\xa0*_`".,}]*$', re.I | re.M
+)
 
 THREADS = 8  # records judged in parallel
 CAPTIONS = {
@@ -93,12 +97,16 @@ def judge_rows(
     reading = Lock()  # readers are not thread-safe
 
     def of(row: dict[str, Any]) -> tuple[Scores, dict[str, str]]:
-        with reading:
-            record = records[row["index"]]
-            edit = edits(record)
-        assert edit
         scores: Scores = dict.fromkeys(asked)
         outcomes = {}
+        with reading:
+            try:
+                record = records[row["index"]]
+                edit = edits(record)
+            except Exception as e:  # it could be read when it was scored
+                failures.append(one_line(e))
+                return dict.fromkeys(metrics), dict.fromkeys(asked, "failed")
+        assert edit
         for name, metric in asked.items():
             if question := metric.ask(record):
                 try:
@@ -110,19 +118,17 @@ def judge_rows(
         made = {n: m.combine(record, scores) if m.combine else scores[n] for n, m in metrics.items()}
         return made, outcomes
 
-    pool = ThreadPoolExecutor(THREADS)
-    try:
-        found = tqdm(pool.map(of, rows), desc="judged", total=len(rows), unit="record", disable=None)
-        for row, (scores, outcomes) in zip(rows, found, strict=True):
-            nothing: Scores = dict.fromkeys(scores)
-            row["scores"] = {s: (scores if s == "edits" else nothing) | known for s, known in row["scores"].items()}
-            for name, outcome in outcomes.items():
-                if outcome == "judged":
-                    tally[name]["judged"] += 1
-                else:
-                    tally[name][outcome].append(row["id"])
-    finally:
-        pool.shutdown(cancel_futures=True)
+    answers = as_finished(of, rows, THREADS)
+    found = dict(tqdm(answers, desc="judged", total=len(rows), unit="record", disable=None))
+    for number, row in enumerate(rows):
+        scores, outcomes = found[number]
+        nothing: Scores = dict.fromkeys(scores)
+        row["scores"] = {s: (scores if s == "edits" else nothing) | known for s, known in row["scores"].items()}
+        for name, outcome in outcomes.items():
+            if outcome == "judged":
+                tally[name]["judged"] += 1
+            else:
+                tally[name][outcome].append(row["id"])
     failed = sum(len(t["failed"]) for t in tally.values())
     if failed and not any(t["judged"] or t["unparsable"] for t in tally.values()):
         raise UserError(f"all {failed} calls to the judge failed; the last: {failures[-1]}")

@@ -11,6 +11,7 @@ from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation.against import Other
 from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.utils.gallery import Card, render, thumbnail
+from reasonbrain.utils.reading import one_line
 
 SHOWN = 100  # records per category
 
@@ -56,8 +57,11 @@ def worst_first(rows: list[dict[str, Any]], metrics: dict[str, bool]) -> list[di
 
 def card(row: dict[str, Any], system: str, records: Records, edits: Edits, other: Other | None) -> Card:
     """A scored record as the page shows it."""
-    record = records[row["index"]]
-    pictures = {"source": record.source, "target": record.target, system: edits(record)}
+    try:
+        record = records[row["index"]]
+        pictures = {"source": record.source, "target": record.target, system: edits(record)}
+    except Exception as e:  # it could be read when it was scored
+        return Card(row["id"], (), [row["instruction"]], row["groups"], row["scores"]["edits"], wrong=one_line(e))
     if other and other.edits:
         try:
             pictures[f"against {other.system}"] = other.edits(record)

@@ -19,7 +19,9 @@ from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.eval.evaluation.page import page
 from reasonbrain.eval.evaluation.stats import holm, interval, p_value
 from reasonbrain.utils.files import whole_file
+from reasonbrain.utils.reading import check_ours
 
+SUFFIXES = ("json", "md", "html")  # json first: it shows that the others are ours
 MANY = 12  # groups with more values get one table for all of them
 
 
@@ -148,13 +150,18 @@ def markdown(found: dict[str, Any], other: Other | None) -> str:
     return "\n".join(lines) + "\n"
 
 
+def check_output(output: Path) -> None:
+    """Raises UserError if ``output`` holds a report.json, .md or .html that `reasonbrain eval` did not write."""
+    check_ours(output, [f"report.{suffix}" for suffix in SUFFIXES], ("benchmark", "system", "records", "tables"))
+
+
 def write(found: dict[str, Any], output: Path, records: Records, edits: Edits, other: Other | None) -> None:
     """Writes report.json, report.md and report.html, each completely or not at all.
 
     Raises UserError for a file that cannot be written."""
     shown = page(found, notes(found, other), sections(found, other), records, edits, other)
-    texts = {"json": [json.dumps(found, allow_nan=False)], "md": [markdown(found, other)], "html": shown}
-    for suffix, text in texts.items():
+    texts = ([json.dumps(found, allow_nan=False)], [markdown(found, other)], shown)
+    for suffix, text in zip(SUFFIXES, texts, strict=True):
         with whole_file(output / f"report.{suffix}") as file:
             file.writelines(text)
 

@@ -107,6 +107,7 @@ def main() -> None:
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY", "HF_HUB_VERBOSITY"):
         os.environ.setdefault(name, "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ["PYTHONSAFEPATH"] = "1"  # no child process imports files that lie in the working directory
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it logs its search for kernels on the hub
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

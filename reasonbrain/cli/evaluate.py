@@ -21,14 +21,20 @@ from reasonbrain.errors import UserError
 @click.option("--random", is_flag=True, help="Use random weights and ReasonMini's images: needs no hub and no data.")
 @click.option("--warmup", type=click.IntRange(0), default=2, show_default=True, help="Runs before the timed ones.")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Timed runs.")
-@click.option("-o", "--output", type=click.File("w", lazy=False), help="Write all measurements as JSON.")
-def bench(what: str, output: Any, warmup: int, repeats: int, **source: Any) -> None:
+@click.option("-o", "--output", metavar="FILENAME", help="Write all measurements as JSON.")
+def bench(what: str, output: str | None, warmup: int, repeats: int, **source: Any) -> None:
     """Measure speed, FLOPs, MFU and memory. Times training steps, edits, batches or loading, and prints a table."""
+    from reasonbrain.utils.files import check_file, whole_file
+
+    path = Path("/dev/stdout" if output == "-" else output) if output else None
+    if path:
+        check_file(path)
     from reasonbrain.eval.benchmarking import bench as benches
 
     found = benches.bench(what, benches.Source(**source), warmup, repeats)
-    if output:
-        json.dump(found, output, indent=1)
+    if path:
+        with whole_file(path) as file:
+            json.dump(found, file, indent=1)
     click.echo(benches.table(found))
 
 

@@ -32,15 +32,18 @@ from tqdm import tqdm
 
 from reasonbrain.data.record import SCENARIOS
 from reasonbrain.dataprep.executors import EXECUTORS
-from reasonbrain.dataprep.split import write_splits
+from reasonbrain.dataprep.rows import ID, check_settings, read_rows, read_verdicts
+from reasonbrain.dataprep.split import SPLITS, write_splits
 from reasonbrain.dataprep.stages import STAGES, Stage, Tools
 from reasonbrain.errors import UserError
 from reasonbrain.objects import finder_name
 from reasonbrain.utils.files import whole_file
-from reasonbrain.utils.journal import Journal, JsonRow, read_by_id
+from reasonbrain.utils.journal import Journal, JsonRow
 from reasonbrain.utils.locks import alone
 
 log = logging.getLogger(__name__)
+
+LONGEST_ID = 200  # bytes
 
 
 def build(seeds: Path, tools: Tools, executor: str, review: bool, shares: Sequence[float]) -> str:
@@ -54,7 +57,12 @@ def build(seeds: Path, tools: Tools, executor: str, review: bool, shares: Sequen
     rows = read_seeds(seeds)
     folder = tools.folder
     with alone(folder / "lock", busy=f"output '{folder}' is being built by another process"):
-        _same_settings(folder / "settings.json", dataclasses.asdict(tools.settings))
+        settings = dataclasses.asdict(tools.settings)
+        stages = [f"{stage.name}.jsonl" for stage in STAGES]
+        splits = [f"{name}.jsonl" for name in SPLITS]
+        check_settings(folder, settings, [*stages, "pictures", "review.jsonl", "dropped.jsonl", *splits])
+        with whole_file(folder / "settings.json") as out:
+            json.dump(settings, out, indent=1)
         log.info("objects are found by %s", finder_name())
         lines, ended = [], []
         for stage in STAGES:
@@ -62,8 +70,8 @@ def build(seeds: Path, tools: Tools, executor: str, review: bool, shares: Sequen
             rows = [row for row in done if "dropped" not in row]
             ended += [row for row in done if "dropped" in row]
             lines.append(f"{stage.name:12}{len(done):8d} rows, {len(rows)} of them passed")
-        verdicts = read_by_id(folder / "review.jsonl")
-        said = {row["id"]: verdicts.get(row["id"], {}).get("verdict", "" if review else "accept") for row in rows}
+        verdicts = read_verdicts(folder)
+        said = {row["id"]: verdicts.get(row["id"], "" if review else "accept") for row in rows}
         ended += [row | {"dropped": "rejected in review"} if said[row["id"]] == "reject" else row for row in rows]
         dropped = [line for row in ended for line in left_out(row)]
         with whole_file(folder / "dropped.jsonl") as out:
@@ -80,7 +88,7 @@ def build(seeds: Path, tools: Tools, executor: str, review: bool, shares: Sequen
 def run_stage(stage: Stage, rows: Sequence[JsonRow], tools: Tools, executor: str) -> list[JsonRow]:
     """The rows after the stage, in their order. Rows in the stage's journal are not processed again."""
     path = tools.folder / f"{stage.name}.jsonl"
-    done = read_by_id(path)
+    done = read_rows(tools.folder, stage.name)
     todo = [row for row in rows if row["id"] not in done]
     with (
         Journal(path) as journal,
@@ -113,15 +121,17 @@ def read_seeds(path: Path) -> list[JsonRow]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-            name, wrong = str(row["id"]), [k for k in ("image", "prompt") if not isinstance(row[k], str)]
-        except (ValueError, KeyError, TypeError) as e:
+            row = {key: value for key, value in json.loads(line).items() if value is not None}
+            texts = ("image", "prompt", *({"category", "mask"} & row.keys()))
+            name, wrong = str(row["id"]), [key for key in texts if not _is_text(row[key])]
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
             raise UserError(f"seeds '{path}', line {number}: not a seed with id, image and prompt ({e!r})") from None
         if wrong:
             raise UserError(f"seeds '{path}', line {number}: {wrong[0]} is not text")
-        if not re.fullmatch(r"\w[\w.-]*", name):
+        if not ID.fullmatch(name) or len(name.encode()) > LONGEST_ID:
             raise UserError(
-                f"seeds '{path}', line {number}: id '{name}' is not a file name of letters, digits, '.', '-', '_'"
+                f"seeds '{path}', line {number}: id '{name}' is not a file name of letters, digits, '.', '-', '_' "
+                f"with at most {LONGEST_ID} bytes"
             )
         if name in rows:
             raise UserError(f"seeds '{path}', line {number}: id '{name}' is used twice")
@@ -134,11 +144,6 @@ def read_seeds(path: Path) -> list[JsonRow]:
     return list(rows.values())
 
 
-def _same_settings(path: Path, wanted: JsonRow) -> None:
-    there = json.loads(path.read_text()) if path.exists() else wanted
-    for name, value in there.items():
-        if wanted[name] != value:
-            said = f"was built with {name}={value}, not {wanted[name]}"
-            raise UserError(f"output '{path.parent}' {said}: use a new folder")
-    with whole_file(path) as file:
-        json.dump(wanted, file, indent=1)
+def _is_text(value: object) -> bool:
+    """Whether a value is a text of valid Unicode."""
+    return isinstance(value, str) and value == value.encode(errors="ignore").decode()

@@ -7,25 +7,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from reasonbrain.dataprep.stages import Stage, Tools
 from reasonbrain.errors import UserError
 from reasonbrain.utils.cluster import connect
 from reasonbrain.utils.journal import JsonRow
+from reasonbrain.utils.threads import as_finished
 
 Executor = Callable[[Stage, Sequence[JsonRow], Tools], Iterator[JsonRow]]
 
 
 def local(stage: Stage, rows: Sequence[JsonRow], tools: Tools) -> Iterator[JsonRow]:
     """Processes rows in ``stage.threads`` threads. The first error ends it; rows in progress are discarded."""
-    with ThreadPoolExecutor(stage.threads) as pool:
-        futures = [pool.submit(stage, row, tools) for row in rows]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+    if stage.threads == 1:  # models run in the main thread, which can be interrupted
+        yield from (stage(row, tools) for row in rows)
+    else:
+        yield from (row for _, row in as_finished(lambda row: stage(row, tools), rows, stage.threads))
 
 
 def stage_on_ray(stage: Stage, rows: Sequence[JsonRow], tools: Tools) -> Iterator[JsonRow]:

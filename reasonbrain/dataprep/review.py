@@ -9,32 +9,83 @@ later one counts. The page itself is utils/templates/review.html.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
+from reasonbrain.dataprep.rows import VERDICTS, read_rows, read_verdicts
 from reasonbrain.errors import UserError
+from reasonbrain.utils.files import inside
 from reasonbrain.utils.gallery import environment
-from reasonbrain.utils.journal import Journal, read_by_id
+from reasonbrain.utils.journal import Journal
+
+LARGEST = 1 << 16  # bytes of a request's body
+PATIENCE = 60  # seconds for a whole connection, however slow the other side is
+CONNECTIONS = 64  # open at once; further ones are closed at once
+
+
+class _Server(ThreadingHTTPServer):
+    """Closes connections that take too long, and says nothing of those that break."""
+
+    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
+        self.until: dict[socket.socket, float] = {}
+        super().__init__(address, handler)
+
+    def verify_request(self, request: Any, client_address: Any) -> bool:
+        if len(self.until) >= CONNECTIONS:
+            return False
+        self.until[request] = time.monotonic() + PATIENCE
+        return True
+
+    def service_actions(self) -> None:
+        """Called about twice a second."""
+        for request, until in list(self.until.items()):
+            if time.monotonic() > until:
+                try:
+                    request.shutdown(socket.SHUT_RDWR)  # wakes up the thread that waits for it
+                except OSError:
+                    pass
+
+    def shutdown_request(self, request: Any) -> None:
+        self.until.pop(request, None)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Called for errors of a connection; they are the other side's."""
 
 
 def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
     """A server of the page, not started yet. Port 0 chooses a free port.
 
-    Raises UserError if ``folder`` has no judged rows, and if the address cannot be used."""
-    if not (folder / "judged.jsonl").exists():
+    Raises UserError if ``folder`` has no judged rows or damaged ones, and if the address cannot be used."""
+    if not (folder / "judged.jsonl").is_file():
         raise UserError(f"'{folder}' has no judged.jsonl: reasonbrain data build writes it")
-    rows = {k: row for k, row in read_by_id(folder / "judged.jsonl").items() if "dropped" not in row}
+    rows = {name: row for name, row in read_rows(folder, "judged").items() if "dropped" not in row}
+    pictures = {f"/{name}": name for k, row in rows.items() for name in (row["source"], f"pictures/{k}/target.png")}
+    verdicts = read_verdicts(folder)
     review = Journal(folder / "review.jsonl")
-    verdicts = {k: line["verdict"] for k, line in read_by_id(folder / "review.jsonl").items()}
     page = environment().get_template("review.html").render(title="Review").encode()
     lock = threading.Lock()
-    files = {f"/pictures/{k}/target.png" for k in rows} | {f"/{row['source']}" for row in rows.values()}
 
     class Handler(BaseHTTPRequestHandler):
+        def parse_request(self) -> bool:
+            """Also refuses requests that another site's page could have sent, directly or by a name that it resolves
+            to this machine."""
+            if not super().parse_request():
+                return False
+            at, origin = self.headers.get("Host", ""), self.headers.get("Origin")
+            if _is_ours(at, host) and origin in (None, f"http://{at}", f"https://{at}"):
+                return True
+            self.reply(403, "text/plain", b"not from here")
+            return False
+
         def do_GET(self) -> None:
             if self.path == "/":
                 self.reply(200, "text/html; charset=utf-8", page)
@@ -46,32 +97,47 @@ def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
                     for k, row in rows.items()
                 ]
                 self.reply(200, "application/json", json.dumps(found).encode())
-            elif self.path in files:
-                self.reply(200, "image/png", (folder / self.path[1:]).read_bytes())
+            elif unquote(self.path) in pictures:
+                try:
+                    file = inside(folder, pictures[unquote(self.path)])  # a link may have been made since
+                    if not file.is_file():  # opening a FIFO would wait for a writer
+                        raise UserError("not a file")
+                    self.reply(200, "image/png", file.read_bytes())
+                except (UserError, OSError):
+                    self.reply(404, "text/plain", b"the picture is gone")
             else:
                 self.reply(404, "text/plain", b"no such page")
 
         def do_POST(self) -> None:
-            said = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            length = self.headers.get("Content-Length", "0")
+            if not re.fullmatch("[0-9]{1,9}", length) or "Transfer-Encoding" in self.headers:
+                return self.reply(400, "text/plain", b"no length")
+            if int(length) > LARGEST:
+                return self.reply(413, "text/plain", b"too long")
+            said = self.rfile.read(int(length))
             # a form of another site in the same browser can send text, but not JSON
             json_sent = re.match("application/json", self.headers.get("Content-Type", ""))
             try:
                 verdict = json.loads(said) if json_sent else {}
                 line = {"id": verdict["id"], "verdict": verdict["verdict"], "time": round(time.time())}
-                fits = line["id"] in rows and line["verdict"] in ("accept", "reject")
-            except (ValueError, KeyError, TypeError):
+                fits = line["id"] in rows and line["verdict"] in VERDICTS
+            except (ValueError, KeyError, TypeError, RecursionError):
                 fits = False
             if self.path != "/verdict" or not fits:
                 return self.reply(400, "text/plain", b"not a verdict")
-            with lock:
-                review.add(line)
-                verdicts[line["id"]] = line["verdict"]
+            try:
+                with lock:
+                    review.add(line)
+                    verdicts[line["id"]] = line["verdict"]
+            except UserError:  # the disk is full; the page says that it was not saved
+                return self.reply(500, "text/plain", b"not saved")
             self.reply(204, "text/plain", b"")
 
         def reply(self, status: int, kind: str, body: bytes) -> None:
             self.send_response(status)
             self.send_header("Content-Type", kind)
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("X-Content-Type-Options", "nosniff")
             self.end_headers()
             self.wfile.write(body)
 
@@ -79,6 +145,22 @@ def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
             """Logs nothing: the page shows the progress."""
 
     try:
-        return ThreadingHTTPServer((host, port), Handler)
+        return _Server((host, port), Handler)
     except OSError as e:
         raise UserError(f"address {host}:{port} cannot be used: {e.strerror}") from None
+
+
+def _is_ours(at: str, host: str) -> bool:
+    """Whether a Host header names this machine: by the name given, by its own name, or by a number. A page of another
+    site can make its own name lead here, but not these."""
+    try:
+        name = urlsplit(f"//{at}").hostname or ""
+    except ValueError:
+        return False
+    if name in ("localhost", host.lower(), socket.gethostname().lower(), socket.getfqdn().lower()):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True

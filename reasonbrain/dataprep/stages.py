@@ -121,16 +121,16 @@ def target(row: JsonRow, tools: Tools) -> JsonRow:
 def instruction(row: JsonRow, tools: Tools) -> JsonRow:
     """Adds ``instruction``, and ``category`` if the seed has none."""
     kind = f", which came {KINDS[row['category']]}" if row.get("category") else ""
-    said = _answer(tools.llm.ask(REWRITE.format(prompt=row["prompt"], kind=kind)))
+    said = answer_of(tools.llm.ask(REWRITE.format(prompt=row["prompt"], kind=kind)))
     words = " ".join(said.split()).strip("\"'“” ")
     if not words or len(words) > LONGEST:
         return row | {"dropped": f"the instruction has {len(words)} characters"}
     row = row | {"instruction": words}
     if row.get("category"):
         return row
-    said = _answer(tools.llm.ask(CATEGORY.format(instruction=words)))
+    said = answer_of(tools.llm.ask(CATEGORY.format(instruction=words)))
     named = [name for name in SCENARIOS if name in said.lower()]
-    return row | ({"category": named[0]} if len(named) == 1 else {"dropped": f"no category in '{said}'"})
+    return row | ({"category": named[0]} if len(named) == 1 else {"dropped": f"no category in '{said[:LONGEST]}'"})
 
 
 def objects(row: JsonRow, tools: Tools) -> JsonRow:
@@ -206,10 +206,10 @@ def judged(row: JsonRow, tools: Tools) -> JsonRow:
     for candidate in row["candidates"]:
         if "dropped" not in candidate:
             pictures = {"The source:": load_image(tools.folder / candidate["image"]), "The target:": after}
-            said = _answer(tools.llm.ask(JUDGE.format(instruction=row["instruction"]), pictures))
+            said = answer_of(tools.llm.ask(JUDGE.format(instruction=row["instruction"]), pictures))
             number = re.search(r"(?<!\d)(10|\d)(?!\d)", said)
             if not number:
-                candidate = candidate | {"dropped": f"the judge gave no score: '{said}'"}
+                candidate = candidate | {"dropped": f"the judge gave no score: '{said[:LONGEST]}'"}
             elif int(number[0]) < tools.settings.min_score:
                 score = int(number[0])
                 candidate = candidate | {
@@ -230,9 +230,9 @@ def caption(row: JsonRow) -> str:
     return ", ".join(row["objects"])
 
 
-def _answer(said: str) -> str:
-    """The answer without a reasoning model's <think> part."""
-    return re.sub(r"<think>.*?</think>", "", said, flags=re.DOTALL).strip()
+def answer_of(said: str) -> str:
+    """The answer without a reasoning model's <think> part, which ends with the last </think>."""
+    return said.rpartition("</think>")[2].strip()
 
 
 def _left(row: JsonRow, candidates: list[JsonRow]) -> JsonRow:

@@ -7,28 +7,44 @@ paid for twice.
 The key is read from OPENAI_API_KEY; a local server needs none. An answer is a file named by a hash of the model's name,
 the question and the pictures. It is written before ``ask`` returns: after a kill, only questions in progress are asked
 again.
+
+The server is not trusted: an answer has at most ``LARGEST`` bytes, a question takes at most ``DEADLINE`` seconds with
+all retries, redirects are not followed, and keys and passwords that the server repeats are removed.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import os
+import re
+import time
 from collections.abc import Mapping
-from functools import cached_property
+from functools import partial
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
+from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.request import HTTPErrorProcessor, Request, build_opener
 
 from PIL import Image
 
 from reasonbrain.errors import UserError
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.gallery import data_uri
+from reasonbrain.utils.reading import read_json
+from reasonbrain.utils.redact import redacted
+from reasonbrain.utils.threads import within
 
-RETRIES = 5  # of the client: after 0.5 s, then twice as long each time, or as long as the server asks for
-TIMEOUT = 180  # seconds for an answer
+RETRIES = 5  # after 0.5 s, then twice as long each time, or as long as the server asks for
+TIMEOUT = 180  # seconds for one request
+DEADLINE = 600  # seconds for a question, with all retries
+LARGEST = 4 << 20  # bytes of an answer
 SIDE = 768  # largest side of a picture in pixels, as in RISEBench's gpt_eval.py
-STOPS = (401, 403, 404, 429)  # HTTP status codes that every further request would get as well
+STOPS = (401, 403, 404, 429)  # HTTP status codes that every further request would get as well; so is a redirect
+AGAIN = (408, 409, 429)  # status codes after which a request is sent again, as after those from 500 on
 
 
 class Refused(Exception):
@@ -40,36 +56,46 @@ class Failed(UserError):
 
 
 class Endpoint:
-    """``url``: including /v1. ``model``: the server's name of the model. ``answers``: the folder of answers.
+    """``url``: including /v1; it may hold a user name and a password. ``model``: the server's name of the model.
+    ``answers``: the folder of answers, made at the first question.
 
-    Thread-safe. It can be sent to another process before the first question. Raises UserError if the folder cannot be
-    made."""
+    Thread-safe. It can be sent to another process. Raises UserError if ``url`` is not one of HTTP."""
 
     def __init__(self, url: str, model: str, answers: Path) -> None:
-        self.url, self.model, self.answers = url, model, answers
+        self.model, self.answers = model, answers
+        self.who = f"endpoint '{redacted(url)}', model '{model}'"
+        self.secrets: list[str] = []  # those in the URL
         try:
-            answers.mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise UserError(f"output '{answers}': {e.strerror}") from None
-
-    @cached_property
-    def client(self) -> Any:
-        try:
-            from openai import OpenAI
-        except ImportError:
-            raise UserError("an endpoint needs the package openai: pip install 'reasonbrain[eval]'") from None
-        key = os.environ.get("OPENAI_API_KEY") or "none"
-        return OpenAI(base_url=self.url, api_key=key, max_retries=RETRIES, timeout=TIMEOUT)
+            parts = urlsplit(url)
+            plain = re.fullmatch(r"[!-~]+", url)
+            if not plain or parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
+                raise ValueError("it must be http://HOST/v1 or https://HOST/v1")
+        except ValueError as e:
+            raise UserError(f"{self.who}: {e}") from None
+        if parts.username is not None:
+            password = unquote(parts.password or "")
+            basic = base64.b64encode(f"{unquote(parts.username)}:{password}".encode()).decode()
+            self.secrets = [password, parts.password or "", basic]
+        address = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/"), fragment="")
+        self.url = urlunsplit(address._replace(path=f"{address.path}/chat/completions"))
 
     def ask(self, question: str, pictures: Mapping[str, Image.Image] | None = None) -> str:
         """The answer, at temperature 0. ``pictures``: by caption; each is sent after its caption.
 
         Raises Refused, Failed, and UserError for what would fail every call: an unreachable endpoint, a wrong key or
-        model, an exhausted quota; or if ``openai`` is not installed."""
+        model, an exhausted quota, a redirect, a folder of answers that cannot be written; and for a damaged answer in
+        it."""
         shown = {caption: _scaled(picture) for caption, picture in (pictures or {}).items()}
         path = self.answers / f"{_key(self.model, question, shown)}.json"
         if path.exists():
-            return json.loads(path.read_text(encoding="utf-8"))["answer"]
+            known = read_json(path, "answer")
+            if not isinstance(known, dict) or not isinstance(known.get("answer"), str):
+                raise UserError(f"answer: '{path}' is damaged; delete it to ask again")
+            return known["answer"]
+        try:
+            self.answers.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise UserError(f"output '{self.answers}': {e.strerror}") from None
         content: Any = question
         if shown:
             content = [{"type": "text", "text": question}]
@@ -82,26 +108,86 @@ class Endpoint:
         return answer
 
     def _call(self, messages: list[Any]) -> str:
-        client = self.client
-        from openai import APIConnectionError, APIError, APIStatusError, APITimeoutError
+        until = time.monotonic() + DEADLINE
+        data = json.dumps({"model": self.model, "messages": messages, "temperature": 0}).encode()
+        request = Request(self.url, data, self._headers())
+        wait = 0.5
+        for attempt in range(RETRIES + 1):
+            pause = wait
+            failure: Exception = Failed(f"{self.who}: no answer within {min(TIMEOUT, DEADLINE)} s")
+            try:
+                status, pause, said = within(until - time.monotonic(), partial(_send, request, until, wait))
+                if status == 200:
+                    return self._text(said)
+                failure = self._failure(status, said)
+                if status not in AGAIN and status < 500:
+                    raise failure
+            except TimeoutError:
+                pass
+            except URLError as e:
+                if not isinstance(e.reason, TimeoutError):
+                    failure = UserError(f"{self.who}: {self._clean(str(e.reason))}")
+            except (OSError, HTTPException) as e:
+                failure = Failed(f"{self.who}: {self._clean(str(e)) or type(e).__name__}")
+            if attempt == RETRIES or time.monotonic() + pause >= until:
+                raise failure
+            time.sleep(pause)
+            wait *= 2
+        raise AssertionError("not reached")
 
-        who = f"endpoint '{self.url}', model '{self.model}'"
+    def _headers(self) -> dict[str, str]:
+        key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+        if not key.isascii() or not key.isprintable():
+            raise UserError("OPENAI_API_KEY holds characters that no key has")
+        by = f"Basic {self.secrets[-1]}" if self.secrets else f"Bearer {key}"
+        return {"Content-Type": "application/json", "Authorization": by, "User-Agent": "reasonbrain"}
+
+    def _clean(self, text: str) -> str:
+        """A text of the server as one line without secrets."""
+        return redacted(" ".join(text.split()), *self.secrets)
+
+    def _failure(self, status: int, body: bytes) -> Exception:
+        said = f"{self.who}: {status} {self._clean(body.decode(errors='replace'))[:200]}"
+        if status in STOPS or status < 400:
+            return UserError(f"{said}; answers so far are in '{self.answers}'; run the same command again to resume")
+        return Failed(said) if status >= 500 else Refused(said)
+
+    def _text(self, body: bytes) -> str:
         try:
-            answered = client.chat.completions.create(model=self.model, messages=messages, temperature=0)
-        except APIStatusError as e:
-            said = f"{who}: {e.status_code} {' '.join(e.response.text.split())[:200]}"
-            if e.status_code in STOPS:
-                raise UserError(
-                    f"{said}; answers so far are in '{self.answers}'; run the same command again to resume"
-                ) from None
-            raise (Failed(said) if e.status_code >= 500 else Refused(said)) from None
-        except APIError as e:
-            lost = isinstance(e, APIConnectionError) and not isinstance(e, APITimeoutError)
-            raise (UserError if lost else Failed)(f"{who}: {e}") from None
-        choices = getattr(answered, "choices", None)
-        if not choices:  # a web page, or an error with status 200
-            raise Failed(f"{who}: the answer is not in OpenAI's format")
-        return choices[0].message.content or ""
+            content = json.loads(body)["choices"][0]["message"]["content"]
+        except (ValueError, RecursionError, LookupError, TypeError):  # a web page, or an error with status 200
+            content = 0
+        if not isinstance(content, str | None):
+            raise Failed(f"{self.who}: the answer is not in OpenAI's format")
+        return redacted((content or "").encode(errors="replace").decode(), *self.secrets)  # JSON may hold surrogates
+
+
+class _AnyStatus(HTTPErrorProcessor):
+    """Returns responses of every status. Redirects are not followed: they could lead to another host."""
+
+    def http_response(self, request: Any, response: Any) -> Any:
+        return response
+
+    https_response = http_response
+
+
+def _send(request: Request, until: float, wait: float) -> tuple[int, float, bytes]:
+    """The status, the seconds to wait before the next attempt (``wait`` unless the server says so), and the body.
+
+    Raises TimeoutError after ``until``, and Failed for a body of more than ``LARGEST`` bytes."""
+    body = bytearray()
+    with build_opener(_AnyStatus).open(request, timeout=TIMEOUT) as response:
+        while part := response.read1(1 << 16):
+            body += part
+            if len(body) > LARGEST:
+                raise Failed(f"endpoint '{request.host}': the answer has more than {LARGEST} bytes")
+            if time.monotonic() > until:  # the caller has given up
+                raise TimeoutError
+        for name, unit in (("Retry-After-Ms", 1000), ("Retry-After", 1)):
+            if (said := response.headers.get(name, "")).isdecimal() and len(said) < 9:
+                wait = int(said) / unit
+                break
+        return response.status, wait, bytes(body)
 
 
 def _scaled(picture: Image.Image) -> Image.Image:

@@ -11,6 +11,7 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -28,11 +29,17 @@ OURS = ".reasonbrain"  # in a folder that whole_folder wrote: the list of its fi
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file to write to. It replaces ``path`` when the block ends without an error.
+    """A text file to write to. It replaces ``path`` when the block ends without an error. A device or a pipe, such as
+    /dev/stdout, is written to and not replaced.
 
-    Raises UserError if it cannot be written or ``path`` is no regular file, and leaves the old file as it was."""
-    if os.path.exists(path) and not os.path.isfile(path):  # a folder; a device such as /dev/null would be replaced
-        raise UserError(f"output '{path}' is not a file")
+    Raises UserError if it cannot be written, and leaves the old file as it was."""
+    if path.exists() and not path.is_file():
+        try:
+            with path.open("w", encoding="utf-8") as file:
+                yield file
+        except OSError as e:
+            raise UserError(f"output '{path}' cannot be written: {e.strerror or e}") from None
+        return
     temporary = path.parent / f".{secrets.token_hex(8)}.tmp"
     try:
         with temporary.open("w", encoding="utf-8") as file:
@@ -77,6 +84,20 @@ def inside(folder: str | Path, name: str, called: str = "its folder") -> Path:
 @lru_cache(maxsize=4096)
 def _folder(path: str) -> str:
     return os.path.realpath(path)
+
+
+def check_file(path: Path) -> None:
+    """Checks, before a long computation, that ``whole_file`` can write to ``path``. Raises UserError if it is a folder,
+    or in one that is missing or cannot be written to."""
+    if path.is_dir():
+        raise UserError(f"output '{path}' is a folder; use a file in it")
+    if path.exists() and not path.is_file():  # a device or a pipe
+        return
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):  # the only reliable test, for root and on any file system
+            pass
+    except OSError as e:
+        raise UserError(f"output '{path}' cannot be written: {e.strerror or e}") from None
 
 
 def check_replaceable(path: Path) -> list[str]:

@@ -67,7 +67,7 @@ def read(path: Path) -> Iterator[JsonRow]:
                 return
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 row = None
             if not isinstance(row, dict):
                 raise UserError(f"'{path}' line {number} is not a JSON object; repair it or use another folder")
@@ -75,5 +75,11 @@ def read(path: Path) -> Iterator[JsonRow]:
 
 
 def read_by_id(path: Path) -> dict[str, JsonRow]:
-    """The rows of a journal by their ``id``; of two with the same id the later one."""
-    return {row["id"]: row for row in read(path)}
+    """The rows of a journal by their ``id``; of two with the same id the later one. Raises UserError, naming the line,
+    for a row without one."""
+    rows = {}
+    for number, row in enumerate(read(path), 1):
+        if not isinstance(row.get("id"), str):
+            raise UserError(f"'{path}' line {number} has no id; repair it or use another folder")
+        rows[row["id"]] = row
+    return rows

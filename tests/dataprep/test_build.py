@@ -3,6 +3,7 @@ generates the pictures."""
 
 import json
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -15,7 +16,7 @@ from PIL import Image
 from reasonbrain.data.opening import open_reader
 from reasonbrain.dataprep.review import serve
 from reasonbrain.dataprep.split import write_splits
-from reasonbrain.dataprep.stages import Settings, too_far
+from reasonbrain.dataprep.stages import Settings, answer_of, too_far
 
 
 def test_content(endpoint, command, tmp_path):
@@ -119,6 +120,7 @@ def test_review_serves_its_rows_and_nothing_else(tmp_path):
         "category": "story",
         "prompt": "p",
         "objects": [],
+        "candidates": [],
         "source": "pictures/a/0.png",
     }
     (tmp_path / "judged.jsonl").write_text(json.dumps(row) + "\n" + json.dumps({"id": "b", "dropped": "no"}) + "\n")
@@ -163,11 +165,30 @@ def test_splits_have_the_shares_of_every_category(tmp_path):
     assert write_splits(tmp_path, rows[::-1], (80, 10, 10)) and lines(tmp_path / "val.jsonl") == found["val"]
 
 
+def test_the_thoughts_of_a_model_are_no_answer():
+    assert answer_of("<think>a\n</think> What if <think>b</think> it fell? ") == "it fell?"
+    assert answer_of("9") == "9"
+    start = time.monotonic()
+    answer_of("<think>" * 300_000)
+    assert time.monotonic() - start < 1
+
+
 def test_thresholds():
     settings = Settings("m", "p", "c", "alex", min_clip=0.2, min_lpips=0.05, max_lpips=0.7)
     assert too_far(0.2, 0.05, settings) is too_far(0.9, 0.7, settings) is too_far(0.3, None, settings) is None
     said = [too_far(*measures, settings) for measures in ((0.1, 0.3), (0.3, 0.01), (0.3, 0.9), (0.1, None))]
     assert ["objects" in said[0], "itself" in said[1], "another" in said[2], "objects" in said[3]] == [True] * 4
+
+
+@pytest.mark.parametrize("name", ["target.jsonl", "train.jsonl", "dropped.jsonl", "pictures", "settings.json"])
+def test_foreign_files_are_never_written_over(name, command, tmp_path):
+    write_seeds(tmp_path / "seeds", [{"id": "a", "prompt": "b"}])
+    (tmp_path / "built").mkdir()
+    (tmp_path / "built" / name).write_text("{}")
+    said = run(command("http://127.0.0.1:9/v1"), code=2)
+    assert f"holds '{name}', which this command did not write" in said
+    assert (tmp_path / "built" / name).read_text() == "{}"
+    assert {p.name for p in (tmp_path / "built").iterdir()} == {name, "lock"}
 
 
 @pytest.mark.parametrize(
@@ -182,6 +203,10 @@ def test_thresholds():
         ),
         ('{"id": 1, "image": "a", "prompt": "b", "category": "sad"}', "'sad' is not one of physical"),
         ("[]", "line 1"),
+        ("[" * 100_000, "line 1"),
+        ('{"id": 1, "image": "a", "prompt": "\\ud800"}', "line 1: prompt is not text"),
+        ('{"id": 1, "image": "a", "prompt": "b", "mask": 5}', "line 1: mask is not text"),
+        ('{"id": "%s", "image": "a", "prompt": "b"}' % ("x" * 300), "at most 200 bytes"),
         ("", "contain no seed"),
     ],
 )

@@ -150,6 +150,44 @@ def test_mistakes_in_a_plan_are_reported_before_training(overrides, tmp_path):
     assert "two studies have the same" in refused(write_plan(tmp_path, overrides, NO_CME, NO_CME), tmp_path)
 
 
+def test_a_plan_reads_nothing_else(overrides, tmp_path, monkeypatch):
+    monkeypatch.setenv("SECRET", "s3cr3t")
+    for value in ("${oc.env:SECRET}", "data.path=${oc.env:SECRET}", "${package:${oc.env:SECRET}}"):
+        said = refused(write_plan(tmp_path, overrides, NO_CME | {"overrides": [value]}), tmp_path)
+        assert "may be used here" in said and "s3cr3t" not in said
+    plan = write_plan(tmp_path, overrides, NO_CME)
+    for budget in ("../budget.yaml", "/etc/hosts"):
+        plan.write_text(yaml.safe_dump({"budget": budget, "studies": [NO_CME | {"metrics": ["L1"], "seeds": [0]}]}))
+        assert "leads outside the folder" in refused(plan, tmp_path)
+
+
+def test_foreign_tables_are_never_written_over(overrides, tmp_path):
+    plan = write_plan(tmp_path, overrides, NO_CME)
+    for name, text in (("plan.md", "notes"), ("plan.json", "{}"), ("plan.png", "")):
+        out = tmp_path / name
+        out.mkdir()
+        (out / name).write_text(text)
+        done = CliRunner().invoke(main, ["ablate", str(plan), "-o", str(out)])
+        assert done.exit_code == 2 and f"holds '{name}', which this command did not write" in done.stderr
+        assert [p.name for p in out.iterdir()] == [name] and (out / name).read_text() == text
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", "{}", '{"outcome": 1}', "[" * 100_000])
+def test_a_damaged_result_fails_its_run_in_one_line(text, overrides, tmp_path):
+    run = ablate.Run(Budget("tiny"), tuple(overrides), ("outcome",), tmp_path)
+    run.folder.mkdir(parents=True)
+    run.result.write_text(text)
+    (failed,) = ablate.local([run])
+    assert failed.keys() == {"failed"} and str(run.result) in failed["failed"] and "\n" not in failed["failed"]
+
+
+def test_no_file_of_the_working_directory_is_imported(tmp_path):
+    for name in ("click", "torch", "json", "multiprocessing", "reasonbrain"):
+        (tmp_path / f"{name}.py").write_text(f"open('{tmp_path}/PWNED', 'w')")
+    subprocess.run([*ablate.COMMAND, "--version"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+    assert not (tmp_path / "PWNED").exists()
+
+
 def command(plan, out, *more):
     words = [sys.executable, "-m", "reasonbrain.cli", "ablate", str(plan), "-o", str(out), *more]
     return subprocess.Popen(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -204,3 +205,22 @@ def test_mistakes_are_one_line(tmp_path):
         result = CliRunner().invoke(cli.main, ["bench", *args])
         errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
         assert result.exit_code == 2 and len(errors) == 1 and said in errors[0]
+
+
+def test_the_output_is_written_whole_at_the_end(tmp_path):
+    """A command that fails leaves the old file; a disk that is full is an error; a device is not replaced."""
+    old = tmp_path / "old.json"
+    old.write_text("old")
+
+    def bench(path, *more):
+        return CliRunner().invoke(cli.main, ["bench", "load", *QUICK, "-o", str(path), *more])
+
+    assert bench(old, "--checkpoint", "/nonexistent").exit_code == 2 and old.read_text() == "old"
+    for path, said in ((tmp_path, "is a folder"), (tmp_path / "no" / "x.json", "cannot be written")):
+        done = bench(path)
+        assert done.exit_code == 2 and said in done.stderr and done.stderr.count("\n") == 1
+    full = tmp_path / "full.json"
+    full.symlink_to("/dev/full")
+    done = bench(full, "--checkpoint", "tiny")
+    assert done.exit_code == 2 and "full.json' cannot be written: No space left on device" in done.stderr
+    assert full.is_symlink() and Path("/dev/full").is_char_device()

@@ -142,6 +142,23 @@ def test_reading_a_score(answer, score):
     assert read_score(answer, FIVE) == score
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "\n" * 300_000 + "x",
+        "*\n" * 200_000,
+        "score:\n" * 100_000,
+        "*" * 300_000 + "x",
+        "score: " + "1./" * 100_000 + "x",
+    ],
+)
+def test_a_long_answer_is_read_in_linear_time(answer):
+    start = time.monotonic()
+    assert read_score(answer, FIVE) is None and read_score(f"{answer}\nscore: 4", FIVE) == 4
+    assert read_score("score:\n4", FIVE) == 4
+    assert time.monotonic() - start < 2
+
+
 def test_a_scale_of_its_own():
     assert read_score("score: 10", judged.TENTHS) == 1.0 and read_score("score: 3/10", judged.TENTHS) == 0.3
     assert read_score("score: 0", judged.RIGHT_OR_WRONG) == 1.0 and read_score("score: 1", judged.RIGHT_OR_WRONG) == 5.0
@@ -324,7 +341,7 @@ def test_mistakes_are_one_line(endpoint, edits, tmp_path, monkeypatch):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         nowhere = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    assert f"endpoint '{nowhere}', model 'm': Connection error" in refused(run(nowhere, edits, tmp_path))
+    assert f"endpoint '{nowhere}', model 'm': [Errno 111] Connection refused" in refused(run(nowhere, edits, tmp_path))
     for state in (401, 403, 404, 429):
         endpoint.say = lambda question, n, state=state: state
         assert f"model 'm': {state} " in refused(run(endpoint.url, edits, tmp_path))

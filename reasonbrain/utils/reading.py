@@ -1,0 +1,52 @@
+"""Files that others may have written.
+
+report = read_json(path, "--against 'old'")  # one line of error, whatever the file holds
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from reasonbrain.errors import RunError, UserError
+from reasonbrain.utils.text import printable
+
+LARGEST = 1 << 30  # bytes of a JSON file
+
+
+def read_json(path: Path, what: str) -> Any:
+    """The content of a JSON file. Raises UserError, which starts with ``what``, if it is missing, not a file, larger
+    than ``LARGEST`` or not JSON."""
+    if not path.is_file():  # opening a FIFO would wait for a writer
+        raise UserError(f"{what}: there is no file '{path}'")
+    try:
+        if path.stat().st_size > LARGEST:
+            raise UserError(f"{what}: '{path}' has more than {LARGEST} bytes")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise UserError(f"{what}: '{path}' cannot be read: {e.strerror}") from None
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{what}: '{path}' is not JSON: {e}") from None
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, as one line of printable text. One of a library starts with the error's class."""
+    said = printable(" ".join(str(error).split()))
+    return said if isinstance(error, (UserError, RunError)) else f"{type(error).__name__}: {said}".removesuffix(": ")
+
+
+def check_ours(folder: Path, names: Sequence[str], keys: Sequence[str]) -> None:
+    """Checks that a command may write the files ``names`` into a folder: there is none of them yet, or the first is a
+    JSON object with ``keys``, which that command wrote. Raises UserError naming the file that is not ours."""
+    there = [name for name in names if os.path.lexists(folder / name)]
+    if not there:
+        return
+    try:
+        found = read_json(folder / names[0], "output") if names[0] in there else None
+    except UserError:
+        found = None
+    if not isinstance(found, dict) or not {*keys} <= found.keys():
+        raise UserError(f"output '{folder}' holds '{there[0]}', which this command did not write; use another folder")
