@@ -141,6 +141,10 @@ class Plugin(ModelMixin, ConfigMixin):
         ready = inputs.ready.get(self.slot)
         return self.image_features(inputs.images) if ready is None else ready  # type: ignore[return-value]
 
+    def unread(self, text: str) -> str:
+        """The end of a text that an encoder leaves out because the text is too long; "" if it reads all of it."""
+        return ""
+
     def repeated(self) -> list[nn.Module]:
         """The repeated blocks that make up most of the plug-in, in execution order. Empty by default."""
         return []

@@ -20,7 +20,8 @@ from reasonbrain import ReasonBrainPipeline
 from reasonbrain.checkpoint import save_model
 from reasonbrain.editing.batch.editor import Editor
 from reasonbrain.editing.batch.executors import processes
-from reasonbrain.editing.batch.rows import EditRow, Job
+from reasonbrain.editing.batch.jobs import Job
+from reasonbrain.editing.batch.rows import EditRow
 from reasonbrain.eval.benchmarking.source import Found, Source, sample_records
 from reasonbrain.eval.benchmarking.timing import Timing, seconds
 from reasonbrain.train.loop import peak_memory

@@ -122,6 +122,13 @@ class ClipEncoders(Plugin):
         filled = torch.tensor([bool(t.strip()) for t in texts], device=self.device)
         return out.last_hidden_state, mask.bool() & filled[:, None], out.pooler_output
 
+    def unread(self, text: str) -> str:
+        length = self.clip.config.text_config.max_position_embeddings
+        tokens = self.tokenizer(text, split_special_tokens=True, return_offsets_mapping=True)
+        if len(tokens.input_ids) <= length:
+            return ""
+        return text[tokens.offset_mapping[length - 1][0] :]  # the last token read is the one that ends a text
+
     def forward(self, inputs: Inputs) -> Features:
         texts = inputs.sentences if self.reads_sentence else inputs.instructions
         assert texts is not None  # ReasonBrain.encode generates them

@@ -9,9 +9,12 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Qwen2VLImageProcessorPil
 
+from reasonbrain.errors import UserError
 from reasonbrain.modules.common.precision import base_dtype
 from reasonbrain.modules.mllm.base import MllmPlugin
 from reasonbrain.registry import register
+
+MAX_RATIO = 200  # of the longer side to the shorter one, by Qwen's image processor
 
 
 @register("mllm", "qwen2_5_vl")
@@ -65,6 +68,15 @@ class Qwen25VL(MllmPlugin):
             image_features=lambda images: torch.zeros(len(images), rows, rows, hidden, dtype=self.dtype),
             positions=lambda ids, mask, rows, columns: torch.zeros(3, *ids.shape, dtype=torch.long),
         )
+
+    def pixels(self, images: Tensor) -> dict[str, Tensor]:
+        height, width = images.shape[-2:]
+        if max(height, width) > MAX_RATIO * min(height, width):
+            raise UserError(
+                f"a picture of {width}x{height} pixels is {max(height, width) / min(height, width):.0f}:1; the MLLM "
+                f"takes up to {MAX_RATIO}:1, so crop it first"
+            )
+        return super().pixels(images)
 
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:
         visual, grid = self.model.model.visual, pixels["image_grid_thw"]

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from reasonbrain.errors import UserError
+from reasonbrain.utils.text import printable
 
 
 def trained(config: str | None, checkpoint: str | None, overrides: tuple[str, ...]) -> str:
@@ -52,12 +53,14 @@ def edit(
     """Edit IMAGE as INSTRUCTION implies. Prints the path of the result.
 
     KEY=VALUE changes the configuration: edit.guidance=2, model.cme=null."""
+    from reasonbrain.instruction import check_instruction
     from reasonbrain.utils.images import check_output, load_image, save_image
 
     for path in filter(None, (output, panel)):
         check_output(path)
     if panel and Path(panel).resolve() == Path(output).resolve():
         raise UserError(f"panel '{panel}' and output are the same file")
+    check_instruction(instruction)
     source = load_image(image)
 
     import torch
@@ -84,9 +87,10 @@ def edit(
         shown = make_panel(source, result, out.regions[0], out.focus[0], instruction, out.objects[0], said)
         save_image(shown, panel)
     save_image(result, output, metadata)
-    click.echo(output)
-    if panel:
-        click.echo(panel)
+    if unread := pipe.core().unread(instruction):
+        click.echo(f"the instruction is longer than the text encoder reads, which left out: {unread[:200]}", err=True)
+    for path in filter(None, (output, panel)):
+        click.echo(os.fsencode(path))  # also a name that is not valid text
 
 
 @click.command()
@@ -106,14 +110,20 @@ def batch(ctx: click.Context, checkpoint: str | None, workers: int | None, execu
     JOBS is a .jsonl, .csv or .parquet file, or a folder of images. The same command resumes an interrupted batch. Exit
     code 3: some rows could not be edited; the results say why.
     KEY=VALUE changes the configuration: edit.guidance=2. See docs/batch.md."""
-    from reasonbrain.editing.batch.rows import Job
+    from reasonbrain.editing.batch.jobs import Job
     from reasonbrain.editing.batch.run import run
 
-    name = trained(job["config"], checkpoint, job["overrides"])
-    failed = run(Job(checkpoint=name, **job), workers, executor)
+    what = Job(checkpoint=trained(job["config"], checkpoint, job["overrides"]), **job)
+    failed, cut = run(what, workers, executor)
+    first = os.environ.get("RANK", "0") == "0"
+    if first and (skipped := what.skipped()):
+        names = ", ".join(printable(name, 60) for name in skipped[:5]) + (", ..." if len(skipped) > 5 else "")
+        click.echo(f"jobs '{what.jobs}': {len(skipped)} entries are no pictures and were skipped: {names}", err=True)
+    if first and cut:
+        click.echo(f"{cut} instructions are longer than the text encoder reads; see unread in results.jsonl", err=True)
     if failed:
         click.echo(f"{failed} results failed; results.jsonl has the reasons", err=True)
     if "WORLD_SIZE" not in os.environ:  # torchrun would stop the other processes
         for file in ("results.jsonl", "gallery.html"):
-            click.echo(job["output"] / file)
+            click.echo(os.fsencode(what.output / file))
         ctx.exit(3 if failed else 0)

@@ -2,14 +2,16 @@
 
 pictures     -> Core.sources    -> Sources              once a picture
 instructions -> Core.condition  -> Inputs, Condition    once an instruction; Inputs.sentences: what the MLLM said
-noise        -> Core.draw       -> edited pictures      once a variant
+noise        -> Core.draw       -> Drawn                once a variant
+             -> Core.finish     -> edited pictures      one at a time, at the picture's own size
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from functools import wraps
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from PIL import Image
@@ -17,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reasonbrain.config.schema import EditConfig
-from reasonbrain.errors import UserError
+from reasonbrain.errors import UserError, out_of_memory
 from reasonbrain.interfaces import Condition, Inputs
 from reasonbrain.model import ReasonBrain
 from reasonbrain.utils.images import pad_to_multiple, to_tensor
@@ -26,19 +28,44 @@ OnStep = Callable[[int, Tensor, Tensor], Tensor]  # step, timestep, latents -> l
 
 
 class Sources(NamedTuple):
-    """The data of B pictures of one size that edits need, independent of the instructions.
+    """The data of B pictures that edits need, independent of the instructions, at one size that edits are computed at.
 
-    original: [B, 3, H, W] in 0..1. small: [B, 3, h, w], the originals at the size that edits are computed at. regions:
-    [B, h, w], label maps. latents: [B, C, h', w']; plain: [B, 3, h, w], the decoded latents. ready: image features by
-    slot (``ReasonBrain.image_features``). Without a diffusion model latents and plain are small, and so is plain where
-    edits do not ``preserve``."""
+    small: [B, 3, h, w] in 0..1, the pictures at that size. regions: [B, h, w], label maps. latents: [B, C, h', w'];
+    plain: [B, 3, h, w], the decoded latents. ready: image features by slot (``ReasonBrain.image_features``). Without a
+    diffusion model latents and plain are small, and so is plain where edits do not ``preserve``."""
 
-    original: Tensor
     small: Tensor
     regions: Tensor
     latents: Tensor
     plain: Tensor
     ready: dict[str, Tensor]
+
+
+class Drawn(NamedTuple):
+    """source: [B, 3, h, w] in 0..1, ``Sources.small``. edited: the same shape. mask: [B, 1, h, w], the share of each
+    pixel that the edit replaces."""
+
+    source: Tensor
+    edited: Tensor
+    mask: Tensor
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def fits_memory(method: Method) -> Method:
+    """A step that raises UserError when memory runs out."""
+
+    @wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return method(*args, **kwargs)
+        except (RuntimeError, MemoryError) as e:
+            if not out_of_memory(e):
+                raise
+        raise UserError("the edit does not fit into memory; use a smaller picture, edit.size or batch size")
+
+    return call  # type: ignore[return-value]
 
 
 def change_mask(edited: Tensor, source: Tensor, low: float = 0.03, high: float = 0.08) -> Tensor:
@@ -61,22 +88,39 @@ class Core:
     device: torch.device
     progress: Callable[..., Any]
 
+    @staticmethod
+    def size(width: int, height: int, edit: EditConfig) -> tuple[int, int]:
+        """The (height, width) at which the edit of a picture is computed."""
+        scale = min(1.0, edit.size / max(height, width)) if edit.size else 1.0
+        return max(1, round(height * scale)), max(1, round(width * scale))
+
+    @fits_memory
     @torch.no_grad()
     def sources(self, pictures: Sequence[Image.Image], edit: EditConfig) -> Sources:
-        """Prepares RGB pictures of one size."""
-        original = to_tensor(list(pictures)).to(self.device)
-        height, width = original.shape[-2:]
-        scale = min(1.0, edit.size / max(height, width)) if edit.size else 1.0
-        size = (max(1, round(height * scale)), max(1, round(width * scale)))
-        small = original if scale == 1.0 else F.interpolate(original, size, mode="bicubic", antialias=True).clamp(0, 1)
+        """Prepares RGB pictures whose edits are computed at one size."""
+        size = self.size(*pictures[0].size, edit)
+        small = torch.cat([self._scaled(picture, size) for picture in pictures])
         regions, ready = self.model.segment(small), self.model.image_features(small)
         diffusion = self.model.slot("diffusion")
         if diffusion is None:
-            return Sources(original, small, regions, small, small, ready)
+            return Sources(small, regions, small, small, ready)
         latents = diffusion.encode(pad_to_multiple(small, diffusion.multiple))
         plain = diffusion.decode(latents)[..., : size[0], : size[1]] if edit.preserve else small
-        return Sources(original, small, regions, latents, plain, ready)
+        return Sources(small, regions, latents, plain, ready)
 
+    def _scaled(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
+        original = to_tensor([picture]).to(self.device)
+        if original.shape[-2:] == size:
+            return original
+        return F.interpolate(original, size, mode="bicubic", antialias=True).clamp_(0, 1)
+
+    def unread(self, instruction: str) -> str:
+        """The end of an instruction that the text encoder does not read, because the instruction is too long. The MLLM
+        reads all of it."""
+        encoders = self.model.slot("encoders")
+        return "" if encoders is None or self.model.reads_sentence else encoders.unread(instruction)
+
+    @fits_memory
     @torch.no_grad()
     def condition(
         self,
@@ -95,15 +139,16 @@ class Core:
         condition, _ = self.model.condition(inputs)
         return inputs, condition
 
+    @fits_memory
     @torch.no_grad()
     def draw(
         self, sources: Sources, condition: Condition, noise: Tensor, edit: EditConfig, on_step: OnStep | None = None
-    ) -> Tensor:
-        """The edited pictures [B, 3, H, W] in 0..1, from noise of the latents' shape. ``on_step`` may replace the
-        latents after each denoising step."""
-        original, diffusion = sources.original, self.model.slot("diffusion")
+    ) -> Drawn:
+        """Edits at the size of the sources, from noise of the latents' shape. ``on_step`` may replace the latents after
+        each denoising step."""
+        small, diffusion = sources.small, self.model.slot("diffusion")
         if diffusion is None:
-            return original
+            return Drawn(small, small, torch.zeros_like(small[:, :1]))
         with self.progress(total=edit.steps) as bar:
 
             def after_step(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
@@ -111,12 +156,23 @@ class Core:
                 return latents if on_step is None else on_step(step, timestep, latents)
 
             latents = diffusion.sample(condition, sources.latents, noise, edit.steps, edit.guidance, after_step)
-        h, w = size = sources.small.shape[-2:]
+        h, w = small.shape[-2:]
         edited = diffusion.decode(latents)[..., :h, :w]
         if not edited.isfinite().all():
             dtype = str(latents.dtype).removeprefix("torch.")
             raise UserError(f"the edit is NaN or infinite: the model's weights diverged, or they overflow in {dtype}")
         mask = change_mask(edited, sources.plain) if edit.preserve else torch.ones_like(edited[:, :1])
-        if size != original.shape[-2:]:
-            edited, mask = (F.interpolate(x, original.shape[-2:], mode="bicubic").clamp(0, 1) for x in (edited, mask))
-        return original + mask * (edited - original)
+        return Drawn(small, edited, mask)
+
+    @fits_memory
+    @torch.no_grad()
+    def finish(self, picture: Image.Image, drawn: Drawn, row: int) -> Tensor:
+        """The edited picture [1, 3, H, W] in 0..1 of a row of ``drawn``, at the size of the picture.
+
+        One at a time, and a picture that was scaled down becomes numbers only here, again: it may have a hundred times
+        the pixels of its edit."""
+        original, edited, mask = (part[row : row + 1] for part in drawn)
+        if original.shape[-2:] != (size := picture.size[::-1]):
+            original = to_tensor([picture]).to(self.device)
+            edited, mask = (F.interpolate(part, size, mode="bicubic").clamp_(0, 1) for part in (edited, mask))
+        return (edited - original).mul_(mask).add_(original)

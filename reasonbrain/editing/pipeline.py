@@ -6,6 +6,7 @@ pipe(image, "What would happen if someone blew on this candle?").images[0].save(
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,10 +23,11 @@ from torch import Tensor
 from reasonbrain.attention import set_attention
 from reasonbrain.checkpoint import load_model, save_model
 from reasonbrain.config.schema import Config, EditConfig
-from reasonbrain.editing.batch.rows import parse_all
+from reasonbrain.editing.batch.rows import parse_all, whole
 from reasonbrain.editing.batch.scheduler import Result, edit_rows
 from reasonbrain.editing.core import Core
 from reasonbrain.errors import UserError
+from reasonbrain.instruction import check_instruction, check_text
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
 from reasonbrain.utils.images import load_image, to_pil
@@ -125,7 +127,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
         self,
         image: Picture | Sequence[Picture],
         instruction: str | Sequence[str],
-        objects: Sequence[Sequence[str] | None] | None = None,
+        objects: str | Sequence[Sequence[str] | None] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
@@ -137,25 +139,27 @@ class ReasonBrainPipeline(DiffusionPipeline):
         """Edits one or many pictures of any sizes. A result has the size of its source.
 
         image: paths, PIL pictures or arrays (``load_image``). instruction: one for all pictures, or one a picture.
-        objects: names of the key objects of each picture; None: they are found in the instruction.
+        objects: names of the key objects of each picture, or the name of its only one; None: they are found in the
+        instruction.
         num_inference_steps, guidance_scale, preserve: None for the values of ``settings.edit``.
         generator: one a picture, or one for all. With one for all each picture starts from the same noise, so that its
         result does not depend on the other pictures.
         output_type: pil, np or pt.
         reasoning: also return the sentence in which the MLLM says what happens.
         callback_on_step_end: called as (pipeline, step, timestep, {"latents": packed latents}) for each batch of
-        pictures of one size; may return other latents under the same key.
+        pictures that are edited at one size; may return other latents under the same key.
 
-        Raises UserError for an unreadable picture, an empty instruction, fewer than one step, or lists of different
-        lengths."""
+        Raises UserError for an unreadable picture, an instruction that ``check_instruction`` refuses, a number out of
+        range, lists of different lengths, and if the edit does not fit into memory."""
         single = isinstance(image, (str, Path, Image.Image, np.ndarray))
         pictures = [load_image(i) for i in ([image] if single else image)]  # type: ignore
         texts = [instruction] * len(pictures) if isinstance(instruction, str) else list(instruction)
         edit = replace(self.settings.edit)
-        edit.steps = edit.steps if num_inference_steps is None else num_inference_steps
-        edit.guidance = edit.guidance if guidance_scale is None else guidance_scale
+        edit.steps = whole("steps", edit.steps if num_inference_steps is None else num_inference_steps)
+        edit.guidance = edit.guidance if guidance_scale is None else _finite("guidance_scale", guidance_scale)
         edit.preserve = edit.preserve if preserve is None else preserve
-        _check(pictures, texts, objects, generator, edit, output_type)
+        names = None if objects is None else _objects(objects, len(pictures))
+        _check(pictures, texts, names, generator, output_type)
 
         core = self.core()
         blank: list[Any] = [None] * len(pictures)
@@ -163,7 +167,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
         out = ReasonBrainOutput(blank[:], blank[:], said, blank[:], blank[:])
         groups: dict[tuple[int, int], list[int]] = {}
         for row, picture in enumerate(pictures):
-            groups.setdefault(picture.size, []).append(row)
+            groups.setdefault(core.size(*picture.size, edit), []).append(row)
         start = generator.get_state() if isinstance(generator, torch.Generator) else None
         for rows in groups.values():
             if start is not None:  # the same noise in each batch
@@ -173,7 +177,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
                 rows,
                 [pictures[r] for r in rows],
                 [texts[r] for r in rows],
-                None if objects is None else [objects[r] for r in rows],
+                None if names is None else [names[r] for r in rows],
                 [generator[r] for r in rows] if isinstance(generator, (list, tuple)) else generator,
                 edit,
                 callback_on_step_end,
@@ -190,9 +194,8 @@ class ReasonBrainPipeline(DiffusionPipeline):
 
         rows: mappings with ``id``, ``image`` and ``instruction``, and optionally ``seed``, ``steps``, ``size``,
         ``reasoning`` and ``n``, the number of variants. They are read when they are needed. Each variant is a result; a
-        row that cannot be edited gives a result with an error. A picture depends only on its row and ``batch_size``.
-
-        Raises UserError if ``batch_size`` rows do not fit into the device's memory."""
+        row that cannot be edited gives a result with an error, whatever was raised. A picture depends only on its row
+        and ``batch_size``."""
         return edit_rows(self.core(), self.settings.edit, parse_all(rows), batch_size)
 
     def _edit_group(
@@ -207,7 +210,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
         on_step_end: OnStepEnd | None,
         out: ReasonBrainOutput,
     ) -> None:
-        """Edits pictures of one size and writes the results into their ``rows`` of ``out``."""
+        """Edits pictures that are edited at one size and writes the results into their ``rows`` of ``out``."""
         sources = core.sources(pictures, edit)
         inputs, condition = core.condition(sources, texts, objects, reasoning=out.reasoning is not None)
         latents = sources.latents
@@ -219,9 +222,9 @@ class ReasonBrainPipeline(DiffusionPipeline):
                 return latents
             return on_step_end(self, step, timestep, {"latents": latents}).get("latents", latents)
 
-        result = core.draw(sources, condition, noise, edit, on_step)
+        drawn = core.draw(sources, condition, noise, edit, on_step)
         for i, row in enumerate(rows):
-            out.images[row] = result[i].cpu()
+            out.images[row] = core.finish(pictures[i], drawn, i)[0].cpu()
             out.objects[row] = inputs.objects[i]
             out.regions[row] = inputs.regions[i].cpu().numpy()
             if condition.focus is not None:
@@ -230,12 +233,27 @@ class ReasonBrainPipeline(DiffusionPipeline):
                 out.reasoning[row] = inputs.sentences[i]
 
 
+def _objects(given: Any, count: int) -> list[list[str] | None]:
+    """Names of objects per picture; a single text is one object."""
+    given = [given] * count if isinstance(given, str) else given
+    return [None if names is None else [names] if isinstance(names, str) else list(names) for names in given]
+
+
+def _finite(name: str, value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise UserError(f"{name} {value!r:.60} is not a finite number")
+    return number
+
+
 def _check(
     pictures: list[Image.Image],
     texts: list[str],
-    objects: Sequence[Any] | None,
+    objects: list[list[str] | None] | None,
     generator: Any,
-    edit: EditConfig,
     output_type: str,
 ) -> None:
     if not pictures:
@@ -244,9 +262,8 @@ def _check(
         if isinstance(given, (list, tuple)) and len(given) != len(pictures):
             raise UserError(f"{len(pictures)} images, but {len(given)} {what}; give one each")
     for text in texts:
-        if not isinstance(text, str) or not text.strip():
-            raise UserError(f"instruction {text!r} is empty; an example: 'What if the ice were left in the sun?'")
-    if edit.steps < 1:
-        raise UserError(f"steps must be 1 or more, not {edit.steps}")
+        check_instruction(text)
+    for name in (name for names in objects or () for name in names or ()):
+        check_text("object", name)
     if output_type not in ("pil", "np", "pt"):
         raise UserError(f"output_type '{output_type}' is not one of pil, np, pt")

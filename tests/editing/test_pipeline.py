@@ -212,7 +212,7 @@ def test_users_habits(model, settings, records):
         ({"instruction": "  \n"}, "empty"),
         ({"instruction": ["a", "b"]}, "1 images, but 2 instructions"),
         ({"image": []}, "no image"),
-        ({"num_inference_steps": 0}, "steps must be 1 or more, not 0"),
+        ({"num_inference_steps": 0}, "steps 0 is not from 1 to 1000"),
         ({"num_inference_steps": -3}, "-3"),
         ({"output_type": "jpeg"}, "pil, np, pt"),
         ({"objects": [["a"], ["b"]]}, "1 images, but 2 objects"),

@@ -10,16 +10,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
 
-from reasonbrain.editing.batch.rows import EditRow, Job
+from reasonbrain.editing.batch.jobs import Job
+from reasonbrain.editing.batch.rows import EditRow
 from reasonbrain.editing.batch.scheduler import Result, edit_rows
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.utils.images import save_image
 from reasonbrain.utils.journal import JsonRow
+from reasonbrain.utils.text import printable
 
 PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*")
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)")  # reserved by Windows
 LONGEST = 80  # characters of an id in a file name
-BEHIND = 64  # pictures waiting to be written, at most
+BEHIND = 1 << 27  # pixels waiting to be written, at most, besides one picture
 
 
 def picture_path(row: EditRow, variant: int) -> str:
@@ -46,13 +48,14 @@ class Editor:
 
     def __call__(self, rows: Iterable[EditRow]) -> Iterator[JsonRow]:
         """Lines in no particular order. Raises UserError if a picture cannot be written."""
-        waiting: deque[Future[JsonRow]] = deque()
+        waiting: deque[tuple[int, Future[JsonRow]]] = deque()  # pixels, line
         with ThreadPoolExecutor(4) as pool:
             for result in edit_rows(self.pipe.core(), self.pipe.settings.edit, rows, self.job.batch_size):
-                waiting.append(pool.submit(self._finish, result))
-                while waiting and (waiting[0].done() or len(waiting) > BEHIND):
-                    yield waiting.popleft().result()
-            for line in waiting:
+                pixels = result.image.width * result.image.height if result.image else 0
+                waiting.append((pixels, pool.submit(self._finish, result)))
+                while waiting and (waiting[0][1].done() or sum(pixels for pixels, _ in waiting) > BEHIND):
+                    yield waiting.popleft()[1].result()
+            for _, line in waiting:
                 yield line.result()
 
     def _finish(self, result: Result) -> JsonRow:
@@ -75,5 +78,6 @@ class Editor:
             "instruction": row.instruction,
             "reasoning": result.reasoning,
             "objects": result.objects,
-            "error": result.error or None,
+            "unread": result.unread or None,
+            "error": printable(result.error) or None,
         }

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 
 from reasonbrain.editing.batch.editor import Editor
-from reasonbrain.editing.batch.rows import EditRow, Job
+from reasonbrain.editing.batch.jobs import Job
+from reasonbrain.editing.batch.rows import EditRow
 from reasonbrain.editing.batch.scheduler import WINDOW
 from reasonbrain.errors import RunError, UserError
 from reasonbrain.utils.cluster import connect

@@ -12,91 +12,104 @@ A row is identified by its number in JOBS. A variant with a line is finished; a 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
+from types import NoneType
+from typing import Any, BinaryIO
 
-from reasonbrain.editing.batch.rows import Job
+from reasonbrain.editing.batch.jobs import Job
 from reasonbrain.errors import UserError
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.journal import JsonRow, read
 from reasonbrain.utils.locks import take
 
+FILES = ("run.json", "results.jsonl", "gallery.html", "lock")
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # what ``whole_file`` and ``save_image`` write before they rename it
 
-def enter(lock: BinaryIO, output: Path, shared: bool) -> None:
-    """Locks the folder; the first process to enter removes temporary files. ``shared``: with the other processes of
-    this torchrun.
 
-    Raises UserError if another command has the folder."""
+def enter(lock: BinaryIO, job: Job, rows: str, shared: bool) -> None:
+    """Locks the folder and checks that it is new or has the results of this job (``compare``). Then the first process
+    to enter removes temporary files. ``shared``: with the other processes of this torchrun.
+
+    Raises UserError if another command has the folder, or if it is not of this job."""
     if take(lock):
-        for torn in (*output.glob(".*.tmp"), *output.glob("pictures/.*.tmp")):
-            torn.unlink()
+        compare(job, rows)
+        for torn in (*job.output.glob(".*.tmp"), *job.output.glob("pictures/.*.tmp")):
+            if TEMPORARY.fullmatch(torn.name):
+                torn.unlink()
         if shared:
             take(lock, shared=True, wait=True)
         return
     for _ in range(30 if shared else 0):
         if take(lock, shared=True):
+            compare(job, rows)
             return
         time.sleep(1)
-    raise UserError(f"output '{output}' is being written by another command; wait for it or use another folder")
+    raise UserError(f"output '{job.output}' is being written by another command; wait for it or use another folder")
 
 
-def compare(job: Job) -> None:
-    """Raises UserError unless the folder is new or its results are those of the same job."""
+def check_files(output: Path) -> None:
+    """Raises UserError if a name that a batch writes is no file of that kind, or, in a folder without run.json, was
+    written by something else."""
+    for path in (*(output / name for name in FILES), *output.glob("results-*.jsonl")):
+        if (path.exists() or path.is_symlink()) and not path.is_file():  # opening a FIFO would wait
+            raise UserError(f"output '{output}': '{path.name}' is not a file; use another folder")
+        if path.exists() and path.name != "lock" and not (output / "run.json").exists():
+            raise UserError(f"output '{output}' has a {path.name} but no run.json; use another folder")
+    if not (output / "run.json").exists() and (output / "pictures").is_dir():
+        if found := next((p.name for p in (output / "pictures").iterdir()), None):
+            raise UserError(f"output '{output}' has pictures/{found} but no run.json; use another folder")
+
+
+def compare(job: Job, rows: str) -> None:
+    """Raises UserError unless the folder is new or its results are those of the same job. rows: ``Job.survey``'s hash.
+
+    What the results depend on is compared, not how it is written: rows, tensors, and the settings of model and edit."""
     from reasonbrain.checkpoint import find_checkpoint  # imports transformers, which the first checks do without
     from reasonbrain.config.loading import load_config
+    from reasonbrain.editing.batch.identity import model_hash
 
+    check_files(job.output)
     folder = find_checkpoint(job.checkpoint)
-    model = hashlib.blake2b(digest_size=16)
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        with path.open("rb") as file:  # only both ends of a large file: 60 GB would take minutes
-            model.update(f"{path.relative_to(folder)} {path.stat().st_size}".encode() + file.read(2**16))
-            file.seek(max(0, path.stat().st_size - 2**16))
-            model.update(file.read())
+    cfg = load_config(str(folder / "config.yaml"), job.overrides, reads_data=False)
     now = {
-        "jobs": _digest(job.jobs),
+        "jobs": rows,
         "instruction": job.instruction,
-        "model": model.hexdigest(),
-        "edit": asdict(load_config(str(folder / "config.yaml"), job.overrides, reads_data=False).edit),
-        "overrides": list(job.overrides),
+        "model": model_hash(folder),
+        "edit": asdict(cfg.edit),
+        "settings": json.loads(json.dumps(asdict(cfg.model), default=str)),
         "batch_size": job.batch_size,
     }
     path = job.output / "run.json"
     if not path.exists():
-        if (job.output / "results.jsonl").exists():
-            raise UserError(f"output '{job.output}' has a results.jsonl but no run.json; use another folder")
         with whole_file(path) as out:
             json.dump(now, out, indent=1)
         return
     try:
         then = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+        if not isinstance(then, dict):
+            raise ValueError
+    except (ValueError, RecursionError):
         raise UserError(f"'{path}' is damaged; use another folder with -o") from None
     for key, value in now.items():
         if then.get(key) != value:
-            what = f"jobs '{job.jobs}' has changed" if key == "jobs" else f"{key} was {then.get(key)}, not {value}"
+            what = f"jobs '{job.jobs}' has changed" if key == "jobs" else _difference(key, then.get(key), value)
             raise UserError(
                 f"output '{job.output}' has results of another job: {what}; repeat the former command to resume it, "
                 f"or use another folder with -o"
             )
 
 
-def _digest(jobs: Path) -> str:
-    """A hash of a file's content, or of the names and sizes of a folder's files."""
-    digest = hashlib.blake2b(digest_size=16)
-    if jobs.is_dir():
-        for path in sorted(jobs.iterdir()):
-            digest.update(os.fsencode(path.name) + b"\0%d\0" % path.stat().st_size)
-        return digest.hexdigest()
-    with jobs.open("rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.hexdigest()
+def _difference(key: str, then: Any, now: Any) -> str:
+    """What was changed, by the innermost key."""
+    while isinstance(then, dict) and isinstance(now, dict):
+        inner = next(k for k in {**then, **now} if then.get(k) != now.get(k) or (k in then) != (k in now))
+        key, then, now = f"{key}.{inner}", then.get(inner), now.get(inner)
+    return f"{key} was {then}, not {now}"
 
 
 def lines(output: Path) -> Iterator[JsonRow]:
@@ -104,13 +117,21 @@ def lines(output: Path) -> Iterator[JsonRow]:
     seen = set()
     for path in (output / "results.jsonl", *sorted(output.glob("results-*.jsonl"))):
         for number, line in enumerate(read(path), 1):
-            try:
-                key = line["row"], line["variant"]
-            except KeyError:
-                raise UserError(f"'{path}' line {number} is not a result; repair it or use another folder") from None
+            if not _is_result(line):
+                raise UserError(f"'{path}' line {number} is not a result; repair it or use another folder")
+            key = line["row"], line["variant"]
             if key not in seen:
                 seen.add(key)
                 yield line
+
+
+def _is_result(line: JsonRow) -> bool:
+    """Whether a line has what a result has. Its picture must be in the folder."""
+    kinds: dict[str, Any] = {"row": int, "id": str, "variant": int, "status": str, "seconds": (int, float), "seed": int}
+    kinds |= {"instruction": str, "objects": list, "file": (str, NoneType), "image": (str, NoneType)}
+    kinds |= {"reasoning": (str, NoneType), "error": (str, NoneType)}
+    right = all(key in line and isinstance(line[key], kind) for key, kind in kinds.items())
+    return right and (line["file"] is None or re.fullmatch(r"pictures/[^/]+", line["file"]) is not None)
 
 
 def merge(output: Path) -> None:

@@ -12,41 +12,52 @@ from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from tqdm import tqdm
 
 from reasonbrain.editing.batch import results as folder
-from reasonbrain.editing.batch.rows import EditRow, Job
+from reasonbrain.editing.batch.jobs import Job
+from reasonbrain.editing.batch.rows import EditRow
 from reasonbrain.errors import UserError
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.gallery import Card, in_threads, render, thumbnail
 from reasonbrain.utils.images import load_image
 from reasonbrain.utils.journal import Journal, JsonRow
 from reasonbrain.utils.locks import take
+from reasonbrain.utils.text import printable
 
 SHOWN = 10_000  # results in the gallery at most
 
 
-def run(job: Job, workers: int | None, executor: str) -> int:
-    """Computes the missing results of a job. workers: number of replicas; None for one per device. executor: a key of
-    ``executors.EXECUTORS``. Returns the number of failed results in the folder.
+class Outcome(NamedTuple):
+    """Numbers of results in the folder that failed, and whose instructions the text encoder did not read to the end."""
 
-    Raises UserError if the folder is in use by another command, has results of another job or cannot be written;
-    RunError if a worker dies."""
+    failed: int
+    cut: int
+
+
+def run(job: Job, workers: int | None, executor: str) -> Outcome:
+    """Computes the missing results of a job. workers: number of replicas; None for one per device. executor: a key of
+    ``executors.EXECUTORS``.
+
+    Raises UserError if there are no rows, if the folder is in use by another command, has results of another job or
+    cannot be written; RunError if a worker dies."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1 and (workers is not None or executor != "processes"):
         raise UserError("--workers and --executor: torchrun has already started the workers; omit these options")
-    total = sum(len(row.variants) for row in job.rows())
+    total, rows = job.survey()
     from reasonbrain.editing.batch.executors import EXECUTORS  # takes seconds; mistakes in the job are reported before
 
     with ExitStack() as stack:
         try:
-            (job.output / "pictures").mkdir(parents=True, exist_ok=True)
+            job.output.mkdir(parents=True, exist_ok=True)
+            folder.check_files(job.output)
             lock = stack.enter_context((job.output / "lock").open("ab"))
+            folder.enter(lock, job, rows, world > 1)
+            (job.output / "pictures").mkdir(exist_ok=True)
         except OSError as e:
             raise UserError(f"output '{job.output}' cannot be written: {e.strerror}") from None
-        folder.enter(lock, job.output, world > 1)
-        folder.compare(job)
         name = "results.jsonl" if world == 1 else f"results-{rank}.jsonl"
         journal = stack.enter_context(Journal(job.output / name))
         done = {(line["row"], line["variant"]) for line in folder.lines(job.output)}
@@ -56,10 +67,14 @@ def run(job: Job, workers: int | None, executor: str) -> int:
             for line in EXECUTORS[executor](job, left, workers, share):
                 journal.add(line)
                 bar.update()
-        if not take(lock):  # other processes of torchrun are still working; the last one does the rest
-            return sum(line["status"] == "error" for line in folder.lines(job.output))
-        folder.merge(job.output)
-        return _gallery(job)
+        if take(lock):  # under torchrun the last process does the rest
+            folder.merge(job.output)
+            _gallery(job)
+        failed, cut = 0, 0
+        for line in folder.lines(job.output):
+            failed += line["status"] == "error"
+            cut += bool(line.get("unread"))
+        return Outcome(failed, cut)
 
 
 def _left(rows: Iterable[EditRow], done: set[tuple[int, int]], rank: int, world: int) -> Iterator[EditRow]:
@@ -69,17 +84,18 @@ def _left(rows: Iterable[EditRow], done: set[tuple[int, int]], rank: int, world:
             yield replace(row, variants=variants)
 
 
-def _gallery(job: Job) -> int:
-    """Writes the gallery, errors first, and returns their number."""
+def _gallery(job: Job) -> None:
+    """Writes the gallery, errors first."""
     failed = sum(line["status"] == "error" for line in folder.lines(job.output))
     total = sum(1 for _ in folder.lines(job.output))
     ordered = (line for status in ("error", "ok") for line in folder.lines(job.output) if line["status"] == status)
     shown = min(total, SHOWN)
-    title = f"{job.jobs.name}: {total} results, {failed} failed" + (f"; {shown} shown" if shown < total else "")
+    title = f"{printable(job.jobs.name)}: {total} results, {failed} failed" + (
+        f"; {shown} shown" if shown < total else ""
+    )
     cards = in_threads(partial(_card, job.output), islice(ordered, SHOWN))
     with whole_file(job.output / "gallery.html") as page:
         page.writelines(render(title, tqdm(cards, total=shown, desc="gallery", unit="result", disable=None)))
-    return failed
 
 
 def _card(output: Path, line: JsonRow) -> Card:
@@ -93,5 +109,6 @@ def _card(output: Path, line: JsonRow) -> Card:
     status = "failed" if line["status"] == "error" else "made"
     words = [line["instruction"], *filter(None, [line["reasoning"]])]
     more = [f"variant {line['variant']}", f"seed {line['seed']}", f"{line['seconds']:.2g} s"]
+    more += [f"not read by the text encoder: {line['unread']}"] if line.get("unread") else []
     more += [f"objects: {', '.join(line['objects'])}"] if line["objects"] else []
     return Card(line["id"], pictures, words, {"status": status}, more=more, wrong=line["error"] or "")

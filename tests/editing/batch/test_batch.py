@@ -20,7 +20,8 @@ from reasonbrain import cli
 from reasonbrain.checkpoint import save_model
 from reasonbrain.editing.batch import scheduler as edits
 from reasonbrain.editing.batch.editor import picture_path
-from reasonbrain.editing.batch.rows import EditRow, parse, read
+from reasonbrain.editing.batch.jobs import read
+from reasonbrain.editing.batch.rows import EditRow, parse
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.modules.data.reasonmini import make
 
@@ -183,8 +184,8 @@ GOOD = {"id": "a", "image": "a.png", "instruction": "melt it"}
     [
         ([], "row 1 is not a JSON object"),
         ({**GOOD, "id": None}, "no id"),
-        ({**GOOD, "id": True}, "id True is not valid text"),
-        ({**GOOD, "id": "a\ud800"}, "is not valid text"),
+        ({**GOOD, "id": True}, "id True is not valid Unicode text"),
+        ({**GOOD, "id": "a\ud800"}, "is not valid Unicode text"),
         ({**GOOD, "sed": 1}, "unknown field 'sed'"),
         ({**GOOD, "seed": -1}, "seed -1 is not from 0 to 4294967295"),
         ({**GOOD, "seed": "one"}, "seed 'one' is not a whole number"),
@@ -287,7 +288,7 @@ def test_the_same_command_goes_on(command, rows, tmp_path):
     assert code == 0 and len(whole) == 10
     text = (out / "results.jsonl").read_bytes().splitlines(keepends=True)
     (out / "results.jsonl").write_bytes(b"".join(text[:6]) + text[6][:30])
-    (out / "pictures" / ".0123.tmp").write_bytes(b"half")
+    (out / "pictures" / ".0123456789abcdef.tmp").write_bytes(b"half")
     (out / whole[8]["file"]).unlink()
     kept = {line["file"]: (out / line["file"]).stat().st_mtime_ns for line in whole[:6]}
     assert command(rows)[0] == 0
@@ -303,7 +304,7 @@ def test_a_changed_job_is_noticed(command, rows, tmp_path):
     code, said, _ = command(rows[:2])
     assert code == 2 and "jobs" in said and "has changed" in said and said.count("\n") == 1
     code, said, _ = command(rows[:1], "edit.steps=2")
-    assert code == 2 and "edit was" in said
+    assert code == 2 and "edit.steps was 1, not 2" in said
     code, said, _ = command(rows[:1], "--batch-size", "2")
     assert code == 2 and "batch_size was 4, not 2" in said
     (tmp_path / "out" / "run.json").unlink()

@@ -21,7 +21,8 @@ RUN = """
 import os, sys, traceback
 import reasonbrain.editing.pipeline
 import reasonbrain.modules.diffusion.flux, reasonbrain.modules.mllm.qwen2_5_vl
-from reasonbrain.editing.batch.run import Job, Path, run
+from pathlib import Path
+from reasonbrain.editing.batch.run import Job, run
 jobs, checkpoint = sys.argv[1:]
 for line in sys.stdin:
     pid = os.fork()

@@ -1,0 +1,70 @@
+"""What a model is, independent of how its checkpoint was written.
+
+The same model exported again is the same: the order of safetensors' metadata is random, and shards, time stamps and
+training settings do not change an edit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from reasonbrain.checkpoint import slot_folder
+from reasonbrain.errors import UserError
+from reasonbrain.registry import SLOTS
+
+END = 1 << 16  # bytes of a tensor that are read at its beginning and at its end: all of 60 GB would take minutes
+
+
+def model_hash(folder: Path) -> str:
+    """A hash of the tensors and of the other files of a checkpoint's slots. The configuration is not part of it.
+
+    Raises UserError for a file that cannot be read."""
+    parts: dict[str, str] = {}
+    for slot in SLOTS:
+        target = slot_folder(folder, slot)
+        for path in sorted(p for p in target.rglob("*") if p.is_file() and p.name[0] != "."):
+            name = path.relative_to(folder).as_posix()
+            try:
+                if path.suffix == ".safetensors":
+                    parts |= {f"{path.parent.name}/{key}": value for key, value in _tensors(path)}
+                elif not name.endswith(".safetensors.index.json"):
+                    parts[name] = _hash(_content(path))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as e:
+                raise UserError(f"checkpoint file '{path}' cannot be read: {type(e).__name__}") from None
+    return _hash(json.dumps(parts, sort_keys=True).encode())
+
+
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _content(path: Path) -> bytes:
+    """The file; JSON without its layout and, at the top, without versions of libraries and private keys."""
+    data = path.read_bytes()
+    if path.suffix != ".json":
+        return data
+    value: Any = json.loads(data)
+    if isinstance(value, dict):
+        value = {k: v for k, v in value.items() if k[:1] != "_" and not k.endswith("_version")}
+    return json.dumps(value, sort_keys=True).encode()
+
+
+def _tensors(path: Path) -> Iterator[tuple[str, str]]:
+    """The names of a safetensors file with what they hold; a name that shares another's tensor with that name."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(min(length, path.stat().st_size)))
+        for alias, first in json.loads(header.pop("__metadata__", {}).get("shared", "{}")).items():
+            yield alias, f"is {first}"
+        for name, tensor in header.items():
+            start, end = (8 + length + offset for offset in tensor["data_offsets"])
+            file.seek(start)
+            data = file.read(min(END, end - start))
+            file.seek(max(start, end - END))
+            data += file.read(min(END, end - start))
+            yield name, f"{tensor['dtype']} {tensor['shape']} {_hash(data)}"
