@@ -1,5 +1,7 @@
 """The errors that the command line prints as one line, without a traceback."""
 
+from reasonbrain.utils.text import printable
+
 
 class UserError(Exception):
     """An error that the user can fix. The message is one line that names the setting, its value and the choices. Exit
@@ -10,11 +12,12 @@ class RunError(Exception):
     """A run that ended early although its command was valid. The same command resumes it. Exit code 1."""
 
 
-def reason(error: Exception) -> str:
-    """What an error says about the row or the file that raised it, in one line. The class is named unless it is a
-    UserError. For loops in which one item must not end the others."""
-    said = " ".join(str(error).split())
-    return said if isinstance(error, UserError) and said else f"{type(error).__name__}: {said}".rstrip(": ")
+def reason(error: BaseException) -> str:
+    """What an error says about the row or the file that raised it, as one line of printable text. An error of a library
+    starts with its class. For loops in which one item must not end the others."""
+    said = printable(" ".join(str(error).split()))
+    known = isinstance(error, (UserError, RunError)) and said
+    return said if known else f"{type(error).__name__}: {said}".removesuffix(": ")
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -32,7 +32,7 @@ from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import Config
 from reasonbrain.data.record import Records
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
-from reasonbrain.errors import RunError, UserError
+from reasonbrain.errors import RunError, UserError, reason
 from reasonbrain.eval.ablation.plan import Budget, read_plan
 from reasonbrain.eval.ablation.report import COSTS, LOSS, check_output, write
 from reasonbrain.eval.evaluation.benchmarks import Benchmark, find_benchmark
@@ -48,7 +48,7 @@ from reasonbrain.train.planning.dry import fake_passes
 from reasonbrain.utils.cluster import connect
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.locks import alone
-from reasonbrain.utils.reading import one_line, read_json
+from reasonbrain.utils.reading import read_json
 from reasonbrain.utils.redact import redacted
 
 log = logging.getLogger(__name__)
@@ -125,8 +125,8 @@ def networks(budget: Budget, scores: Sequence[str]) -> tuple[Benchmark, dict[str
     metrics = {name: of for name, of in benchmark.select_metrics(names).items() if isinstance(of, Metric)}
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     models = Models(benchmark.clip, benchmark.dino, benchmark.lpips, device)
-    for name, reason in unavailable_metrics(metrics, models).items():
-        raise UserError(f"metric '{name}': {reason}")
+    for name, why in unavailable_metrics(metrics, models).items():
+        raise UserError(f"metric '{name}': {why}")
     return benchmark, metrics, models
 
 
@@ -178,7 +178,7 @@ def perform(run: Run) -> dict[str, Any]:
             return _read_result(run)
     except Exception as e:  # whatever the error, the other runs continue
         log.warning(f"{run.folder}: {e}", exc_info=not isinstance(e, (UserError, RunError)))
-        return {"failed": one_line(e)}
+        return {"failed": reason(e)}
 
 
 def _read_result(run: Run) -> dict[str, Any]:

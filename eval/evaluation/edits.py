@@ -22,10 +22,10 @@ from PIL import Image
 
 from reasonbrain.data.record import Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
-from reasonbrain.errors import UserError
+from reasonbrain.errors import UserError, reason
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.images import OUTPUT_FORMATS, load_image, save_image
-from reasonbrain.utils.reading import one_line, read_json
+from reasonbrain.utils.reading import read_json
 
 System = Callable[[Record], Image.Image | None]  # the system's edit of a record; None where it is missing
 MADE_BY = "made-by.json"
@@ -115,7 +115,7 @@ class Edits:
             ).images
         except Exception as e:  # whatever a library raises for a record
             if len(missing) == 1:
-                self.failed[missing[0].id] = one_line(e)
+                self.failed[missing[0].id] = reason(e)
             else:
                 for record in missing:
                     self.make([record])

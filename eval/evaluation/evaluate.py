@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from reasonbrain.data.record import Record, Records
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
-from reasonbrain.errors import UserError
+from reasonbrain.errors import UserError, reason
 from reasonbrain.eval.evaluation import report
 from reasonbrain.eval.evaluation.against import read_other
 from reasonbrain.eval.evaluation.benchmarks import Benchmark, find_benchmark
@@ -33,7 +33,6 @@ from reasonbrain.eval.evaluation.judged import Judged, judge_rows
 from reasonbrain.eval.evaluation.metrics import Metric, look_at, scores
 from reasonbrain.eval.evaluation.networks import Models
 from reasonbrain.utils.endpoint import Endpoint
-from reasonbrain.utils.reading import one_line
 from reasonbrain.utils.redact import redacted
 from reasonbrain.utils.text import printable
 
@@ -81,10 +80,10 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
     unavailable = unavailable_metrics(metrics, models)
     for name in unavailable if request.metrics else ():
         raise UserError(f"metric '{name}': {unavailable[name]}")
-    for name, reason in unavailable.items():
+    for name, why in unavailable.items():
         for need in {"clip", "dino"}.intersection(metrics[name].needs):
             if getattr(request, need):
-                raise UserError(f"--{need}: {reason}")
+                raise UserError(f"--{need}: {why}")
     metrics = {name: metric for name, metric in metrics.items() if name not in unavailable}
     used = {need: models.ids[need] for m in metrics.values() for need in m.needs if need in Models.NAMES}
     if judged:
@@ -158,7 +157,7 @@ def score_records(
                 continue
             of = {"edits": ours} | {name: score(record, system) for name, system in baselines.items()}
         except Exception as e:  # whatever a library raises for a record, the others are scored
-            unreadable[record.id] = one_line(e)
+            unreadable[record.id] = reason(e)
             continue
         groups = {g: record.category if g == "category" else record.notes.get(g, "") for g in benchmark.groups}
         text = record.instructions[0]
@@ -190,7 +189,7 @@ def together(records: Records, unreadable: dict[str, str], systems: Sequence[Sys
             record = records[index]
             _check_text(record)
         except Exception as e:  # whatever a reader raises for a record
-            unreadable[f"record {index}"] = one_line(e)
+            unreadable[f"record {index}"] = reason(e)
             continue
         if (other := ids.setdefault(record.id, index)) != index:
             raise UserError(f"--data: records {other} and {index} have the same id '{record.id}'; ids must differ")

@@ -28,10 +28,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from reasonbrain.data.record import Record, Records
-from reasonbrain.errors import UserError
+from reasonbrain.errors import UserError, reason
 from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.utils.endpoint import Endpoint, Failed, Refused
-from reasonbrain.utils.reading import one_line
 from reasonbrain.utils.threads import as_finished
 
 # linear in the length of any answer: the parts before and behind the score stay on its line
@@ -104,7 +103,7 @@ def judge_rows(
                 record = records[row["index"]]
                 edit = edits(record)
             except Exception as e:  # it could be read when it was scored
-                failures.append(one_line(e))
+                failures.append(reason(e))
                 return dict.fromkeys(metrics), dict.fromkeys(asked, "failed")
         assert edit
         for name, metric in asked.items():

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from reasonbrain.data.record import Records
-from reasonbrain.errors import UserError
+from reasonbrain.errors import UserError, reason
 from reasonbrain.eval.evaluation.against import Other
 from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.utils.gallery import Card, render, thumbnail
-from reasonbrain.utils.reading import one_line
 
 SHOWN = 100  # records per category
 
@@ -61,7 +60,7 @@ def card(row: dict[str, Any], system: str, records: Records, edits: Edits, other
         record = records[row["index"]]
         pictures = {"source": record.source, "target": record.target, system: edits(record)}
     except Exception as e:  # it could be read when it was scored
-        return Card(row["id"], (), [row["instruction"]], row["groups"], row["scores"]["edits"], wrong=one_line(e))
+        return Card(row["id"], (), [row["instruction"]], row["groups"], row["scores"]["edits"], wrong=reason(e))
     if other and other.edits:
         try:
             pictures[f"against {other.system}"] = other.edits(record)

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from reasonbrain.errors import UserError
 from reasonbrain.utils.locks import alone
+from reasonbrain.utils.text import is_text, printable
 
 WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
 OURS = ".reasonbrain"  # in a folder that whole_folder wrote: the list of its files, a lock, and what is being written
@@ -69,16 +70,14 @@ def inside(folder: str | Path, name: str, called: str = "its folder") -> Path:
 
     Raises UserError if it is outside the folder, which the message calls ``called``, or no valid path."""
     root = _folder(os.path.abspath(folder))
-    path = os.path.join(root, name)
-    try:
+    if is_text(name):
+        path = os.path.join(root, name)
         real = os.path.join(_folder(os.path.dirname(path)), os.path.basename(path))
         if os.path.islink(real) or os.path.basename(path) in ("..", "."):
             real = os.path.realpath(real)
-    except ValueError as e:  # a zero byte or a lone surrogate in the name
-        raise UserError(f"{name!r} is not a path: {e}") from None
-    if not real.startswith(root.rstrip(os.sep) + os.sep):
-        raise UserError(f"'{name}' leads outside {called}")
-    return Path(real)
+        if real.startswith(root.rstrip(os.sep) + os.sep):
+            return Path(real)
+    raise UserError(f"'{printable(name)}' leads outside {called}")
 
 
 @lru_cache(maxsize=4096)

@@ -11,8 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from reasonbrain.errors import RunError, UserError
-from reasonbrain.utils.text import printable
+from reasonbrain.errors import UserError
 
 LARGEST = 1 << 30  # bytes of a JSON file
 
@@ -30,12 +29,6 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(f"{what}: '{path}' cannot be read: {e.strerror}") from None
     except (ValueError, RecursionError) as e:
         raise UserError(f"{what}: '{path}' is not JSON: {e}") from None
-
-
-def one_line(error: BaseException) -> str:
-    """What an error says, as one line of printable text. One of a library starts with the error's class."""
-    said = printable(" ".join(str(error).split()))
-    return said if isinstance(error, (UserError, RunError)) else f"{type(error).__name__}: {said}".removesuffix(": ")
 
 
 def check_ours(folder: Path, names: Sequence[str], keys: Sequence[str]) -> None:

@@ -164,11 +164,12 @@ def test_a_list_in_the_data_folder_is_written_again(tmp_path):
         assert call("data", "check", tmp_path / "data", "-o", tmp_path / "data" / "p.jsonl").exit_code == 0
 
 
-@pytest.mark.parametrize("device", ["/dev/null", "."])
-def test_a_device_is_not_replaced(device, tmp_path):
+def test_a_device_is_written_to_and_a_folder_is_refused(tmp_path):
     layouts.manifest(tmp_path / "data")
-    result = call("data", "check", tmp_path / "data", "-o", device)
-    assert result.exit_code == 2 and f"output '{device}' is not a file" in result.stderr
+    assert call("data", "check", tmp_path / "data", "-o", "/dev/null").exit_code == 0
+    assert Path("/dev/null").is_char_device()
+    result = call("data", "check", tmp_path / "data", "-o", tmp_path)
+    assert result.exit_code == 2 and f"output '{tmp_path}' cannot be written: Is a directory" in result.stderr
 
 
 def test_a_page_shows_all_records_and_no_hostile_text_gets_out(tmp_path):

@@ -154,7 +154,7 @@ def test_a_plan_reads_nothing_else(overrides, tmp_path, monkeypatch):
     monkeypatch.setenv("SECRET", "s3cr3t")
     for value in ("${oc.env:SECRET}", "data.path=${oc.env:SECRET}", "${package:${oc.env:SECRET}}"):
         said = refused(write_plan(tmp_path, overrides, NO_CME | {"overrides": [value]}), tmp_path)
-        assert "may be used here" in said and "s3cr3t" not in said
+        assert "is not allowed" in said and "s3cr3t" not in said
     plan = write_plan(tmp_path, overrides, NO_CME)
     for budget in ("../budget.yaml", "/etc/hosts"):
         plan.write_text(yaml.safe_dump({"budget": budget, "studies": [NO_CME | {"metrics": ["L1"], "seeds": [0]}]}))

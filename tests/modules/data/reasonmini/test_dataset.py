@@ -61,7 +61,7 @@ def test_the_vocabulary_is_the_words_of_training():
         ({"turns": {"seesaw_released": -1}}, "data.turns.seesaw_released: must be 0 or more, not -1"),
         ({"turns": {kind.name: 0 for _, kind in kinds()}}, "data.turns: at least one kind must be above 0"),
         ({"count": 0}, "data.count: must be 1 or more, not 0"),
-        ({"seed": -1}, "data.seed: must be 0 or more, not -1"),
+        ({"seed": -1}, "data.seed: must be from 0 to 4294967295, not -1"),
         ({"split": "tests"}, "data.split: 'tests' is not one of train, val"),
     ],
 )
