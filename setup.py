@@ -66,7 +66,7 @@ EXTRAS = {
         "torchmetrics>=1.8",  # for LPIPS, which also needs a torchvision that fits torch
     ],
     "data": ["datasets>=4", "imagehash>=4.3"],  # Parquet, data check
-    "ray": ["ray[data]>=2.50"],
+    "ray": ["ray[data]>=2.52"],
     "flash": ["flash-attn>=2.7"],
     # the documentation site
     "docs": [f'{package}; python_version >= "3.11"' for package in ("zensical>=0.0.70", "mkdocstrings-python>=2")],

@@ -10,6 +10,7 @@ nothing is pickled, and a checkpoint can only refer to registered plug-ins.
 from __future__ import annotations
 
 import json
+import secrets
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -100,6 +101,16 @@ def _save_slot(
     _write(part.state_dict(), target, WHOLE, dtype, max_shard_size)
 
 
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Writes a safetensors file with the permissions of other new files; safetensors itself lets only the owner read
+    it."""
+    save_file(tensors, path, metadata)
+    like = path.with_name(f".{secrets.token_hex(8)}.tmp")
+    like.touch()
+    path.chmod(like.stat().st_mode)
+    like.unlink()
+
+
 def _write(
     state: Mapping[str, Tensor], folder: Path, stem: str, dtype: torch.dtype | None, max_shard_size: str
 ) -> None:
@@ -122,7 +133,7 @@ def _write(
         for key, value in tensors.items():  # safetensors rejects views of one storage with different shapes
             if storages[value.untyped_storage().data_ptr()] > 1:
                 tensors[key] = value.clone()
-        save_file(tensors, folder / file, metadata={"format": "pt", "shared": json.dumps(shared)})
+        save_tensors(tensors, folder / file, {"format": "pt", "shared": json.dumps(shared)})
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / f"{stem}.safetensors.index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")

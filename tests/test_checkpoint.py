@@ -102,6 +102,10 @@ def test_files_of_another_program(saved, damaged, model):
     assert "unexpected tensors: ['more']" in message(damaged)
 
 
+def test_weights_have_the_permissions_of_other_files(saved):
+    assert {f.stat().st_mode for f in saved.rglob("*") if f.is_file()} == {(saved / "config.yaml").stat().st_mode}
+
+
 def test_nothing_in_a_checkpoint_runs(damaged, tmp_path, monkeypatch):
     """A tokenizer with code of its own is refused, even if standard input would say yes."""
     file = damaged / "encoders" / "tokenizer_config.json"

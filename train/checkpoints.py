@@ -20,9 +20,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
+from reasonbrain.checkpoint import save_tensors
 from reasonbrain.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ def shard(tensors: dict[str, Tensor], folder: Path, index: int, count: int) -> N
     """Writes shard ``index`` of ``count`` to the unfinished checkpoint ``folder``, with its checksum."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"shard-{index}-of-{count}.safetensors"
-    save_file(tensors, path)
+    save_tensors(tensors, path)
     with path.open("rb+") as f:
         os.fsync(f.fileno())
     note = {"size": path.stat().st_size, "blake2b": _checksum(path)}

@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from reasonbrain.checkpoint import save_tensors
 from reasonbrain.config.schema import Config, slot_config
 from reasonbrain.data.opening import identity, open_records
 from reasonbrain.data.record import Record, Size
@@ -197,7 +197,7 @@ class FeatureCache:
             words[str(number)] = said | {"ready": list(made.ready)}
             tensors |= {f"{number}.{name}": tensor.contiguous() for name, tensor in made.tensors().items()}
         new = path.with_suffix(".new")
-        save_file(tensors, new, metadata={"words": json.dumps(words)})
+        save_tensors(tensors, new, {"words": json.dumps(words)})
         os.replace(new, path)
 
 

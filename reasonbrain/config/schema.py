@@ -92,6 +92,9 @@ class EditConfig:
     """Longest side in pixels at which an edit is computed. A larger image is scaled down for the edit and the change
     is scaled back up. null: no limit."""
 
+    max_pixels: int = number(1, 178_956_970, default=64_000_000)
+    """Pixels of the largest image that is edited. An edit needs about 40 bytes of memory per pixel of the image."""
+
     preserve: bool = True
     """Keep the source's own pixels wherever the edit changed nothing."""
 

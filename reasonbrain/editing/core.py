@@ -90,7 +90,13 @@ class Core:
 
     @staticmethod
     def size(width: int, height: int, edit: EditConfig) -> tuple[int, int]:
-        """The (height, width) at which the edit of a picture is computed."""
+        """The (height, width) at which the edit of a picture is computed. Raises UserError for a picture with more than
+        ``edit.max_pixels``."""
+        if width * height > edit.max_pixels:
+            raise UserError(
+                f"the image has {width} x {height} pixels, more than edit.max_pixels={edit.max_pixels}; "
+                f"scale it down, or raise that limit if memory allows"
+            )
         scale = min(1.0, edit.size / max(height, width)) if edit.size else 1.0
         return max(1, round(height * scale)), max(1, round(width * scale))
 

@@ -232,3 +232,9 @@ def test_a_diverged_model_is_refused(model, settings, records):
     pipe = ReasonBrainPipeline.from_model(broken, settings())
     with pytest.raises(UserError, match="the edit is NaN or infinite: .*, or they overflow in float32"):
         pipe(records[0].source, "melt it")
+
+
+def test_a_picture_larger_than_the_limit_is_refused(model, settings, records):
+    pipe = ReasonBrainPipeline.from_model(model, settings("edit.max_pixels=4095"))
+    with pytest.raises(UserError, match="64 x 64 pixels, more than edit.max_pixels=4095"):
+        pipe(records[0].source, "melt it")

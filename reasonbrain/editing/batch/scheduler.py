@@ -116,13 +116,13 @@ class _Window:
         for row, picture_size in rows:
             try:
                 kind = () if row.error else self._kind(row)
+                size = self.core.size(*picture_size, self._settings(row)) if picture_size else None
             except Exception as e:
                 row = replace(row, error=reason(e))
             if row.error:
                 yield from _failed(row, row.error)
                 continue
             self.uses[_source(row)] += 1
-            size = self.core.size(*picture_size, self._settings(row)) if picture_size else None
             groups.setdefault(size, {}).setdefault(kind, []).append(row)
         batches = deque(
             (size, group[i : i + self.batch_size])
@@ -133,15 +133,16 @@ class _Window:
         self._load(batches)
         while batches:
             size, batch = batches.popleft()
-            pictures = {}
+            pictures, sizes = {}, {}
             for row in batch:
                 try:
-                    pictures[row] = self.loaded[_source(row)].result()
+                    picture = self.loaded[_source(row)].result()
+                    sizes[row] = self.core.size(*picture.size, self._settings(row))
+                    pictures[row] = picture
                 except Exception as e:
                     yield from _failed(row, reason(e))
             self._load(batches)
             # rows whose file header was wrong or unreadable get their own batches
-            sizes = {row: self.core.size(*picture.size, self._settings(row)) for row, picture in pictures.items()}
             astray = [row for row in pictures if sizes[row] != size]
             batches.extendleft((sizes[row], [row]) for row in astray)
             fits = [row for row in pictures if sizes[row] == size]
