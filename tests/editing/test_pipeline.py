@@ -9,7 +9,7 @@ import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
-from reasonbrain.editing.core import change_mask
+from reasonbrain.editing.core import Core, change_mask
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.registry import SLOTS
@@ -205,6 +205,25 @@ def test_users_habits(model, settings, records):
     assert pipe.device.type == "cpu" and set(pipe.components) == {s.replace(".", "_") for s in SLOTS}
 
 
+def test_reasoning_belongs_to_its_row_whatever_the_sizes(pipe, monkeypatch):
+    monkeypatch.setattr(pipe.mllm, "reason", lambda inputs: [f"said of {text}" for text in inputs.instructions])
+    pictures, texts = [noise_picture(*s) for s in ((64, 64), (48, 64), (64, 64), (48, 64))], ["a", "b", "c", "d"]
+    assert pipe(pictures, texts, reasoning=True).reasoning == [f"said of {text}" for text in texts]
+
+
+def test_the_numbers_of_a_call_are_used(pipe, records, monkeypatch):
+    """Of any type of number; steps also as a float of a whole one."""
+    used, draw = [], Core.draw
+    monkeypatch.setattr(Core, "draw", lambda self, *args: used.append(args[3]) or draw(self, *args))
+    pipe(records[0].source, "melt it", num_inference_steps=np.float64(2.0), guidance_scale=np.float32(4.5))
+    assert (used[0].steps, used[0].guidance) == (2, 4.5)
+
+
+def test_a_text_is_one_object(pipe, records):
+    for given in ("ice cube", ["ice cube"], [["ice cube"]]):
+        assert pipe(records[0].source, "melt it", objects=given).objects == [["ice cube"]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -218,6 +237,11 @@ def test_users_habits(model, settings, records):
         ({"objects": [["a"], ["b"]]}, "1 images, but 2 objects"),
         ({"generator": [seed(), seed()]}, "1 images, but 2 generators"),
         ({"image": "gone.png"}, "gone.png"),
+        ({"num_inference_steps": 2.5}, "steps '2.5' is not a whole number"),
+        ({"guidance_scale": float("nan")}, "guidance_scale nan is not a finite number"),
+        ({"instruction": "a\ud800"}, "valid Unicode"),
+        ({"instruction": "a" * 10_001}, "10001 characters"),
+        ({"objects": "a\ud800"}, "object .* valid Unicode"),
     ],
 )
 def test_mistakes_are_named(pipe, records, arguments, said):

@@ -1,0 +1,255 @@
+"""What real folders, tables, pictures and libraries do to a batch."""
+
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from reasonbrain import cli
+from reasonbrain.checkpoint import save_model
+from reasonbrain.editing.batch import scheduler
+from reasonbrain.editing.batch.identity import model_hash
+from reasonbrain.editing.batch.jobs import read
+from reasonbrain.editing.pipeline import ReasonBrainPipeline
+from reasonbrain.errors import UserError
+
+WORDS = ["--instruction", "melt it"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, settings, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    save_model(model, settings("edit.steps=1"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipe(checkpoint):
+    pipe = ReasonBrainPipeline.from_pretrained(checkpoint)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def command(checkpoint):
+    """``command(jobs, out)``: exit code, what was said, lines of results."""
+
+    def call(jobs, out, *args, model=checkpoint):
+        args = ["batch", str(jobs), "-o", str(out), "--checkpoint", str(model), "--batch-size", "2", *args]
+        done = CliRunner().invoke(cli.main, args)
+        assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+        path = out / "results.jsonl"
+        return done.exit_code, done.stderr, [json.loads(line) for line in path.open()] if path.exists() else []
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for i in range(2):
+        picture(40 + 8 * i, 48, i).save(tmp_path / "photos" / f"{i}.png")
+    return tmp_path / "photos"
+
+
+def picture(width, height, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+def row(name, image=None, **more):
+    return {"id": name, "image": image or picture(64, 48), "instruction": "melt it", **more}
+
+
+def test_whatever_is_raised_for_a_row_stays_with_it(pipe, monkeypatch):
+    """In conditioning and in drawing; each variant gets the error and its batch is as it would be without it."""
+    alone = {r.row.id: np.asarray(r.image) for r in pipe.batch([row("a"), row("c")], 4)}
+    for method in ("condition", "draw"):
+        real = getattr(scheduler.Core, method)
+
+        def raising(self, sources, what, *args, real=real, method=method, **more):
+            if torch.equal(sources.small[0], sources.small[-1]) and (sources.small[0] < 0.01).all():
+                raise IndexError("list index\nout of range")
+            if (sources.small[1] < 0.01).all():
+                raise MemoryError
+            return real(self, sources, what, *args, **more)
+
+        monkeypatch.setattr(scheduler.Core, method, raising)
+        black = Image.new("RGB", (64, 48))
+        found = list(pipe.batch([row("a"), row("b", black, n=3), row("c")], 4))
+        monkeypatch.setattr(scheduler.Core, method, real)
+        wrong = [r for r in found if r.row.id == "b"]
+        assert sorted(r.variant for r in wrong) == [0, 1, 2]
+        assert {r.error for r in wrong} == {"IndexError: list index out of range"}
+        for result in found:
+            if result.row.id != "b":
+                assert (np.asarray(result.image) == alone[result.row.id]).all()
+
+
+def test_a_long_picture_and_one_that_needs_too_much_memory_are_one_line(pipe, monkeypatch):
+    long = picture(2000, 4)
+    with pytest.raises(UserError, match="64:1|200:1"):
+        pipe.model.slot("mllm").pixels(torch.zeros(1, 3, 2, 640))
+    pipe.settings.edit.size = None
+    try:
+        (result,) = pipe.batch([row("a", long)], 1)
+        assert "500:1" in result.error and "200:1" in result.error
+    finally:
+        pipe.settings.edit.size = 64
+
+    def no_memory(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+    monkeypatch.setattr(pipe.diffusion, "encode", no_memory)
+    with pytest.raises(UserError, match="does not fit into memory"):
+        pipe(picture(64, 48), "melt it")
+    assert [r.error.count("fit into memory") for r in pipe.batch([row("a", n=2), row("b")], 2)] == [1, 1, 1]
+
+
+def test_what_waits_is_bounded_and_the_same(pipe, monkeypatch):
+    """Pictures of many sizes: no edit of one size waits for those of another, and small windows give the same."""
+    rows = [row(f"{i}", picture(40 + i, 64, i), seed=i) for i in range(12)]
+    whole = {r.row.id: np.asarray(r.image) for r in pipe.batch(rows, 4)}
+    most, load = [0], scheduler._Window._load
+
+    def counted(self, batches):
+        load(self, batches)
+        most[0] = max(most[0], len(self.loaded), sum(map(len, self.waiting.values())))
+
+    monkeypatch.setattr(scheduler._Window, "_load", counted)
+    monkeypatch.setattr(scheduler, "PIXELS", 3 * 64 * 50)
+    found = {r.row.id: np.asarray(r.image) for r in pipe.batch(rows, 4)}
+    assert most[0] <= 3 and all((found[name] == whole[name]).all() for name in whole)
+
+
+def test_results_go_on_whatever_does_not_matter(command, checkpoint, photos, tmp_path):
+    out = photos / "out"
+    assert command(photos, out, *WORDS)[0] == 0
+    first = (out / "results.jsonl").read_bytes()
+    (photos / ".DS_Store").write_text("x")
+    (photos / "notes.txt").write_text("x")
+    again = tmp_path / "again"
+    shutil.copytree(checkpoint, again)
+    for path in again.rglob("*.safetensors"):  # the metadata in another order, another file
+        with safe_open(path, "pt") as file:
+            tensors, about = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()
+        save_file(tensors, path, {"other": "1", **about})
+    (again / "README.md").write_text("a model")
+    code, said, _ = command(photos, out, *WORDS, model=again)
+    assert code == 0 and (out / "results.jsonl").read_bytes() == first
+    assert "2 entries" in said and ".DS_Store, notes.txt" in said
+    assert model_hash(again) == model_hash(checkpoint)
+    code, said, _ = command(photos, out, *WORDS, "model.cme=null")
+    assert code == 2 and "settings.cme" in said
+    key = next(iter(tensors))
+    tensors[key] = tensors[key] + 1
+    save_file(tensors, path, about)
+    code, said, _ = command(photos, out, *WORDS, model=again)
+    assert code == 2 and "model was" in said
+    picture(50, 50).save(photos / "2.png")
+    code, said, _ = command(photos, out, *WORDS)
+    assert code == 2 and "has changed" in said
+
+
+def test_some_variants_are_redone_and_a_line_twice_counts_once(command, photos, tmp_path):
+    jobs, out = photos / "jobs.jsonl", tmp_path / "out"
+    jobs.write_text(json.dumps({"id": "a", "image": "0.png", "instruction": "melt it", "n": 4}) + "\n   \n")
+    whole = command(jobs, out)[2]
+    kept = [line for line in whole if line["variant"] in (0, 2)]
+    times = {line["file"]: (out / line["file"]).stat().st_mtime_ns for line in whole}
+    (out / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*kept, kept[0]]))
+    code, _, found = command(jobs, out)
+    assert code == 0 and sorted(line["variant"] for line in found) == [0, 0, 1, 2, 3]
+    changed = {name for name in times if (out / name).stat().st_mtime_ns != times[name]}
+    assert changed == {line["file"] for line in whole if line["variant"] in (1, 3)}
+    assert "4 results, 0 failed" in (out / "gallery.html").read_text()
+
+
+def test_foreign_files_stay(command, photos, tmp_path):
+    out = tmp_path / "out"
+    (out / "pictures").mkdir(parents=True)
+    (out / ".work.tmp").write_text("precious")
+    (out / ".0123456789abcdef.tmp").write_text("precious")
+    assert command(photos, out, *WORDS)[0] == 0 and (out / ".work.tmp").exists()
+    for name, said in (("pictures/a.png", "pictures/a.png"), ("gallery.html", "gallery.html")):
+        other = tmp_path / name.replace("/", "-")
+        (other / name).parent.mkdir(parents=True)
+        (other / name).write_text("mine")
+        code, told, _ = command(photos, other, *WORDS)
+        assert code == 2 and said in told and (other / name).read_text() == "mine"
+    (tmp_path / "fifo").mkdir()
+    os.mkfifo(tmp_path / "fifo" / "run.json")
+    assert command(photos, tmp_path / "fifo", *WORDS)[0] == 2
+
+
+def test_links_pipes_and_names_that_are_no_text_are_rows(command, photos, tmp_path):
+    (photos / "gone.png").symlink_to("nowhere")
+    os.mkfifo(photos / "pipe.png")
+    (photos / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 40)
+    shutil.copy(photos / "0.png", os.fsencode(photos) + b"/\xe9.png")
+    code, _, found = command(photos, tmp_path / "out", *WORDS)
+    told = {line["id"]: line["error"] for line in found}
+    assert code == 3 and told["0.png"] is None and told["\\udce9.png"] is None
+    assert "does not exist" in told["gone.png"] and "not a file" in told["pipe.png"]
+    assert "pillow-heif" in told["a.heic"]
+
+
+TABLE = "id,image,instruction,seed,steps,n\n1,a.png,melt it,7.0,2.0,\n"
+
+
+@pytest.mark.parametrize(
+    "name, data",
+    [
+        ("j.csv", TABLE.encode()),
+        ("j.CSV", TABLE.replace(",", ";").encode("utf-8-sig")),
+        ("j.csv", TABLE.replace(",", "\t").replace("id", "ID", 1).replace("seed", "Seed").encode("utf-16")),
+        ("j.csv", ("\n" + TABLE + "  , ,,,,\n").replace("\n", "\r\n").encode()),
+        ("j.jsonl", b'{"id": 1, "image": "a.png", "instruction": "melt it", "seed": 7.0, "steps": 2.0, "n": NaN}\n \n'),
+    ],
+)
+def test_tables_as_programs_write_them(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    (found,) = read(tmp_path / name)
+    assert not found.error
+    assert (found.id, found.image.name, found.seed, found.steps, found.n) == ("1", "a.png", 7, 2, 1)
+
+
+@pytest.mark.parametrize(
+    "name, data, said",
+    [
+        ("j.csv", b"1,a.png,melt it\n", "no column 'id' in its heading"),
+        ("j.csv", b"", "has no rows"),
+        ("j.jsonl", b"\n  \n", "has no rows"),
+        ("j.jsonl", "{}\n".encode("utf-16-le"), "not text in UTF-8"),
+        ("j.parquet", b"PAR1", "not a Parquet file"),
+    ],
+)
+def test_what_is_no_job_list_is_one_line(command, tmp_path, name, data, said):
+    (tmp_path / name).write_bytes(data)
+    code, told, _ = command(tmp_path / name, tmp_path / "out")
+    assert code == 2 and said in told and told.count("\n") == 1
+
+
+def test_texts_that_no_file_can_hold(command, photos, tmp_path):
+    good = {"id": "a", "image": "0.png", "instruction": "melt it"}
+    bad = [{"instruction": "a\ud800"}, {"instruction": "x" * 10_001}, {"image": "\ud800.png"}, {"id": "x" * 5000}]
+    lines = [json.dumps(good | {"id": f"b{i}"} | fields).encode() for i, fields in enumerate(bad)]
+    lines.append(json.dumps(good | {"id": "l"}).replace("melt", "m\xe9lt").encode("latin-1"))
+    (photos / "j.jsonl").write_bytes(b"\n".join(lines))
+    code, _, found = command(photos / "j.jsonl", tmp_path / "out")
+    told = {line["row"]: line["error"] for line in found}
+    assert code == 3 and told[3] is None
+    assert "valid Unicode" in told[0] and "10001 characters" in told[1] and "valid Unicode" in told[4] and told[2]
+
+
+def test_an_instruction_that_is_cut_is_said(command, photos, tmp_path):
+    long = "melt the candle and " * 40 + "freeze the lake"
+    code, said, found = command(photos, tmp_path / "out", "--instruction", long)
+    assert code == 0 and "2 instructions are longer" in said and long.endswith(found[0]["unread"])
+    assert "freeze the lake" in found[0]["unread"]
