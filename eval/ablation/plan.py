@@ -5,7 +5,6 @@ title, budget, studies = read_plan("components")
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from reasonbrain.config.loading import check_plain
 from reasonbrain.errors import UserError
 from reasonbrain.utils.reading import inside
 
@@ -63,7 +63,7 @@ def _read(path: Path, schema: type) -> Any:
         raise UserError(f"plan '{path}' does not exist")
     try:
         raw = OmegaConf.load(path)
-        _check_plain(OmegaConf.to_container(raw, resolve=False), path)
+        check_plain(OmegaConf.to_container(raw, resolve=False), f"plan '{path}'")
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), raw))
     except UserError:
         raise
@@ -71,18 +71,6 @@ def _read(path: Path, schema: type) -> Any:
         raise UserError(f"plan '{path}': {e.full_key}: {str(e).splitlines()[0]}") from None
     except Exception as e:  # PyYAML and OmegaConf have no common base class of errors
         raise UserError(f"plan '{path}' is not readable YAML: {str(e).splitlines()[0]}") from None
-
-
-def _check_plain(value: Any, path: Path) -> None:
-    """Raises UserError for a value that OmegaConf would read from elsewhere, such as an environment variable: tables
-    show plans, and are passed on."""
-    if isinstance(value, dict):
-        value = [*value, *value.values()]
-    if isinstance(value, list):
-        for part in value:
-            _check_plain(part, path)
-    elif isinstance(value, str) and re.search(r"\$\{(?!package:)", value):
-        raise UserError(f"plan '{path}': '{value}': only ${{package:...}} may be used here")
 
 
 def shipped() -> list[str]:

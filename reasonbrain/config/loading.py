@@ -11,6 +11,7 @@ parameters of the data set and are checked alike.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import field, fields, is_dataclass, make_dataclass
 from importlib.resources import files
@@ -95,6 +96,7 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
             raw = OmegaConf.merge(raw, change)
         except OmegaConfBaseException as e:
             raise UserError(f"override '{text}': {str(e).splitlines()[0]}") from None
+    check_plain(OmegaConf.to_container(raw, resolve=False), "")
     _check_keys(raw, Config)
     try:
         _gather(raw.get("data"), DataConfig)
@@ -107,6 +109,19 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
     _check_ranges(cfg)
     check_data(cfg, reads_data)
     return cfg
+
+
+def check_plain(value: Any, what: str) -> None:
+    """Checks that no text is resolved from elsewhere, such as ``${oc.env:KEY}``: configurations are written into
+    checkpoints and reports, which are passed on. ``${package:...}`` and references to other keys are allowed.
+
+    Raises UserError, which starts with ``what`` and the key."""
+    if isinstance(value, (dict, list)):
+        parts = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, part in parts:
+            check_plain(part, f"{what}.{key}".removeprefix("."))
+    elif isinstance(value, str) and re.search(r"\$\{(?!package:)[^}]*:|\$\{[^}]*\$\{", value):
+        raise UserError(f"{what}: '{value}' is not resolved; only ${{package:...}} may be used here")
 
 
 def _expand_null_frce(node: DictConfig) -> None:
