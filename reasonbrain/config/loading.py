@@ -76,7 +76,6 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
     _expand_null_frce(raw)
     _forget_data(raw, overrides)
     for text in overrides:
-        check_interpolation(text, "override")
         key, equals, _ = text.partition("=")
         if not equals or not key:
             raise UserError(f"override '{text}' is not of the form key=value, e.g. edit.steps=20 or model.cme=null")
@@ -92,6 +91,7 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
             raw = OmegaConf.merge(raw, change)
         except OmegaConfBaseException as e:
             raise UserError(f"override '{text}': {str(e).splitlines()[0]}") from None
+    _check_interpolations(OmegaConf.to_container(raw, resolve=False), "")
     _check_keys(raw, Config)
     try:
         _gather(raw.get("data"), DataConfig)
@@ -104,6 +104,16 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
     _check_ranges(cfg)
     check_data(cfg, reads_data)
     return cfg
+
+
+def _check_interpolations(value: Any, where: str) -> None:
+    """Raises UserError, naming the key, for what would be resolved from elsewhere, such as ``${oc.env:KEY}``:
+    configurations are written into checkpoints and reports, which are passed on."""
+    if isinstance(value, (dict, list)):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            _check_interpolations(part, f"{where}.{key}".removeprefix("."))
+    elif isinstance(value, str):
+        check_interpolation(value, where)
 
 
 def _expand_null_frce(node: DictConfig) -> None:

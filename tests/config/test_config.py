@@ -112,3 +112,12 @@ def test_unknown_presets_and_unreadable_files_are_named(tmp_path):
     assert "edit" in message(name=str(broken))
     broken.write_text("train:\n  tracker: x\nedit:\n  steps: ${train.tracker}")
     assert "edit.steps" in message(name=str(broken))
+
+
+@pytest.mark.parametrize("value", ["${oc.env:SECRET}", "a ${oc.env:SECRET,b}", "${package:${oc.env:SECRET}}"])
+def test_nothing_is_read_from_the_environment(value, monkeypatch):
+    monkeypatch.setenv("SECRET", "s3cr3t")
+    for raw, overrides in (({"data": {"validation": value}}, []), ({}, [f"data.validation={value}"])):
+        with pytest.raises(UserError, match="is not allowed; only") as e:
+            make_config(raw, overrides)
+        assert "s3cr3t" not in str(e.value)

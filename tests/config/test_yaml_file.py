@@ -4,7 +4,6 @@ import os
 
 import pytest
 
-from reasonbrain.config.loading import load_config
 from reasonbrain.config.yaml_file import read_yaml
 from reasonbrain.errors import UserError
 
@@ -20,8 +19,6 @@ def read(tmp_path, text):
 def test_nothing_is_resolved_from_the_environment(tmp_path, value):
     with pytest.raises(UserError, match="is not allowed; only"):
         read(tmp_path, f'data: {{validation: "{value}"}}')
-    with pytest.raises(UserError, match="is not allowed; only"):
-        load_config("tiny", [f"data.validation={value}"])
 
 
 def test_our_own_and_references_are_allowed(tmp_path):
