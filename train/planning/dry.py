@@ -1,7 +1,7 @@
 """A dry run: one forward and backward pass at full size on fake tensors, without weights, data or GPUs.
 
 Fake tensors have shapes, dtypes and storages, but no values. The live bytes are tracked per storage, so autocast's
-weight copies and the recomputation of checkpointed blocks are included. The pass uses the precisions of CUDA's autocast,
+weight copies and the recomputation of checkpointed blocks are included. It uses the precisions of CUDA's autocast,
 and fused attention unless ``model.attention`` is ``math``.
 
 Limits: every text has the length of ``INSTRUCTION``. Modules that prepare records (frozen vision towers among them) are
