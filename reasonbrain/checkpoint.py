@@ -181,11 +181,12 @@ def find_checkpoint(name: str | Path) -> Path:
     if (folder / "model" / "config.yaml").is_file():
         folder = folder / "model"
     if not (folder / "config.yaml").is_file() or not any(slot_folder(folder, slot).is_dir() for slot in SLOTS):
-        if (folder / "checkpoints").is_dir() or (folder / "config.yaml").is_file():
+        if (folder / "checkpoints").is_dir() or (folder / "log.jsonl").is_file():
             raise UserError(
                 f"checkpoint '{name}' is an unfinished training run; export its last checkpoint first: "
                 f"reasonbrain export {name} -o DIR"
             )
+    if not (folder / "config.yaml").is_file():
         raise UserError(f"checkpoint '{name}' is neither 'tiny' nor a folder that holds a model (config.yaml)")
     return folder
 
@@ -271,9 +272,10 @@ def _slot_params(folder: Path, slot: str, asked: dict[str, Any], cls: type[Plugi
     except (OSError, ValueError, AttributeError):
         raise UserError(f"checkpoint slot '{folder}': {cls.config_name} is missing or not a JSON object") from None
     for key, value in asked.items():
-        if key in params and params[key] != value and not isinstance(value, dict):  # an architecture: see _load_state
+        made = params.get(key, value)
+        if made != value and not isinstance(made, dict):  # an architecture is kept whole in config.json alone
             raise UserError(
-                f"model.{slot}.{key}: config.yaml has {value}, but {folder / cls.config_name} has {params[key]}; "
+                f"model.{slot}.{key}: config.yaml has {value}, but {folder / cls.config_name} has {made}; "
                 f"the weights are of only one of them"
             )
     return params

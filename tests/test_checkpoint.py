@@ -192,8 +192,9 @@ def test_a_run_a_model_and_a_folder_that_is_neither(saved, tmp_path):
 
 
 def test_a_run_that_has_no_model_yet(saved, tmp_path):
-    """Killed before its first checkpoint, it has a config.yaml alone."""
+    """Killed before its first checkpoint, it has a config.yaml and a log."""
     shutil.copy(saved / "config.yaml", tmp_path / "config.yaml")
+    (tmp_path / "log.jsonl").touch()
     said = f"checkpoint '{tmp_path}' is an unfinished training run; export its last checkpoint first"
     assert message(tmp_path).startswith(said)
 

@@ -178,7 +178,7 @@ BAD_EDITS = {
     "bomb": (["bomb.png", ASK], ["bomb.png", "million pixels"]),
     "empty instruction": (["in.png", ""], ["instruction", "empty"]),
     "blank instruction": (["in.png", " \n"], ["instruction", "empty"]),
-    "no steps": (["in.png", ASK, "--steps", "0"], ["edit.steps", "1 or more", "0"]),
+    "no steps": (["in.png", ASK, "--steps", "0"], ["edit.steps", "from 1 to 1000", "0"]),
     "no config": (["in.png", ASK, "--config", "tinny"], ["'tinny'", "preset", "tiny"]),
     "no config file": (["in.png", ASK, "--config", "no.yaml"], ["no.yaml", "does not exist"]),
     "no key": (["in.png", ASK, "edit.stps=3"], ["edit.stps", "unknown", "did you mean 'steps'"]),

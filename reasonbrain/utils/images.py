@@ -204,6 +204,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
             image = _scaled(image)
         if image.mode == "La":  # Pillow has no direct conversion
             image = image.convert("LA")
+        if image.mode == "P" and image.has_transparency_data:  # Pillow converts other palettes correctly
+            image = image.convert("RGBA")
         alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
         image = _to_srgb(image, profile)
         if alpha is not None:

@@ -60,6 +60,7 @@ def test_one_that_fails_is_let_go(tmp_path, caplog):
     assert len(caplog.records) == 1 and "the run continues without it" in caplog.text
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
 def test_a_full_disk_does_not_end_the_run(tmp_path, caplog):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
