@@ -115,7 +115,7 @@ class Loop:
 
     def shorten_log(self) -> None:
         """Removes the lines of steps after the checkpoint, which are taken again, from RUN/log.jsonl."""
-        if (self.run / LOG).exists():
+        if (self.run / LOG).is_file():
             kept = [line for line in read(self.run / LOG) if line["step"] <= self.step]
             with whole_file(self.run / LOG) as file:
                 file.writelines(json.dumps(line) + "\n" for line in kept)

@@ -61,6 +61,8 @@ def read(path: Path) -> Iterator[JsonRow]:
     Raises UserError, naming the line, if one is not a JSON object."""
     if not path.exists():
         return
+    if not path.is_file():  # a pipe would be waited for, and a device need not end
+        raise UserError(f"'{path}' is not a regular file")
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             if not line.endswith(b"\n"):  # being written, or truncated
