@@ -130,8 +130,8 @@ class Loop:
     ) -> None:
         """Trains up to ``cfg.steps``.
 
-        Every ``log_every`` steps, the means of all values go to ``RUN/log.jsonl`` and to the tracker; passes in which a
-        value is NaN do not count towards its mean.
+        Every ``log_every`` steps, the mean of each value is written to ``RUN/log.jsonl`` and to the tracker. NaN values
+        are left out of the mean.
 
         Args:
             batches, losses, parts, describe: as in ``take_step``

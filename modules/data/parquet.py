@@ -69,7 +69,11 @@ class Parquet(Reader):
     def raw(self, index: int) -> RawRecord:
         try:
             cells = self.table[index].to_pylist()[0]
-        except (ValueError, OverflowError, OSError) as e:  # text or a date that is none; Arrow's errors are ValueErrors
+        except (
+            ValueError,
+            OverflowError,
+            OSError,
+        ) as e:  # Arrow's errors are ValueErrors; so are invalid dates
             raise self.wrong(index, f"not a record ({e})") from None
         return self.from_cells(cells, index)
 

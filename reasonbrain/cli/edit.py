@@ -118,7 +118,7 @@ def batch(ctx: click.Context, checkpoint: str | None, workers: int | None, execu
     first = os.environ.get("RANK", "0") == "0"
     if first and (skipped := what.skipped()):
         names = ", ".join(printable(name, 60) for name in skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-        click.echo(f"jobs '{what.jobs}': {len(skipped)} entries are no pictures and were skipped: {names}", err=True)
+        click.echo(f"jobs '{what.jobs}': {len(skipped)} entries are not pictures and were skipped: {names}", err=True)
     if first and cut:
         click.echo(f"{cut} instructions are longer than the text encoder reads; see unread in results.jsonl", err=True)
     if failed:

@@ -93,7 +93,7 @@ class EditConfig:
     is scaled back up. null: no limit."""
 
     max_pixels: int = number(1, 178_956_970, default=64_000_000)
-    """Pixels of the largest image that is edited. An edit needs about 40 bytes of memory per pixel of the image."""
+    """Pixels of the largest image that is edited. On a CPU an edit takes 48 bytes of memory per pixel of the image (docs/log.md)."""
 
     preserve: bool = True
     """Keep the source's own pixels wherever the edit changed nothing."""

@@ -187,7 +187,7 @@ class Reader(DataSet):
 
     def from_fields(self, row: Mapping[str, Any], record: object, notes: dict[str, str] | None = None) -> RawRecord:
         """The record whose fields are named as in ID, SOURCE, TARGET, INSTRUCTION and MASK. ``record``: its id if no
-        field holds one. Raises UserError if it has no source or no instruction, and for text that is none."""
+        field holds one. Raises UserError if it has no source or no instruction, or if its text is invalid."""
         record = self.as_text(first(row, ID), "id", record) or str(record)
         source = self.picture(first(row, SOURCE), record)
         if source is None:

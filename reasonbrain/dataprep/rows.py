@@ -59,7 +59,7 @@ def _is_candidate(value: Any) -> bool:
 
 
 def read_verdicts(folder: Path) -> dict[str, str]:
-    """The verdicts of the review, by id. Raises UserError for a line that is none."""
+    """The verdicts of the review, by id. Raises UserError for an invalid line."""
     path = folder / "review.jsonl"
     verdicts = {name: row.get("verdict") for name, row in read_by_id(path).items()}
     for name, verdict in verdicts.items():

@@ -231,7 +231,7 @@ def here(tmp_path, monkeypatch):
 
 
 def prepare(story, here):
-    """Fills the placeholders that the commands of this story read, and do not write."""
+    """Makes the files that the commands of this story read and do not write."""
     if story == "mini":
         write_split("test", 2, 7, here / "drawn", 64)
         (here / "EDITS").mkdir()

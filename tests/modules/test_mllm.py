@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from thin import THIN, red
 from transformers import Qwen2_5_VLForConditionalGeneration
 
 from reasonbrain.interfaces import Cues, Inputs
@@ -228,12 +229,7 @@ def test_an_empty_instruction_is_no_trouble(mllm, inputs, cues):
     assert torch.isfinite(mllm(empty, cues).hidden).all()
 
 
-@pytest.mark.parametrize("size", [(1, 40), (3, 40), (40, 3), (40, 1)])
+@pytest.mark.parametrize("size", THIN)
 def test_a_picture_of_three_rows_is_not_taken_for_three_channels(mllm, size):
-    """A red picture: of every patch, the first channel is 1 before normalisation and the others are 0."""
-    red = torch.zeros(1, 3, *size)
-    red[:, 0] = 1
-    square = torch.zeros(1, 3, 56, 56)
-    square[:, 0] = 1
-    values, expected = (mllm.pixels(x)["pixel_values"].float() for x in (red, square))
-    torch.testing.assert_close(values.unique(), expected.unique())
+    values, expected = (mllm.pixels(red(*shape))["pixel_values"].unique() for shape in (size, (56, 56)))
+    torch.testing.assert_close(values, expected)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from thin import THIN, red
 
 from reasonbrain.checkpoint import load_model, save_model
 from reasonbrain.config.loading import make_config
@@ -131,7 +132,13 @@ def test_checkpoint_with_sam(hub, images, tmp_path) -> None:
     assert shared is sam.shared_image_embedding.positional_embedding
 
 
-def test_a_picture_of_three_rows_is_not_taken_for_three_channels(hub) -> None:
-    part = build(hub)
-    for size in ((3, 40), (1, 40), (40, 3)):
-        assert part.segment(torch.rand(1, 3, *size)).shape == (1, *size)
+@pytest.mark.parametrize("size", THIN)
+def test_a_picture_of_three_rows_is_not_taken_for_three_channels(hub, monkeypatch, size) -> None:
+    """What SAM gets of a red picture: in every channel one value, and 0 where it is padded."""
+    part, seen = build(hub), []
+    embed = part.sam.get_image_embeddings
+    monkeypatch.setattr(part.sam, "get_image_embeddings", lambda pixels: seen.append(pixels) or embed(pixels))
+    for shape in (size, (40, 40)):
+        assert part.segment(red(*shape)).shape == (1, *shape)
+    thin, square = ([set(channel.unique().tolist()) - {0.0} for channel in pixels[0]] for pixels in seen)
+    assert thin == square

@@ -74,14 +74,17 @@ def test_a_killed_process_leaves_no_complete_folder_and_one_that_can_be_written_
     out = tmp_path / "out"
     write(out, a="old", z="old")
     if pid := os.fork():
-        os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
     else:
-        with whole_folder(out, last="config.yaml") as new:
-            (new / "config.yaml").write_text("x: 2")
-            (new / "a").write_text("new")
-            if moment == "writing":
-                os._exit(1)
-            os.replace = lambda *_: os._exit(1)
+        try:
+            with whole_folder(out, last="config.yaml") as new:
+                (new / "config.yaml").write_text("x: 2")
+                (new / "a").write_text("new")
+                if moment == "writing":
+                    os._exit(1)
+                os.replace = lambda *_: os._exit(1)
+        finally:  # never on as a second pytest
+            os._exit(2)
     assert (out / "config.yaml").exists() == (moment == "writing")  # old and whole, or not whole
     write(out, a="newer")
     assert shown(out) == {"config.yaml": "x: 1", "a": "newer"}

@@ -17,7 +17,6 @@ from galleries import Page
 from PIL import Image
 
 from reasonbrain import cli
-from reasonbrain.checkpoint import save_model
 from reasonbrain.editing.batch import scheduler as edits
 from reasonbrain.editing.batch.editor import picture_path
 from reasonbrain.editing.batch.jobs import read
@@ -26,20 +25,6 @@ from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.modules.data.reasonmini import make
 
 WORDS = ["melt it", "what if the sun burnt the whole village down?", "freeze the lake"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(model, settings, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    save_model(model, settings("edit.steps=1"), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pipe(checkpoint):
-    pipe = ReasonBrainPipeline.from_pretrained(checkpoint)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.fixture(scope="module")

@@ -13,28 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from reasonbrain import cli
-from reasonbrain.checkpoint import save_model
 from reasonbrain.editing.batch import scheduler
 from reasonbrain.editing.batch.identity import model_hash
 from reasonbrain.editing.batch.jobs import read
-from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 
 WORDS = ["--instruction", "melt it"]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(model, settings, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("model")
-    save_model(model, settings("edit.steps=1"), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def pipe(checkpoint):
-    pipe = ReasonBrainPipeline.from_pretrained(checkpoint)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 @pytest.fixture

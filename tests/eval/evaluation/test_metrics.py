@@ -6,12 +6,14 @@ import pytest
 import torch
 import torchmetrics
 from PIL import Image
+from thin import THIN, red
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel, ViTConfig, ViTModel
 
 from reasonbrain.data.record import Record
 from reasonbrain.eval.evaluation.metrics import METRICS, TOP_PSNR, look_at, scores
 from reasonbrain.eval.evaluation.networks import Models
+from reasonbrain.utils.images import to_pil
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CAPTIONS = ("a lit candle", "a candle that was blown out")
@@ -279,3 +281,10 @@ def test_lpips(case, mask, vit, tmp_path, monkeypatch):
     )
     outside = distance(black(big.edit, ~big.mask), black(big.source, ~big.mask))
     assert found["LPIPS of background"] == pytest.approx(outside, rel=1e-4)
+
+
+@pytest.mark.parametrize("size", THIN)
+@pytest.mark.parametrize("name", ["clip", "dino"])
+def test_a_picture_of_three_rows_is_not_taken_for_three_channels(models, name, size):
+    thin, square = (getattr(models, name).image(to_pil(red(*shape))[0]) for shape in (size, (40, 40)))
+    torch.testing.assert_close(thin, square)
