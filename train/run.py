@@ -57,8 +57,8 @@ def check_run(cfg: Config, run: Path) -> None:
     """Logs what ``cfg`` changes in RUN, which exists. Raises UserError if RUN was trained with another model or another
     optimizer, or if it is a folder of something else."""
     if not (run / "config.yaml").is_file():
-        for name in (LOG, "checkpoints", "model"):
-            if (run / name).exists():
+        for name in (LOG, "checkpoints"):  # an empty folder, or a link to one on another disk, may be prepared
+            if (run / name).is_file() or ((run / name).is_dir() and any((run / name).iterdir())):
                 raise UserError(f"output '{run}' holds '{name}', but no config.yaml of a run; name another folder")
         return
     made = load_config(str(run / "config.yaml"))

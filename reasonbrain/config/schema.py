@@ -93,7 +93,8 @@ class EditConfig:
     is scaled back up. null: no limit."""
 
     max_pixels: int = number(1, 178_956_970, default=64_000_000)
-    """Pixels of the largest image that is edited. On a CPU an edit takes 48 bytes of memory per pixel of the image (docs/log.md)."""
+    """Pixels of the largest image that is edited. An edit takes 48 bytes of memory per pixel of the image, measured on
+    a CPU."""
 
     preserve: bool = True
     """Keep the source's own pixels wherever the edit changed nothing."""

@@ -293,6 +293,26 @@ def test_export_writes_every_trained_tensor(settings, tmp_path):
     assert any(not torch.equal(v, kept["param", n]) for (w, n), v in kept.items() if w == "average")
 
 
+def test_a_run_enters_no_folder_of_something_else_but_one_that_was_prepared(settings, tmp_path):
+    """Of a project with a folder ``checkpoints`` nothing is touched; model and checkpoints may be links to a disk."""
+    cfg = settings(*QUICK, "train.steps=1")
+    for name in ("checkpoints/step-00000001.new/thesis.txt", "log.jsonl", "model/thesis.txt"):
+        folder = tmp_path / name.replace("/", "_")
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_text("years")
+        with pytest.raises(UserError, match=f"holds '{name.split('/')[0]}', but no config.yaml|holds 'thesis.txt'"):
+            train(cfg, folder)
+        assert [p.read_text() for p in folder.rglob("*") if p.is_file()] == ["years"]
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("checkpoints", "model"):
+        (tmp_path / "disk" / name).mkdir(parents=True)
+        (run / name).symlink_to(tmp_path / "disk" / name)
+    train(cfg, run)
+    assert (tmp_path / "disk" / "model" / "config.yaml").is_file() and (run / "model").is_symlink()
+    assert len(checkpoints.complete(run)) == 1
+
+
 def test_export_refuses_what_is_no_run(settings, tmp_path):
     with pytest.raises(UserError, match="has no config.yaml"):
         export(tmp_path, tmp_path / "out")
