@@ -29,8 +29,8 @@ NO_CME = {"ablated_part": "CME", "action": "REMOVE", "overrides": ["model.cme=nu
 FAILS = {
     "ablated_part": "weight of L_MLLM",
     "action": "REPLACE",
-    "replacement": "NaN",
-    "overrides": ["train.lm_weight=.nan", "train.bad_steps=1"],
+    "replacement": "infinite",
+    "overrides": ["train.lm_weight=1e39", "train.bad_steps=1"],  # infinite in float32
 }
 
 
@@ -210,10 +210,10 @@ def test_a_plan_is_killed_and_resumed(overrides, tmp_path):
 
     process = command(plan, out)
     stdout, stderr = process.communicate()
-    assert process.returncode == 1 and "1 of 5 runs failed (REPLACE weight of L_MLLM: NaN, seed 0)" in stderr
+    assert process.returncode == 1 and "1 of 5 runs failed (REPLACE weight of L_MLLM: infinite, seed 0)" in stderr
     assert done.stat().st_mtime_ns == before and "being trained by another" not in stderr and not stdout
     table = (out / "plan.md").read_text()
-    assert "failed: REPLACE weight of L_MLLM: NaN, seed 0: exit code 1: error: training diverged" in table
+    assert "failed: REPLACE weight of L_MLLM: infinite, seed 0: exit code 1: error: training diverged" in table
     assert (out / "plan.png").is_file()
 
     found = json.loads((out / "plan.json").read_text())
@@ -266,8 +266,8 @@ def test_a_plan_on_ray(overrides, tmp_path, monkeypatch):
     plan = write_plan(tmp_path, words, NO_CME, FAILS | {"seeds": [0]})
     process = command(plan, "ray", "--executor", "ray")
     _, stderr = process.communicate()
-    assert process.returncode == 1 and "1 of 5 runs failed (REPLACE weight of L_MLLM: NaN, seed 0)" in stderr
-    failed = "failed: REPLACE weight of L_MLLM: NaN, seed 0: exit code 1: error: training diverged"
+    assert process.returncode == 1 and "1 of 5 runs failed (REPLACE weight of L_MLLM: infinite, seed 0)" in stderr
+    failed = "failed: REPLACE weight of L_MLLM: infinite, seed 0: exit code 1: error: training diverged"
     assert failed in Path("ray/plan.md").read_text()
     *by_ray, _ = json.loads(Path("ray/plan.json").read_text())["rows"]
 
