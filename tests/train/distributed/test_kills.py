@@ -113,6 +113,7 @@ def test_killed_over_and_over(overrides, tmp_path):
     assert not writing(run)
 
 
+@pytest.mark.long
 def test_sigterm_ends_a_run_well(overrides, tmp_path):
     """Exit code 0, a checkpoint, and the same command goes on to the same end."""
     command = [sys.executable, "-m", "reasonbrain.cli", "train", "--config", "tiny", *overrides, "data.count=6"]
@@ -135,6 +136,7 @@ def test_sigterm_ends_a_run_well(overrides, tmp_path):
     assert f"resuming {run} at step {step}" in again.stderr and Path(run / "model" / "config.yaml").exists()
 
 
+@pytest.mark.long
 def test_a_full_disk_is_one_line_and_spoils_nothing(overrides, tmp_path):
     """No file may grow beyond 1 MB here, the first checkpoint not either; then the disk is emptied."""
     command = [sys.executable, "-m", "reasonbrain.cli", "train", "--config", "tiny", *overrides, "data.count=4"]

@@ -35,6 +35,7 @@ def test_gradients_are_averaged(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.long
 def test_two_processes_train_and_one_continues(overrides, settings, tmp_path):
     run = tmp_path / "run"
     common = ["train.batch_size=4", "train.save_every=2", "train.log_every=1", "train.bf16=false"]

@@ -104,6 +104,7 @@ def compare(tmp_path, fifty):
     assert np.abs(sheets[0] - sheets[1]).max() <= 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", [1, 3])
 def test_parameters_are_partitioned_and_come_back_whole(overrides, tmp_path, stage):
     (tmp_path / "script.py").write_text(PARTITIONED)
@@ -111,6 +112,7 @@ def test_parameters_are_partitioned_and_come_back_whole(overrides, tmp_path, sta
     assert done.returncode == 0, done.stderr[-3000:]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("stage", ["2", "3_offload"])
 def test_sixteen_bits_offloading_and_recomputing_lose_nearly_the_same(overrides, fifty, tmp_path, stage):
     sixteen = ["train.bf16=true", "train.checkpointing=[diffusion,mllm,cme]", "train.steps=3"]
@@ -192,6 +194,7 @@ def test_eight_bit_state_cannot_be_cut(settings, model):
         ZeroEngine(model, settings("train.optimizer=adamw_8bit").train, {})
 
 
+@pytest.mark.long
 def test_the_deepspeed_launcher(overrides, tmp_path):
     """As the README says, and a mistake is one line from one of its processes."""
     launcher = ("-m", "deepspeed.launcher.runner", "--num_gpus", "2")
