@@ -65,7 +65,7 @@ def parts(tmp_path_factory):
     raw["vision_config"] |= {"depth": 1, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2}
     raw["vision_config"] |= {"out_hidden_size": 32, "fullatt_block_indexes": [0]}
     model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict(raw))
-    for name, p in model.named_parameters():  # livelier than the usual start, so that the input matters to the output
+    for name, p in model.named_parameters():  # larger weights than usual, so that the output depends on the input
         p.data.mul_(8.0 if p.ndim > 1 and "embed" not in name else 1.0)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
@@ -93,7 +93,7 @@ def parts(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def overrides(parts):
-    """``key=value`` that make the shipped ``tiny`` still smaller, with these folders."""
+    """``key=value`` overrides that make the shipped ``tiny`` smaller, with the parts in these folders."""
     return [
         *SMALL,
         f"model.encoders.pretrained={parts / 'clip'}",
@@ -129,13 +129,13 @@ def _wake(module: nn.Module) -> nn.Module:
 
 @pytest.fixture(scope="session")
 def wake():
-    """``wake(module)``: moves what starts at zero (LoRA, FLUX's new inputs), as training does."""
+    """``wake(module)``: changes weights that are initialised to zero (LoRA, FLUX's new inputs), as training does."""
     return _wake
 
 
 @pytest.fixture(scope="session")
 def model(build):
-    """A whole model as if it had trained a little. Not to be changed."""
+    """A complete model as if trained for a few steps. Tests must not change it."""
     return _wake(build())
 
 

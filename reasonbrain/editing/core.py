@@ -1,9 +1,9 @@
 """The steps of an edit, which the pipeline and the batch scheduler share.
 
-pictures     -> Core.sources    -> Sources              once a picture
-instructions -> Core.condition  -> Inputs, Condition    once an instruction; Inputs.sentences: what the MLLM said
-noise        -> Core.draw       -> Drawn                once a variant
-             -> Core.finish     -> edited pictures      one at a time, at the picture's own size
+pictures     -> Core.sources    -> Sources              once per picture
+instructions -> Core.condition  -> Inputs, Condition    once per instruction; Inputs.sentences: the MLLM's sentences
+noise        -> Core.draw       -> Drawn                once per variant
+             -> Core.finish     -> edited pictures      one at a time, at the size of the source
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ OnStep = Callable[[int, Tensor, Tensor], Tensor]  # step, timestep, latents -> l
 
 
 class Sources(NamedTuple):
-    """The data of B pictures that edits need, independent of the instructions, at one size that edits are computed at.
+    """What edits need of B pictures, independent of the instructions. All B are edited at one size (h, w).
 
-    small: [B, 3, h, w] in 0..1, the pictures at that size. regions: [B, h, w], label maps. latents: [B, C, h', w'];
-    plain: [B, 3, h, w], the decoded latents. ready: image features by slot (``ReasonBrain.image_features``). Without a
-    diffusion model latents and plain are small, and so is plain where edits do not ``preserve``."""
+    small: [B, 3, h, w] in 0..1, the pictures scaled to that size. regions: [B, h, w], label maps. latents:
+    [B, C, h', w']. plain: [B, 3, h, w], the decoded latents. ready: image features by slot
+    (``ReasonBrain.image_features``). Without a diffusion model, latents and plain equal small. Without
+    ``edit.preserve``, plain equals small."""
 
     small: Tensor
     regions: Tensor
@@ -54,7 +55,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def fits_memory(method: Method) -> Method:
-    """A step that raises UserError when memory runs out."""
+    """Decorates a step so that it raises UserError when memory runs out."""
 
     @wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -63,26 +64,26 @@ def fits_memory(method: Method) -> Method:
         except (RuntimeError, MemoryError) as e:
             if not out_of_memory(e):
                 raise
-        raise UserError("the edit does not fit into memory; use a smaller picture, edit.size or batch size")
+        raise UserError("the edit does not fit into memory; use a smaller image, edit.size or batch size")
 
     return call  # type: ignore[return-value]
 
 
 def change_mask(edited: Tensor, source: Tensor, low: float = 0.03, high: float = 0.08) -> Tensor:
-    """A soft mask [B, 1, H, W] in 0..1 of what an edit changed, from the decoded edit and the decoded source, both
-    [B, 3, H, W] in 0..1.
+    """A soft mask [B, 1, H, W] in 0..1 of what an edit changed.
 
-    Both contain the reconstruction error of the autoencoder, which cancels out. Differences below ``low`` map to 0,
-    those above ``high`` to 1. The mask is dilated by one pixel and fades out over the next."""
+    edited, source: the decoded edit and the decoded source, [B, 3, H, W] in 0..1. Both contain the reconstruction error
+    of the autoencoder, which cancels out. Differences below ``low`` map to 0, those above ``high`` to 1. The mask is
+    dilated by one pixel and fades out over the next."""
     difference = (edited - source).abs().amax(1, keepdim=True)
-    reached = F.max_pool2d(((difference - low) / (high - low)).clamp(0, 1), 3, 1, 1)
-    return F.avg_pool2d(F.pad(reached, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    dilated = F.max_pool2d(((difference - low) / (high - low)).clamp(0, 1), 3, 1, 1)
+    return F.avg_pool2d(F.pad(dilated, (1, 1, 1, 1), mode="replicate"), 3, 1)
 
 
 @dataclass(frozen=True)
 class Core:
-    """Edits with a model. device: where pictures go. progress: called with ``total=steps``, returns a context manager
-    whose value has ``update()`` (``DiffusionPipeline.progress_bar``)."""
+    """The steps of an edit with one model. device: where tensors of pictures are placed. progress: called with
+    ``total=steps``; returns a context manager whose value has ``update()`` (``DiffusionPipeline.progress_bar``)."""
 
     model: ReasonBrain
     device: torch.device
@@ -103,9 +104,9 @@ class Core:
     @fits_memory
     @torch.no_grad()
     def sources(self, pictures: Sequence[Image.Image], edit: EditConfig) -> Sources:
-        """Prepares RGB pictures whose edits are computed at one size."""
+        """Prepares RGB pictures. ``size`` must be the same for all of them."""
         size = self.size(*pictures[0].size, edit)
-        small = torch.cat([self._scaled(picture, size) for picture in pictures])
+        small = torch.cat([self._scale(picture, size) for picture in pictures])
         regions, ready = self.model.segment(small), self.model.image_features(small)
         diffusion = self.model.slot("diffusion")
         if diffusion is None:
@@ -114,15 +115,15 @@ class Core:
         plain = diffusion.decode(latents)[..., : size[0], : size[1]] if edit.preserve else small
         return Sources(small, regions, latents, plain, ready)
 
-    def _scaled(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
+    def _scale(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
         original = to_tensor([picture]).to(self.device)
         if original.shape[-2:] == size:
             return original
         return F.interpolate(original, size, mode="bicubic", antialias=True).clamp_(0, 1)
 
     def unread(self, instruction: str) -> str:
-        """The end of an instruction that the text encoder does not read, because the instruction is too long. The MLLM
-        reads all of it."""
+        """The end of the instruction that the text encoder truncates; empty if it reads all. The MLLM always reads all
+        of it."""
         encoders = self.model.slot("encoders")
         return "" if encoders is None or self.model.reads_sentence else encoders.unread(instruction)
 
@@ -137,7 +138,7 @@ class Core:
     ) -> tuple[Inputs, Condition]:
         """Runs the conditioning path with one instruction per picture.
 
-        objects: key objects per picture; where None, they are extracted from the instruction. reasoning: also generate
+        objects: key objects per picture; where None, they are extracted from the instruction. reasoning: also generates
         the MLLM's ``sentences`` in the returned inputs (None without an MLLM)."""
         inputs = self.model.make_inputs(sources.small, instructions, objects, sources.regions, sources.ready)
         if reasoning:
@@ -151,7 +152,7 @@ class Core:
         self, sources: Sources, condition: Condition, noise: Tensor, edit: EditConfig, on_step: OnStep | None = None
     ) -> Drawn:
         """Edits at the size of the sources, from noise of the latents' shape. ``on_step`` may replace the latents after
-        each denoising step."""
+        each denoising step. Raises UserError if the result is NaN or infinite."""
         small, diffusion = sources.small, self.model.slot("diffusion")
         if diffusion is None:
             return Drawn(small, small, torch.zeros_like(small[:, :1]))
@@ -173,9 +174,9 @@ class Core:
     @fits_memory
     @torch.no_grad()
     def finish(self, picture: Image.Image, drawn: Drawn, row: int) -> Tensor:
-        """The edited picture [1, 3, H, W] in 0..1 of a row of ``drawn``, at the size of the picture.
+        """The edited picture [1, 3, H, W] in 0..1 of one row of ``drawn``, at the size of ``picture``.
 
-        One at a time, and a picture that was scaled down becomes numbers only here, again: it may have a hundred times
+        Takes one picture at a time and converts it to a tensor only here, because a picture may have a hundred times
         the pixels of its edit."""
         original, edited, mask = (part[row : row + 1] for part in drawn)
         if original.shape[-2:] != (size := picture.size[::-1]):

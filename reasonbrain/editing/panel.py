@@ -16,17 +16,18 @@ from PIL import Image, ImageDraw, ImageFont
 from skimage.color import label2rgb
 from skimage.segmentation import mark_boundaries
 
-TILE = 320  # pixels, the longest side of a picture
+# lengths are in pixels
+TILE = 320  # longest side of a tile
 GAP, MARGIN = 20, 32
 CAPTION, TEXT = 17, 18  # font sizes
-LINE = 27  # from one line of text to the next
+LINE = 27  # line height
 LABEL_WIDTH = 124
 MIN_HEIGHT = 48  # of the row of tiles
-MAX_LINES = 12  # of one text
+MAX_LINES = 12  # per text
 PAPER, CARD, EDGE = (251, 250, 247), (240, 238, 233), (206, 203, 196)
 INK, FAINT = (38, 40, 46), (126, 126, 124)
 AREAS = (
-    np.array(  # colours of the regions; neighbours in the list differ clearly
+    np.array(  # colours of the regions; consecutive ones are easy to tell apart
         [
             (230, 25, 75),
             (60, 180, 75),
@@ -58,18 +59,18 @@ def make_panel(
 ) -> Image.Image:
     """The panel as an RGB picture, 1404 pixels wide; the height depends on the texts.
 
-    regions: int [H, W], a label map over the source (-1: no region). focus: [rows, columns], weights >= 0 over the
-    source. The tile of a map that is None, or that has no region or no weight, says "none".
+    regions: int [H, W], a label map of the source (-1: no region). focus: [rows, columns], weights >= 0 on the patches
+    of the source. If a map is None or empty, its tile says "none".
 
     Pictures of any size are scaled into tiles of ``TILE`` pixels and keep their aspect ratio. A text of more than
-    ``MAX_LINES`` lines is cut off with dots. Pillow's font has the Latin alphabet without accents: accents are
+    ``MAX_LINES`` lines is truncated with "...". Pillow's font has the Latin alphabet without accents: accents are
     dropped, other scripts show as boxes."""
-    base = _fitted(source)
+    base = _fit(source)
     tiles = [
         ("Source", base),
         ("Regions found", None if regions is None or (regions < 0).all() else _region_tile(base, regions)),
         ("Where the model looked", None if focus is None or not focus.any() else _focus_tile(base, focus)),
-        ("Result", _fitted(result)),
+        ("Result", _fit(result)),
     ]
     width = 2 * MARGIN + len(tiles) * TILE + (len(tiles) - 1) * GAP
     height = max([MIN_HEIGHT] + [tile.height for _, tile in tiles if tile])
@@ -79,7 +80,7 @@ def make_panel(
         ("Objects", ", ".join(objects)),
         ("Reasoning", reasoning or ""),
     ]
-    rows = [(label, _wrapped(text, font, width - 2 * MARGIN - LABEL_WIDTH) or ["none"]) for label, text in texts]
+    rows = [(label, _wrap(text, font, width - 2 * MARGIN - LABEL_WIDTH) or ["none"]) for label, text in texts]
     top = MARGIN + CAPTION + 12
     below = top + height + 28
     lines = sum(len(wrapped) for _, wrapped in rows)
@@ -105,7 +106,7 @@ def _draw_tile(
     at: tuple[int, int],
     height: int,
 ) -> None:
-    """A card of width TILE with its caption above, and the tile or the word "none" in its middle."""
+    """Draws a card of width TILE at ``at``, with its caption above and the tile, or the word "none", in its centre."""
     x, y = at
     _bold(draw, (x, y - CAPTION - 10), caption, ImageFont.load_default(CAPTION))
     draw.rectangle((x - 1, y - 1, x + TILE, y + height), CARD, EDGE)
@@ -120,11 +121,11 @@ def _bold(draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, font: Font)
     draw.text(at, text, INK, font, stroke_width=0.4, stroke_fill=INK)
 
 
-def _fitted(image: Image.Image) -> Image.Image:
-    """Scaled so that the longest side is TILE pixels."""
+def _fit(image: Image.Image) -> Image.Image:
+    """Scales a picture so that its longest side has TILE pixels."""
     scale = TILE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    filter = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS  # Lanczos rings when it enlarges
+    filter = Image.Resampling.BICUBIC if scale > 1 else Image.Resampling.LANCZOS  # Lanczos rings when upscaling
     return image.convert("RGB").resize(size, filter)
 
 
@@ -150,10 +151,10 @@ def _image(array: np.ndarray) -> Image.Image:
     return Image.fromarray((array * 255).round().clip(0, 255).astype(np.uint8))
 
 
-def _wrapped(text: str, font: Font, width: int) -> list[str]:
-    """Lines of at most ``width`` pixels. A word that does not fit into one line is broken."""
+def _wrap(text: str, font: Font, width: int) -> list[str]:
+    """Breaks a text into lines of at most ``width`` pixels. A word that does not fit into one line is split."""
     lines = [""]
-    for word in _pieces(_drawable(text), font, width):
+    for word in _words(_drawable(text), font, width):
         longer = f"{lines[-1]} {word}".strip()
         if font.getlength(longer) <= width:
             lines[-1] = longer
@@ -167,7 +168,8 @@ def _wrapped(text: str, font: Font, width: int) -> list[str]:
     return lines if lines[0] else []
 
 
-def _pieces(text: str, font: Font, width: int) -> Iterator[str]:
+def _words(text: str, font: Font, width: int) -> Iterator[str]:
+    """The words of a text; those wider than ``width`` pixels in parts."""
     for word in text.split():
         while font.getlength(word) > width:
             fits = bisect_right(range(len(word)), width, lo=2, key=lambda n: ceil(font.getlength(word[:n]))) - 1
@@ -177,6 +179,6 @@ def _pieces(text: str, font: Font, width: int) -> Iterator[str]:
 
 
 def _drawable(text: str) -> str:
-    """The text without characters that the bundled font lacks and that plain letters replace: accents, long dashes."""
+    """Replaces characters that the bundled font lacks by plain ones: accented letters, long dashes."""
     plain = unicodedata.normalize("NFKD", text).replace("\u2013", "-").replace("\u2014", "-").replace("\u00df", "ss")
     return "".join(c for c in plain if not unicodedata.combining(c))

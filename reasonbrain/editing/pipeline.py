@@ -23,7 +23,7 @@ from torch import Tensor
 from reasonbrain.attention import set_attention
 from reasonbrain.checkpoint import load_model, save_model
 from reasonbrain.config.schema import Config, EditConfig
-from reasonbrain.editing.batch.rows import parse_all, whole
+from reasonbrain.editing.batch.rows import parse_all, parse_int
 from reasonbrain.editing.batch.scheduler import Result, edit_rows
 from reasonbrain.editing.core import Core
 from reasonbrain.errors import UserError
@@ -38,7 +38,7 @@ OnStepEnd = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 @dataclass
 class ReasonBrainOutput(BaseOutput):
-    """One entry a picture in each list."""
+    """Each list has one entry per picture."""
 
     images: list[Any]  # by output_type: PIL, numpy [H, W, 3] in 0..1, or a tensor [3, H, W] in 0..1
     objects: list[list[str]]  # names of the key objects
@@ -48,7 +48,7 @@ class ReasonBrainOutput(BaseOutput):
 
 
 class ReasonBrainPipeline(DiffusionPipeline):
-    """A diffusers pipeline whose components are the slots of a ReasonBrain, named with "_" (``frce_patch``)."""
+    """A diffusers pipeline whose components are the slots of a ReasonBrain, with "_" for "." (``frce_patch``)."""
 
     model_cpu_offload_seq = "encoders->frce_patch->frce_region->frce_text->mllm->connector->cme->diffusion"
     _optional_components = [slot.replace(".", "_") for slot in SLOTS]
@@ -81,7 +81,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
 
     @classmethod
     def from_model(cls, model: ReasonBrain, cfg: Config) -> ReasonBrainPipeline:
-        """A pipeline with the slots of a model in memory, which it shares."""
+        """A pipeline that shares the slots of a model in memory."""
         pipe = cls(**dict(model.parts.items()), settings=cfg)
         pipe._model = model
         return pipe
@@ -95,14 +95,14 @@ class ReasonBrainPipeline(DiffusionPipeline):
         torch_dtype: torch.dtype = torch.float32,
     ) -> ReasonBrainPipeline:
         """Loads ``tiny`` (the embedded default), a checkpoint folder or a training run. overrides: ``key=value``.
-        config: the preset or file that the checkpoint must have been made from.
+        config: the preset or YAML file that the checkpoint must have been trained with; None accepts any.
 
         Raises UserError like ``checkpoint.load_model``."""
         return cls.from_model(*load_model(name, overrides, config, torch_dtype))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **_: Any) -> None:  # type: ignore[override]
-        """Writes a folder that ``from_pretrained`` loads, in safetensors. dtype: the precision of stored floats, None
-        for that of the weights."""
+        """Writes a folder that ``from_pretrained`` loads, in safetensors. dtype: the precision of stored floats; None
+        keeps that of the weights."""
         save_model(self.model, self.settings, Path(folder), dtype)
 
     @property
@@ -138,24 +138,24 @@ class ReasonBrainPipeline(DiffusionPipeline):
     ) -> ReasonBrainOutput:
         """Edits one or many pictures of any sizes. A result has the size of its source.
 
-        image: paths, PIL pictures or arrays (``load_image``). instruction: one for all pictures, or one a picture.
-        objects: names of the key objects of each picture, or the name of its only one; None: they are found in the
+        image: paths, PIL pictures or arrays (``load_image``). instruction: one for all pictures, or one per picture.
+        objects: names of the key objects of each picture, or one name for a single object; None extracts them from the
         instruction.
         num_inference_steps, guidance_scale, preserve: None for the values of ``settings.edit``.
-        generator: one a picture, or one for all. With one for all each picture starts from the same noise, so that its
-        result does not depend on the other pictures.
+        generator: one per picture, or one for all. With one for all, each picture starts from the same noise, so that
+        its result does not depend on the other pictures.
         output_type: pil, np or pt.
-        reasoning: also return the sentence in which the MLLM says what happens.
+        reasoning: also return the MLLM's sentence about what happens.
         callback_on_step_end: called as (pipeline, step, timestep, {"latents": packed latents}) for each batch of
         pictures that are edited at one size; may return other latents under the same key.
 
-        Raises UserError for an unreadable picture, an instruction that ``check_instruction`` refuses, a number out of
-        range, lists of different lengths, and if the edit does not fit into memory."""
+        Raises UserError for an unreadable picture, an instruction that ``check_instruction`` rejects, a number out of
+        range, lists of different lengths, an edit that does not fit into memory, and one that is NaN or infinite."""
         single = isinstance(image, (str, Path, Image.Image, np.ndarray))
         pictures = [load_image(i) for i in ([image] if single else image)]  # type: ignore
         texts = [instruction] * len(pictures) if isinstance(instruction, str) else list(instruction)
         edit = replace(self.settings.edit)
-        edit.steps = whole("steps", edit.steps if num_inference_steps is None else num_inference_steps)
+        edit.steps = parse_int("steps", edit.steps if num_inference_steps is None else num_inference_steps)
         edit.guidance = edit.guidance if guidance_scale is None else _finite("guidance_scale", guidance_scale)
         edit.preserve = edit.preserve if preserve is None else preserve
         names = None if objects is None else _objects(objects, len(pictures))
@@ -193,9 +193,10 @@ class ReasonBrainPipeline(DiffusionPipeline):
         """Edits any number of rows and yields their results as they finish, in no particular order.
 
         rows: mappings with ``id``, ``image`` and ``instruction``, and optionally ``seed``, ``steps``, ``size``,
-        ``reasoning`` and ``n``, the number of variants. They are read when they are needed. Each variant is a result; a
-        row that cannot be edited gives a result with an error, whatever was raised. A picture depends only on its row
-        and ``batch_size``."""
+        ``reasoning`` and ``n``, the number of variants. They are read as needed. Each variant is one result. Whatever
+        is raised for a row becomes the ``error`` of its results. A picture depends only on its row and ``batch_size``.
+
+        Raises RunError if the accelerator fails."""
         return edit_rows(self.core(), self.settings.edit, parse_all(rows), batch_size)
 
     def _edit_group(
@@ -210,7 +211,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
         on_step_end: OnStepEnd | None,
         out: ReasonBrainOutput,
     ) -> None:
-        """Edits pictures that are edited at one size and writes the results into their ``rows`` of ``out``."""
+        """Edits pictures whose edits are computed at one size, and writes the results to their ``rows`` of ``out``."""
         sources = core.sources(pictures, edit)
         inputs, condition = core.condition(sources, texts, objects, reasoning=out.reasoning is not None)
         latents = sources.latents
@@ -234,7 +235,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
 
 
 def _objects(given: Any, count: int) -> list[list[str] | None]:
-    """Names of objects per picture; a single text is one object."""
+    """Lists of object names, one per picture. A string counts as one object."""
     given = [given] * count if isinstance(given, str) else given
     return [None if names is None else [names] if isinstance(names, str) else list(names) for names in given]
 

@@ -1,4 +1,4 @@
-"""The core: how often each part runs in one edit, whoever calls it; and that sentences are carried along."""
+"""The core: how often each part runs in one edit, by the pipeline and in a batch, and that sentences are reused."""
 
 import sys
 from collections import Counter
@@ -20,7 +20,7 @@ READS = "model.encoders.reads=sentence"
 
 @pytest.fixture(scope="module")
 def pipes(build, wake, settings):
-    """By what E_T reads: a pipeline."""
+    """Pipelines by what E_T reads."""
     made = {}
     for reads, words in (("instruction", []), ("sentence", [READS])):
         made[reads] = ReasonBrainPipeline.from_model(wake(build(*words)), settings(*words))
@@ -30,7 +30,7 @@ def pipes(build, wake, settings):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """``calls(pipe)``: a Counter of the calls of each part from now on, by name; a slot's name means its forward."""
+    """``calls(pipe)``: starts counting the calls of each part, by name; a slot's name stands for its forward pass."""
     passed, hooks = Counter(), []
 
     def counted(name, function):
@@ -81,8 +81,9 @@ def by_a_batch(pipe, picture, reasoning):
 @pytest.mark.parametrize("way", [by_the_pipeline, by_a_batch])
 @pytest.mark.parametrize("reasoning", [False, True])
 @pytest.mark.parametrize("reads", ["instruction", "sentence"])
-def test_each_part_runs_once_an_edit(pipes, calls, records, tmp_path, way, reasoning, reads):
-    """The transformer once a step, the decoder for the edit and for the source that ``preserve`` compares it with."""
+def test_each_part_runs_once_per_edit(pipes, calls, records, tmp_path, way, reasoning, reads):
+    """Except the transformer, once per step, and the decoder, once for the edit and once for the source, which
+    ``preserve`` compares."""
     records[0].source.save(tmp_path / "in.png")
     passed = calls(pipes[reads])
     said = way(pipes[reads], tmp_path / "in.png", reasoning)
@@ -95,8 +96,8 @@ def test_each_part_runs_once_an_edit(pipes, calls, records, tmp_path, way, reaso
     assert passed == {"transformer": 4, "vae decoder": 2, **dict.fromkeys(once, 1)}
 
 
-def test_both_ways_say_and_read_the_same(pipes, records, tmp_path):
-    """The sentence that is reported is the one that E_T read: the MLLM's own."""
+def test_pipeline_and_batch_report_the_sentence_that_e_t_reads(pipes, records, tmp_path):
+    """It is the sentence that the MLLM generates."""
     records[0].source.save(tmp_path / "in.png")
     pipe = pipes["sentence"]
     said = {way(pipe, tmp_path / "in.png", True) for way in (by_the_pipeline, by_a_batch)}
@@ -105,7 +106,7 @@ def test_both_ways_say_and_read_the_same(pipes, records, tmp_path):
 
 
 @torch.no_grad()
-def test_sentences_that_a_batch_brings_are_read_and_not_generated_again(pipes, calls, records):
+def test_given_sentences_are_read_and_not_generated_again(pipes, calls, records):
     model = pipes["sentence"].model
     inputs = model.make_inputs(images.to_tensor([records[0].source]), ["melt the ice"])
     passed = calls(pipes["sentence"])
@@ -119,7 +120,7 @@ def test_sentences_that_a_batch_brings_are_read_and_not_generated_again(pipes, c
     assert passed["generate"] == 2
 
 
-def test_without_an_mllm_nothing_is_said(build, settings, records):
+def test_reasoning_is_none_without_an_mllm(build, settings, records):
     pipe = ReasonBrainPipeline.from_model(build("model.mllm=null"), settings("model.mllm=null"))
     pipe.set_progress_bar_config(disable=True)
     assert pipe(records[0].source, "melt it", reasoning=True).reasoning is None
@@ -151,5 +152,5 @@ def test_a_configuration_is_read_once(model, settings, tmp_path, monkeypatch):
     ReasonBrainPipeline.from_pretrained(tmp_path)
     assert passed == {"read": 1, "made": 1}
     pipe = ReasonBrainPipeline.from_pretrained(tmp_path, ["edit.steps=7"])
-    assert passed == {"read": 2, "made": 3}  # as it was saved, and as it is asked for
+    assert passed == {"read": 2, "made": 3}  # as saved, and with the overrides
     assert pipe.settings.edit.steps == 7

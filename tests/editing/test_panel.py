@@ -1,4 +1,4 @@
-"""The panel: its measures, what its tiles show, and that nothing leaves its place."""
+"""The panel: its dimensions, the content of its tiles, and that nothing is drawn outside its place."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def test_a_reasonmini_record_end_to_end():
         ((1000, 1), (320, 1)),
     ],
 )
-def test_pictures_of_any_size_are_fitted_with_their_aspect_kept(size, fitted):
+def test_pictures_of_any_size_keep_their_aspect_ratio(size, fitted):
     regions = np.zeros(size[::-1], int)
     image = panel(plain(size), regions=regions, focus=np.ones((2, 3)))
     height = max(fitted[1], P.MIN_HEIGHT)
@@ -79,14 +79,14 @@ def test_pictures_of_any_size_are_fitted_with_their_aspect_kept(size, fitted):
     assert abs(columns[0] - (P.TILE - 1 - columns[-1])) <= 1 and abs(rows[0] - (height - 1 - rows[-1])) <= 1  # centred
 
 
-def test_a_result_of_another_shape_does_not_disturb_the_rest():
+def test_the_result_may_have_another_shape_than_the_source():
     image = panel(plain((64, 32)), plain((10, 40), (200, 0, 0)), focus=np.ones((2, 2)))
     assert_margins_are_clean(image)
     assert (tile(image, 3) == (200, 0, 0)).all(-1).sum() == 80 * 320
     assert (tile(image, 0) == (90, 140, 60)).all(-1).sum() == 320 * 160
 
 
-def test_each_region_has_its_colour_and_a_border_and_the_rest_is_the_source():
+def test_regions_have_colours_and_borders_and_the_rest_is_the_source():
     labels = np.full((64, 64), -1)
     labels[:32, :32], labels[:32, 32:] = 0, 7
     grey = (120, 120, 120)
@@ -99,18 +99,18 @@ def test_each_region_has_its_colour_and_a_border_and_the_rest_is_the_source():
     assert (shown[80, 156:164] == 255).all(-1).any(), "no border between the regions"
 
 
-def test_the_glow_is_where_the_weight_is():
+def test_the_heat_map_follows_the_weights():
     focus = np.zeros((4, 8))
     focus[0, 7] = 3.0
     shown = tile(panel(focus=focus), 2)
     red_over_blue = shown[..., 0] - shown[..., 2]
     assert red_over_blue[20, 300] > 40 and red_over_blue[300, 20] < 10
-    assert np.abs(np.diff(shown, axis=1)).max() < 30, "the glow has hard edges"
+    assert np.abs(np.diff(shown, axis=1)).max() < 30, "the heat map has hard edges"
     assert np.array_equal(shown, tile(panel(focus=focus * 100), 2)), "only relative weight counts"
 
 
 @pytest.mark.parametrize("regions, focus", [(None, None), (np.full((64, 64), -1), np.zeros((4, 4)))])
-def test_what_is_missing_says_none(regions, focus):
+def test_missing_maps_say_none(regions, focus):
     image = panel(regions=regions, focus=focus)
     for i in (1, 2):
         shown = tile(image, i)
@@ -131,23 +131,23 @@ def test_long_texts_wrap_inside(text):
     assert rows[: 27 * int(extra)].any()
 
 
-def test_nothing_is_lost_where_a_text_wraps_and_dots_say_where_it_is_cut():
+def test_wrapping_keeps_every_word_and_truncation_is_marked():
     font = P.ImageFont.load_default(P.TEXT)
     text = " ".join(f"word{i}" for i in range(120))
-    lines = P._wrapped(text, font, 1000)
+    lines = P._wrap(text, font, 1000)
     assert " ".join(lines) == text and max(map(font.getlength, lines)) <= 1000
-    assert "".join(P._wrapped("x" * 700, font, 1000)) == "x" * 700
-    cut = P._wrapped(text * 20, font, 1000)
+    assert "".join(P._wrap("x" * 700, font, 1000)) == "x" * 700
+    cut = P._wrap(text * 20, font, 1000)
     assert len(cut) == P.MAX_LINES and cut[-1].endswith(" ...") and font.getlength(cut[-1]) <= 1000
 
 
 def test_empty_texts_say_none():
     assert panel(objects=[], reasoning=None).size == panel().size
-    assert P._wrapped(" \n ", P.ImageFont.load_default(P.TEXT), 1000) == []
+    assert P._wrap(" \n ", P.ImageFont.load_default(P.TEXT), 1000) == []
 
 
 def test_the_texts_are_drawn():
-    """Each text changes its own line and no other."""
+    """Each text changes its own lines only."""
     first = below(panel())
     changes = (panel(instruction="Burn it."), panel(objects=["cup"]), panel(reasoning="It burns."))
     bands = [np.where((below(p) != first).any((1, 2)))[0] for p in changes]

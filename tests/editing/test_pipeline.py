@@ -1,4 +1,4 @@
-"""The pipeline: seeds, batches, sizes, callbacks, output types, and that what is not edited stays as it was."""
+"""The pipeline: seeds, batches, sizes, callbacks, output types, errors, and that unedited pixels stay unchanged."""
 
 import copy
 from collections import Counter
@@ -66,7 +66,7 @@ def test_same_seed_same_picture_alone_or_in_a_batch(pipe, records, preserve):
         assert np.abs(pixels(listed[i]) - alone).max() <= 1
 
 
-def test_a_generator_a_picture(pipe, records):
+def test_one_generator_per_picture(pipe, records):
     source, text = records[0].source, "melt it"
     out = pipe([source] * 2, text, generator=[seed(1), seed(2)], preserve=False).images
     for i in range(2):
@@ -76,7 +76,7 @@ def test_a_generator_a_picture(pipe, records):
 
 
 def test_mixed_sizes_in_one_call(pipe):
-    """Multiples of 8 or not, smaller or larger than edit.size: each result has its source's size and place."""
+    """Multiples of 8 or not, smaller or larger than edit.size: each result has the size and position of its source."""
     sizes = [(64, 64), (50, 37), (64, 64), (130, 90), (1, 1), (37, 50), (200, 9)]
     pictures = [noise_picture(*s) for s in sizes]
     out = pipe(pictures, "melt it", generator=seed(3))
@@ -87,17 +87,17 @@ def test_mixed_sizes_in_one_call(pipe):
 
 
 def test_padding_is_cropped_back(pipe):
-    """An edit that decodes the source's own latents gives the source's autoencoding, at the right place."""
+    """An edit that decodes the source's own latents gives the source's reconstruction, without a shift."""
     picture = noise_picture(50, 37)
     tensor = torch.nn.functional.pad(to_tensor([picture]), (0, 6, 0, 3), mode="replicate")
     latents = pipe.diffusion.encode(tensor)
     expected = pipe.diffusion.decode(latents)[0, :, :37, :50]
-    out = pipe(picture, "melt it", preserve=False, output_type="pt", callback_on_step_end=told(latents)).images[0]
+    out = pipe(picture, "melt it", preserve=False, output_type="pt", callback_on_step_end=replace(latents)).images[0]
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
 
 
-def told(latents):
-    """A callback that puts these latents in the place of every step's."""
+def replace(latents):
+    """A callback that replaces the latents of every step by these."""
     from reasonbrain.modules.diffusion.flux import pack
 
     return lambda pipe, i, t, known: {"latents": pack(latents)}
@@ -136,14 +136,14 @@ def test_paths_and_arrays(pipe, records, tmp_path):
 
 
 def test_preserve_keeps_the_sources_own_pixels(pipe, records):
-    """The latents of one corner change: away from what that changes, the result is the source bit for bit."""
+    """The latents of one corner change. Elsewhere the result equals the source bit for bit."""
     source = records[0].source
     tensor = to_tensor([source])
     latents = pipe.diffusion.encode(tensor)
     unchanged = pipe.diffusion.decode(latents)
     latents[..., 12:, 12:] *= -1
     kept, plain = (
-        pipe(source, "melt it", preserve=p, callback_on_step_end=told(latents), output_type="pt").images[0]
+        pipe(source, "melt it", preserve=p, callback_on_step_end=replace(latents), output_type="pt").images[0]
         for p in (True, False)
     )
     change = (plain - unchanged[0]).abs().amax(0)
@@ -166,15 +166,15 @@ def test_a_change_mask_covers_the_change_and_cancels_the_autoencoder():
 
 
 def test_large_pictures_are_edited_small_and_keep_their_detail(pipe):
-    """130 x 90 with edit.size 64: where nothing changes, the source's own full-size pixels stay."""
+    """130 x 90 with edit.size 64: unchanged regions keep the source's full-size pixels."""
     picture = noise_picture(130, 90)
     small = torch.nn.functional.interpolate(to_tensor([picture]), (44, 64), mode="bicubic", antialias=True).clamp(0, 1)
     latents = pipe.diffusion.encode(torch.nn.functional.pad(small, (0, 0, 0, 4), mode="replicate"))
-    out = pipe(picture, "melt it", callback_on_step_end=told(latents)).images[0]
+    out = pipe(picture, "melt it", callback_on_step_end=replace(latents)).images[0]
     assert out.tobytes() == picture.tobytes()
 
 
-def test_the_condition_is_computed_once_an_edit(pipe, records):
+def test_the_condition_is_computed_once_per_edit(pipe, records):
     calls, hooks = Counter(), []
     modules = {s: getattr(pipe, s.replace(".", "_")) for s in SLOTS[:-1]}
     modules |= {"language": pipe.mllm.model.model.language_model, "visual": pipe.mllm.model.model.visual}
@@ -189,7 +189,7 @@ def test_the_condition_is_computed_once_an_edit(pipe, records):
     assert calls == dict.fromkeys(modules.keys() - {"transformer"}, 1)
 
 
-def test_reasoning_is_said_when_asked_for(pipe, records):
+def test_reasoning_is_returned_on_request(pipe, records):
     out = pipe([r.source for r in records], [r.instruction for r in records], reasoning=True, generator=seed())
     assert len(out.reasoning) == 3 and all(isinstance(s, str) and s for s in out.reasoning)
 
@@ -200,7 +200,7 @@ def test_no_gradient_is_kept_and_settings_stay(pipe, records):
     assert not out.images[0].requires_grad and pipe.settings.edit.steps == before
 
 
-def test_users_habits(model, settings, records):
+def test_diffusers_attributes(model, settings, records):
     pipe = ReasonBrainPipeline.from_model(model, settings()).to("cpu")
     assert pipe.device.type == "cpu" and set(pipe.components) == {s.replace(".", "_") for s in SLOTS}
 
@@ -212,14 +212,14 @@ def test_reasoning_belongs_to_its_row_whatever_the_sizes(pipe, monkeypatch):
 
 
 def test_the_numbers_of_a_call_are_used(pipe, records, monkeypatch):
-    """Of any type of number; steps also as a float of a whole one."""
+    """Numbers of any type; steps also as a whole number in a float."""
     used, draw = [], Core.draw
     monkeypatch.setattr(Core, "draw", lambda self, *args: used.append(args[3]) or draw(self, *args))
     pipe(records[0].source, "melt it", num_inference_steps=np.float64(2.0), guidance_scale=np.float32(4.5))
     assert (used[0].steps, used[0].guidance) == (2, 4.5)
 
 
-def test_a_text_is_one_object(pipe, records):
+def test_a_string_is_one_object(pipe, records):
     for given in ("ice cube", ["ice cube"], [["ice cube"]]):
         assert pipe(records[0].source, "melt it", objects=given).objects == [["ice cube"]]
 
@@ -244,13 +244,13 @@ def test_a_text_is_one_object(pipe, records):
         ({"objects": "a\ud800"}, "object .* valid Unicode"),
     ],
 )
-def test_mistakes_are_named(pipe, records, arguments, said):
+def test_invalid_arguments(pipe, records, arguments, said):
     with pytest.raises(UserError, match=said):
         pipe(**({"image": records[0].source, "instruction": "melt it"} | arguments))
 
 
 def test_a_diverged_model_is_refused(model, settings, records):
-    """A NaN in one weight would give a black picture."""
+    """Without the check, a NaN in one weight would give a black picture."""
     broken = copy.deepcopy(model)
     next(broken.slot("diffusion").vae.decoder.parameters()).data.view(-1)[0] = float("nan")
     pipe = ReasonBrainPipeline.from_model(broken, settings())

@@ -1,4 +1,4 @@
-"""A replica of the model for batches. It writes the pictures and returns the lines of results.jsonl."""
+"""A replica of the model for batches. It writes pictures and yields the lines of results.jsonl."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from reasonbrain.utils.images import save_image
 from reasonbrain.utils.journal import JsonRow
 from reasonbrain.utils.text import printable
 
-PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*")
+PLAIN = re.compile(r"[a-z0-9][a-z0-9_-]*(\.[a-z0-9_-]+)*")  # safe as a file name on every system, unless reserved
 RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)")  # reserved by Windows
-LONGEST = 80  # characters of an id in a file name
-BEHIND = 1 << 27  # pixels waiting to be written, at most, besides one picture
+LONGEST = 80  # maximum number of characters of an id in a file name
+BEHIND = 1 << 27  # maximum number of pixels waiting to be written; a larger picture waits alone
 
 
 def picture_path(row: EditRow, variant: int) -> str:
-    """The path of a result's picture relative to DIR. It is valid on every file system and unique among the rows."""
+    """The path of a result's picture, relative to DIR. It is valid on every file system and unique among the rows."""
     stem = row.id
     if not PLAIN.fullmatch(stem) or RESERVED.match(stem) or len(stem) > LONGEST:
         digest = hashlib.blake2b(stem.encode(), digest_size=6).hexdigest()
@@ -34,11 +34,11 @@ def picture_path(row: EditRow, variant: int) -> str:
 
 
 class Editor:
-    """A replica of the model. Called with rows, it writes their pictures and yields lines of results.jsonl."""
+    """A replica of the model. Called with rows, it writes their pictures and yields their lines of results.jsonl."""
 
     def __init__(self, job: Job, index: int = 0) -> None:
-        """index: the accelerator of this machine that the replica uses, modulo their number. Without any it uses the
-        CPU. Raises UserError like ``load_model``."""
+        """index: the accelerator of this machine to use, modulo the number of accelerators. Without an accelerator the
+        replica runs on the CPU. Raises UserError like ``load_model``."""
         self.job = job
         self.pipe = ReasonBrainPipeline.from_pretrained(job.checkpoint, job.overrides, job.config)
         self.pipe.set_progress_bar_config(disable=True)
@@ -47,7 +47,7 @@ class Editor:
             self.pipe.to(torch.device(accelerator.type, index % torch.accelerator.device_count()))
 
     def __call__(self, rows: Iterable[EditRow]) -> Iterator[JsonRow]:
-        """Lines in no particular order. Raises UserError if a picture cannot be written."""
+        """Yields lines in no particular order. Raises UserError if a picture cannot be written."""
         waiting: deque[tuple[int, Future[JsonRow]]] = deque()  # pixels, line
         with ThreadPoolExecutor(4) as pool:
             for result in edit_rows(self.pipe.core(), self.pipe.settings.edit, rows, self.job.batch_size):
@@ -62,10 +62,10 @@ class Editor:
         row, file = result.row, None
         if result.image is not None:
             file = picture_path(row, result.variant)
-            told = {"id": row.id, "variant": result.variant, "instruction": row.instruction, "seed": result.seed}
-            told |= {"steps": row.steps or self.pipe.settings.edit.steps, "checkpoint": self.job.checkpoint}
-            told |= {"reasoning": result.reasoning} if result.reasoning else {}
-            save_image(result.image, self.job.output / file, {k: str(v) for k, v in told.items()})
+            metadata = {"id": row.id, "variant": result.variant, "instruction": row.instruction, "seed": result.seed}
+            metadata |= {"steps": row.steps or self.pipe.settings.edit.steps, "checkpoint": self.job.checkpoint}
+            metadata |= {"reasoning": result.reasoning} if result.reasoning else {}
+            save_image(result.image, self.job.output / file, {k: str(v) for k, v in metadata.items()})
         return {
             "row": row.number,
             "id": row.id,

@@ -29,7 +29,8 @@ from reasonbrain.utils.journal import JsonRow
 
 
 def _chunks(rows: Iterable[EditRow], job: Job, workers: int, left: int) -> Iterator[list[EditRow]]:
-    """Splits the rows: chunks fill batches of similar rows, and all workers get some."""
+    """Splits the rows into chunks: large enough to fill batches of similar rows, small enough that every worker gets
+    several."""
     rows = iter(rows)
     length = max(job.batch_size, min(WINDOW * job.batch_size, left // (4 * workers)))
     while chunk := list(islice(rows, length)):
@@ -37,10 +38,10 @@ def _chunks(rows: Iterable[EditRow], job: Job, workers: int, left: int) -> Itera
 
 
 def threads() -> int:
-    """Number of CPU threads per replica: OMP_NUM_THREADS if it is set, else one.
+    """Number of CPU threads per replica: OMP_NUM_THREADS if set, otherwise one.
 
-    It does not depend on the number of workers, and so the pictures do not either: the rounding of sums depends on the
-    number of threads."""
+    Sums are rounded differently with another number of threads. So that pictures do not depend on the number of
+    workers, the number of threads must not either."""
     return torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else 1
 
 
@@ -50,7 +51,7 @@ def processes(job: Job, rows: Iterable[EditRow], workers: int | None, left: int)
     Raises RunError when a child process dies."""
     if not left:
         return
-    if workers is None:  # torchrun has started one process per device
+    if workers is None:  # under torchrun, the launcher has already started one process per device
         workers = max(1, torch.accelerator.device_count()) if "LOCAL_RANK" not in os.environ else 1
     if workers == 1:
         before = torch.get_num_threads()
@@ -96,7 +97,8 @@ def processes(job: Job, rows: Iterable[EditRow], workers: int | None, left: int)
 
 
 def _work(connection: Connection, job: Job, index: int) -> None:
-    """A child process: receives chunks of rows, sends their lines and then None. It ends when its parent ends."""
+    """The main function of a child process: receives chunks of rows; sends the lines of each, then None. It ends when
+    its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent handles it
     torch.set_num_threads(threads())
     try:
@@ -112,11 +114,11 @@ def _work(connection: Connection, job: Job, index: int) -> None:
 
 
 class _Actor:
-    """A replica for Ray Data: takes batches of one chunk of rows, returns batches of lines."""
+    """A replica for Ray Data. Takes batches of one chunk of rows and yields batches of one line."""
 
     def __init__(self, job: Job, folder: str, threads: int) -> None:
         torch.set_num_threads(threads)
-        os.chdir(folder)  # paths are relative to where the command was called
+        os.chdir(folder)  # paths are relative to the working directory of the command
         self.editor = Editor(job)  # an actor sees only its own accelerator
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -126,8 +128,8 @@ class _Actor:
 
 
 def edit_on_ray(job: Job, rows: Iterable[EditRow], workers: int | None, left: int) -> Iterator[JsonRow]:
-    """Runs replicas on the Ray cluster that RAY_ADDRESS names, or on one started on this machine. All machines must
-    share the working directory of the command, the pictures and DIR.
+    """Runs replicas on the Ray cluster at RAY_ADDRESS, or on one started on this machine. All machines must share the
+    working directory of the command, the pictures and DIR.
 
     Raises UserError if Ray is not installed, RunError if Ray fails."""
     if not left:
@@ -138,7 +140,7 @@ def edit_on_ray(job: Job, rows: Iterable[EditRow], workers: int | None, left: in
     gpus = int(ray.cluster_resources().get("GPU", 0))
     workers = workers or gpus or 1
     chunks = [{"chunk": pickle.dumps(chunk)} for chunk in _chunks(rows, job, workers, left)]
-    # one block a chunk from the start: splitting blocks later needs a CPU besides those of the actors
+    # one block per chunk from the start: splitting blocks later needs a CPU in addition to those of the actors
     made = ray.data.from_items(chunks, override_num_blocks=len(chunks)).map_batches(
         _Actor,
         fn_constructor_args=(job, os.getcwd(), threads()),  # Ray sets OMP_NUM_THREADS itself

@@ -1,7 +1,7 @@
-"""What a model is, independent of how its checkpoint was written.
+"""A hash that identifies a model, independent of how its checkpoint was written.
 
-The same model exported again is the same: the order of safetensors' metadata is random, and shards, time stamps and
-training settings do not change an edit.
+The same model has the same hash after another export, although the order of safetensors' metadata is random and files
+are sharded differently. Training settings are not part of it, because they do not change an edit.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from reasonbrain.checkpoint import slot_folder
 from reasonbrain.errors import UserError
 from reasonbrain.registry import SLOTS
 
-END = 1 << 16  # bytes of a tensor that are read at its beginning and at its end: all of 60 GB would take minutes
+END = 1 << 16  # bytes read at the beginning and at the end of a tensor; reading all of 60 GB would take minutes
 
 
 def model_hash(folder: Path) -> str:
-    """A hash of the tensors and of the other files of a checkpoint's slots. The configuration is not part of it.
+    """A hash of the tensors and the other files of a checkpoint's slots. The configuration is not part of it. Of a
+    tensor, name, type, shape and the first and last ``END`` bytes count.
 
     Raises UserError for a file that cannot be read."""
     parts: dict[str, str] = {}
@@ -44,7 +45,8 @@ def _hash(data: bytes) -> str:
 
 
 def _content(path: Path) -> bytes:
-    """The file; JSON without its layout and, at the top, without versions of libraries and private keys."""
+    """The bytes of a file. JSON is normalised: no formatting, and at the top level no library versions and no keys
+    with a leading underscore."""
     data = path.read_bytes()
     if path.suffix != ".json":
         return data
@@ -55,7 +57,8 @@ def _content(path: Path) -> bytes:
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, str]]:
-    """The names of a safetensors file with what they hold; a name that shares another's tensor with that name."""
+    """The tensors of a safetensors file: name, and a description of its content. For a name that shares the tensor of
+    another, the description is that other name."""
     with path.open("rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(min(length, path.stat().st_size)))

@@ -1,4 +1,4 @@
-"""The jobs of a batch: readers of files and folders that yield their rows one at a time.
+"""The job of a batch, and readers that yield the rows of a file or folder one at a time.
 
 for row in read(Path("jobs.jsonl")):
     print(row.id, row.error or row.instruction)
@@ -23,8 +23,8 @@ from reasonbrain.editing.batch.rows import FIELDS, EditRow, parse_all
 from reasonbrain.errors import UserError
 from reasonbrain.utils.images import INPUT_FORMATS
 
-HEIF = (".heic", ".heif", ".hif")  # Pillow knows them only with its plug-in
-NEEDED = ("id", "image", "instruction")  # columns of a table
+HEIF = (".heic", ".heif", ".hif")  # Pillow registers them only if pillow-heif is installed
+NEEDED = ("id", "image", "instruction")  # required columns of a table
 DELIMITERS = ",;\t"
 OUTPUTS = ("gallery.html", "lock", "pictures", "results.jsonl", "run.json")  # what a batch writes into its folder
 
@@ -45,21 +45,24 @@ class Job:
         return read(self.jobs, self.instruction)
 
     def survey(self) -> tuple[int, str]:
-        """The number of results of all rows, and a hash of what they are made from, however the rows are written: the
-        same table as CSV and as Parquet has one hash, and files of a folder that are not pictures have no part in it.
-        Pictures of a folder count by name and size, those of a file by path. Raises UserError if there are no rows."""
+        """The number of results of all rows, and a hash of the rows.
+
+        The hash does not depend on the format: the same table as CSV and as Parquet has the same hash. Files of a
+        folder that are not pictures are ignored. A picture of a folder counts by name and size in bytes, a picture
+        that a file lists by its path. Raises UserError if there are no rows."""
         total, digest, root = 0, hashlib.blake2b(digest_size=16), _root(self.jobs)
         for row in self.rows():
             total += len(row.variants)
             size = row.image.stat().st_size if self.jobs.is_dir() and row.image.is_file() else None  # type: ignore
-            told = (row.id, os.path.relpath(row.image, root), size, row.instruction, row.seed, row.steps, row.size)  # type: ignore[arg-type]
-            digest.update(repr((*told, row.reasoning, row.n, row.error)).encode(errors="surrogatepass"))
+            values = (row.id, os.path.relpath(row.image, root), size, row.instruction, row.seed, row.steps, row.size)  # type: ignore[arg-type]
+            digest.update(repr((*values, row.reasoning, row.n, row.error)).encode(errors="surrogatepass"))
         if not total:
             raise UserError(f"jobs '{self.jobs}' has no rows")
         return total, digest.hexdigest()
 
     def skipped(self) -> list[str]:
-        """Names of what is in a folder of pictures and is not edited, without the results of this batch."""
+        """Names of the files and folders in a folder of pictures that are not edited, except the output of this
+        batch."""
         if not self.jobs.is_dir():
             return []
         folder, output = self.jobs.resolve(), self.output.resolve()
@@ -69,23 +72,23 @@ class Job:
 
 
 def read(jobs: Path, instruction: str | None = None) -> Iterator[EditRow]:
-    """The rows of a .jsonl, .csv or .parquet file, or of a folder: one row for each picture, with ``instruction``.
+    """The rows of a .jsonl, .csv or .parquet file, or of a folder: one row per picture, with ``instruction``.
 
-    Paths of pictures are relative to the folder of the file. Raises UserError for a missing file, another suffix, a
+    Paths of pictures are relative to the folder of the file. Raises UserError for a missing file, an unknown suffix, a
     table without the columns of ``NEEDED``, and a folder without an instruction or without pictures."""
     if jobs.is_dir():
         if not instruction:
-            raise UserError(f"jobs '{jobs}' is a folder: give the instruction for its pictures with --instruction")
+            raise UserError(f"jobs '{jobs}' is a folder: give the instruction for its images with --instruction")
         names = _pictures(jobs)
         if not names:
-            raise UserError(f"jobs '{jobs}' has no pictures")
+            raise UserError(f"jobs '{jobs}' has no images")
         rows = ({"id": _as_text(name), "image": name, "instruction": instruction} for name in names)
         return parse_all(rows, _root(jobs))
     if instruction is not None:
-        raise UserError(f"--instruction: jobs '{jobs}' is not a folder, its rows have their own instructions")
+        raise UserError(f"--instruction: jobs '{jobs}' is not a folder; its rows have their own instructions")
     reader = READERS.get(jobs.suffix.lower())
     if reader is None:
-        raise UserError(f"jobs '{jobs}' must be a folder of pictures or end in one of {', '.join(READERS)}")
+        raise UserError(f"jobs '{jobs}' must be a folder of images or end in one of {', '.join(READERS)}")
     try:
         if jobs.exists() and not jobs.is_file():  # opening a FIFO would wait for a writer
             raise UserError(f"jobs '{jobs}' is not a file")
@@ -100,8 +103,8 @@ def _root(jobs: Path) -> Path:
 
 
 def _pictures(folder: Path) -> list[str]:
-    """Names of the pictures of a folder, by suffix; hidden files are not pictures. Whether a name can be read is known
-    when its row is edited."""
+    """Sorted names of the pictures in a folder, recognised by suffix; hidden files are skipped. Whether a file can be
+    decoded turns out when its row is edited."""
     suffixes = {s for s, name in Image.registered_extensions().items() if name in INPUT_FORMATS} | {*HEIF}
     found = (p.name for p in folder.iterdir() if p.suffix.lower() in suffixes and p.name[0] != "." and not p.is_dir())
     return sorted(found)
@@ -113,8 +116,8 @@ def _as_text(name: str) -> str:
 
 
 def _open(path: Path) -> TextIO:
-    """A text file in UTF-8, or in UTF-16 with a byte order mark. Bytes of other encodings become lone surrogates, which
-    the row that holds them is refused for."""
+    """Opens a text file in UTF-8, or in UTF-16 with a byte order mark. Invalid bytes become lone surrogates, so that
+    only the row with them is an error."""
     with path.open("rb") as file:
         start = file.read(4)
     utf16 = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -135,7 +138,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
 
 
 def _csv(path: Path) -> Iterator[Any]:
-    """Rows of a table with a heading, separated by commas, semicolons or tabs. Rows without a value are left out."""
+    """Rows of a table with a header, separated by commas, semicolons or tabs. Rows without any value are skipped."""
     with _open(path) as file:
         heading = next((line for line in file if line.strip()), "")
         delimiter = max(DELIMITERS, key=lambda d: len({*_names(heading.split(d))} & {*FIELDS}))
@@ -178,13 +181,12 @@ def _names(heading: list[str]) -> list[str]:
 
 
 def _columns(path: Path, heading: list[str]) -> list[str]:
-    """The names of a table's columns as those of fields. Raises UserError unless they can be."""
+    """The field names of a table's columns. Raises UserError if a column is missing or occurs twice."""
     names = _names(heading)
     if not any(names):
         raise UserError(f"jobs '{path}' has no rows")
     if missing := [name for name in NEEDED if name not in names]:
-        has = ", ".join(name for name in names)
-        raise UserError(f"jobs '{path}' has no column '{missing[0]}' in its heading, only {has[:200]!r}")
+        raise UserError(f"jobs '{path}' has no column '{missing[0]}' in its heading, only {', '.join(names)[:200]!r}")
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"jobs '{path}' has the column '{twice[0]}' twice")
     return names

@@ -1,11 +1,11 @@
-"""The output folder of a batch. It is consistent at every time, so an interrupted batch can be resumed.
+"""The output folder of a batch. It is consistent at any time, so an interrupted batch can be resumed.
 
-    DIR/run.json          what the results are made from: JOBS, configuration, model; a resumed batch must be the same
-    DIR/pictures          the results, written atomically
+    DIR/run.json          what the results are made from: JOBS, configuration, model; must be the same on resume
+    DIR/pictures          the edited pictures, written atomically
     DIR/results.jsonl     one line per result, appended after its picture is written; under torchrun each process first
                           writes its own file (results-RANK.jsonl)
-    DIR/gallery.html      a page that shows all of them
-    DIR/lock              held while a command works on the folder
+    DIR/gallery.html      a page that shows them
+    DIR/lock              locked while a command works on the folder
 
 A row is identified by its number in JOBS. A variant with a line is finished; a picture without a line is made again.
 """
@@ -28,14 +28,14 @@ from reasonbrain.utils.journal import JsonRow, read
 from reasonbrain.utils.locks import take
 
 FILES = ("run.json", "results.jsonl", "gallery.html", "lock")
-TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # what ``whole_file`` and ``save_image`` write before they rename it
+TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # files that ``whole_file`` and ``save_image`` rename when complete
 
 
 def enter(lock: BinaryIO, job: Job, rows: str, shared: bool) -> None:
-    """Locks the folder and checks that it is new or has the results of this job (``compare``). Then the first process
-    to enter removes temporary files. ``shared``: with the other processes of this torchrun.
+    """Locks the folder and checks that it is new or has results of this job (``compare``). The first process to enter
+    then removes temporary files. ``shared``: the processes of one torchrun share the lock.
 
-    Raises UserError if another command has the folder, or if it is not of this job."""
+    Raises UserError if another command uses the folder, or if it has results of another job."""
     if take(lock):
         compare(job, rows)
         for torn in (*job.output.glob(".*.tmp"), *job.output.glob("pictures/.*.tmp")):
@@ -53,8 +53,8 @@ def enter(lock: BinaryIO, job: Job, rows: str, shared: bool) -> None:
 
 
 def check_files(output: Path) -> None:
-    """Raises UserError if a name that a batch writes is no file of that kind, or, in a folder without run.json, was
-    written by something else."""
+    """Raises UserError if an output of a batch exists as something other than a regular file, or exists in a folder
+    without run.json, so that no batch has written it."""
     for path in (*(output / name for name in FILES), *output.glob("results-*.jsonl")):
         if (path.exists() or path.is_symlink()) and not path.is_file():  # opening a FIFO would wait
             raise UserError(f"output '{output}': '{path.name}' is not a file; use another folder")
@@ -66,10 +66,11 @@ def check_files(output: Path) -> None:
 
 
 def compare(job: Job, rows: str) -> None:
-    """Raises UserError unless the folder is new or its results are those of the same job. rows: ``Job.survey``'s hash.
+    """Raises UserError unless the folder is new or has results of the same job. rows: the hash from ``Job.survey``.
 
-    What the results depend on is compared, not how it is written: rows, tensors, and the settings of model and edit."""
-    from reasonbrain.checkpoint import find_checkpoint  # imports transformers, which the first checks do without
+    Compares what the results depend on: rows, instruction, tensors, batch size, and the settings of model and edit. How
+    the rows, the checkpoint and the configuration are stored does not matter. Writes run.json into a new folder."""
+    from reasonbrain.checkpoint import find_checkpoint  # imports transformers, which the first checks do not need
     from reasonbrain.config.loading import load_config
     from reasonbrain.editing.batch.identity import model_hash
 
@@ -99,13 +100,13 @@ def compare(job: Job, rows: str) -> None:
         if then.get(key) != value:
             what = f"jobs '{job.jobs}' has changed" if key == "jobs" else _difference(key, then.get(key), value)
             raise UserError(
-                f"output '{job.output}' has results of another job: {what}; repeat the former command to resume it, "
+                f"output '{job.output}' has results of another job: {what}; repeat the earlier command to resume it, "
                 f"or use another folder with -o"
             )
 
 
 def _difference(key: str, then: Any, now: Any) -> str:
-    """What was changed, by the innermost key."""
+    """Describes the change of a setting, named by its innermost key."""
     while isinstance(then, dict) and isinstance(now, dict):
         inner = next(k for k in {**then, **now} if then.get(k) != now.get(k) or (k in then) != (k in now))
         key, then, now = f"{key}.{inner}", then.get(inner), now.get(inner)
@@ -126,7 +127,7 @@ def lines(output: Path) -> Iterator[JsonRow]:
 
 
 def _is_result(line: JsonRow) -> bool:
-    """Whether a line has what a result has. Its picture must be in the folder."""
+    """Whether a line has the fields of a result, and its picture is in the folder ``pictures``."""
     kinds: dict[str, Any] = {"row": int, "id": str, "variant": int, "status": str, "seconds": (int, float), "seed": int}
     kinds |= {"instruction": str, "objects": list, "file": (str, NoneType), "image": (str, NoneType)}
     kinds |= {"reasoning": (str, NoneType), "error": (str, NoneType)}
@@ -135,7 +136,7 @@ def _is_result(line: JsonRow) -> bool:
 
 
 def merge(output: Path) -> None:
-    """Moves the results of all processes into results.jsonl."""
+    """Merges the results of all torchrun processes into results.jsonl."""
     parts = list(output.glob("results-*.jsonl"))
     if parts:
         with whole_file(output / "results.jsonl") as file:

@@ -1,4 +1,4 @@
-"""The rows of a batch: their fields and what these may hold.
+"""The rows of a batch: their fields and the checks of their values.
 
 for row in parse_all([{"id": "ice", "image": "ice.png", "instruction": "Leave it in the sun."}]):
     print(row.id, row.error or row.instruction)
@@ -20,19 +20,20 @@ from PIL import Image
 from reasonbrain.errors import UserError
 from reasonbrain.instruction import check_instruction, check_text
 
-MOST_VARIANTS = 1000
-WHOLE = {"seed": (0, 2**32 - 1), "steps": (1, 1000), "size": (8, 16384), "n": (1, MOST_VARIANTS)}  # field -> from, to
-FIELDS = ("id", "image", "instruction", *WHOLE, "reasoning")
-SWITCH = {"true": True, "1": True, "false": False, "0": False}
+MAX_VARIANTS = 1000
+INTEGERS = {"seed": (0, 2**32 - 1), "steps": (1, 1000), "size": (8, 16384), "n": (1, MAX_VARIANTS)}  # field -> range
+FIELDS = ("id", "image", "instruction", *INTEGERS, "reasoning")
+BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 
 
 @dataclass(frozen=True, eq=False)
 class EditRow:
     """An edit to make.
 
-    number: index among the rows, from 0. image: a path, or a picture in memory. steps, size: None for the configured
-    ones. n: number of variants; variants: those of range(n) to make. Variant v is drawn from seed + v. error: what is
-    wrong with the row; the other fields are then meaningless."""
+    number: index among the rows, from 0. image: a path, or a picture in memory. size: longest side in pixels at which
+    the edit is computed. steps, size: None for the configured ones. n: number of variants. variants: those of range(n)
+    still to be made; variant v is drawn from seed + v. error: what is wrong with the row; the other fields are then
+    meaningless."""
 
     number: int
     id: str
@@ -48,8 +49,8 @@ class EditRow:
 
 
 def parse(fields: Any, number: int, ids: set[bytes], root: Path = Path()) -> EditRow:
-    """Checks the fields of a row; what is wrong with them is in ``error``. ids: digests of the ids of earlier rows; the
-    row's own is added. root: the folder that relative paths start from."""
+    """Checks the fields of a row. An invalid one gives a row with an ``error``. ids: digests of the ids of earlier
+    rows; the row's own is added. root: the folder that relative paths start from."""
     name = f"row {number + 1}"
     if not isinstance(fields, Mapping):
         return EditRow(number, name, error=f"{name} is not a JSON object")
@@ -62,9 +63,9 @@ def parse(fields: Any, number: int, ids: set[bytes], root: Path = Path()) -> Edi
         ids.add(digest)
         if unknown := [k for k in given if k not in FIELDS]:
             raise UserError(f"unknown field {str(unknown[0])!r:.60}; choose from {', '.join(FIELDS)}")
-        values: dict[str, Any] = {k: whole(k, given[k]) for k in WHOLE if k in given}
+        values: dict[str, Any] = {k: parse_int(k, given[k]) for k in INTEGERS if k in given}
         if "reasoning" in given:
-            values["reasoning"] = SWITCH.get(str(given["reasoning"]).lower())
+            values["reasoning"] = BOOLEANS.get(str(given["reasoning"]).lower())
             if values["reasoning"] is None:
                 raise UserError(f"reasoning {given['reasoning']!r:.60} is neither true nor false")
         instruction, image = given.get("instruction"), given.get("image")
@@ -85,9 +86,9 @@ def _blank(value: Any) -> bool:
 
 
 def _id(value: Any) -> str:
-    """An id as text: numbers as they are written in a table."""
+    """An id as text. Numbers are converted as they are written in a table."""
     if isinstance(value, Real) and not isinstance(value, bool):
-        with suppress(ValueError):  # Python does not write integers of thousands of digits
+        with suppress(ValueError):  # Python does not convert integers of thousands of digits
             return str(value)
     if value is None:
         raise UserError("no id")
@@ -95,15 +96,15 @@ def _id(value: Any) -> str:
     return value
 
 
-def whole(field: str, value: Any) -> int:
-    """A number of ``WHOLE`` in its range: an integer of any type, or a float or a text of one (7.0).
+def parse_int(field: str, value: Any) -> int:
+    """The value of a field of ``INTEGERS``: an integer of any type, or a whole number as a float or text (7.0).
 
-    Raises UserError for anything else."""
-    low, high = WHOLE[field]
+    Raises UserError for anything else, and for a number out of the field's range."""
+    low, high = INTEGERS[field]
     try:
         if isinstance(value, (bool, np.bool_)):
             raise ValueError
-        number: Any = value if isinstance(value, Integral) else float(value)  # exact in the ranges of WHOLE
+        number: Any = value if isinstance(value, Integral) else float(value)  # exact in the ranges of INTEGERS
         if number != int(number):
             raise ValueError
     except (ValueError, TypeError, OverflowError):
@@ -114,7 +115,7 @@ def whole(field: str, value: Any) -> int:
 
 
 def parse_all(rows: Iterable[Any], root: Path = Path()) -> Iterator[EditRow]:
-    """Parses rows one at a time. An exception in place of a row becomes its ``error``."""
+    """Parses rows one at a time. An exception in place of a row becomes the ``error`` of that row."""
     ids: set[bytes] = set()
     for number, fields in enumerate(rows):
         if isinstance(fields, Exception):

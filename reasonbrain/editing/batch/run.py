@@ -1,4 +1,4 @@
-"""What `reasonbrain batch` does: makes the missing results of a job, by an executor, and writes the gallery.
+"""`reasonbrain batch`: computes the missing results of a job with an executor, and writes the gallery.
 
 reasonbrain batch jobs.jsonl -o out
 """
@@ -27,11 +27,11 @@ from reasonbrain.utils.journal import Journal, JsonRow
 from reasonbrain.utils.locks import take
 from reasonbrain.utils.text import printable
 
-SHOWN = 10_000  # results in the gallery at most
+SHOWN = 10_000  # maximum number of results in the gallery
 
 
 class Outcome(NamedTuple):
-    """Numbers of results in the folder that failed, and whose instructions the text encoder did not read to the end."""
+    """Numbers of results in the folder that failed, and of those whose instruction the text encoder truncated."""
 
     failed: int
     cut: int
@@ -41,13 +41,13 @@ def run(job: Job, workers: int | None, executor: str) -> Outcome:
     """Computes the missing results of a job. workers: number of replicas; None for one per device. executor: a key of
     ``executors.EXECUTORS``.
 
-    Raises UserError if there are no rows, if the folder is in use by another command, has results of another job or
-    cannot be written; RunError if a worker dies."""
+    Raises UserError if there are no rows, or if the folder is in use by another command, has results of another job or
+    cannot be written. Raises RunError if a worker dies or an accelerator fails."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1 and (workers is not None or executor != "processes"):
         raise UserError("--workers and --executor: torchrun has already started the workers; omit these options")
     total, rows = job.survey()
-    from reasonbrain.editing.batch.executors import EXECUTORS  # takes seconds; mistakes in the job are reported before
+    from reasonbrain.editing.batch.executors import EXECUTORS  # takes seconds; errors in the job are reported first
 
     with ExitStack() as stack:
         try:
@@ -67,7 +67,7 @@ def run(job: Job, workers: int | None, executor: str) -> Outcome:
             for line in EXECUTORS[executor](job, left, workers, share):
                 journal.add(line)
                 bar.update()
-        if take(lock):  # under torchrun the last process does the rest
+        if take(lock):  # under torchrun only the last process to finish merges
             folder.merge(job.output)
             _gallery(job)
         failed, cut = 0, 0

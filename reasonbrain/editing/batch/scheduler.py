@@ -5,11 +5,11 @@ for result in pipe.batch([{"id": "ice", "image": "ice.png", "instruction": "Leav
 
 A result does not depend on the other rows of its batch. Its noise depends only on its seed and variant. Every forward
 pass has ``batch_size`` rows; a smaller batch is padded with copies of its last row. Rows share a batch only if their
-tensors have equal shapes: pictures that are edited at one size, instructions padded to one length. The shapes of all
+tensors have equal shapes: pictures edited at the same size, instructions padded to the same length. The shapes of all
 matrix products, and therefore their rounding, are then the same in every batch.
 
-What is held at a time is bounded whatever the sizes of the pictures: the decoded pictures of a window by PIXELS, and
-the tensors of one size that edits are computed at, since the batches of a size follow each other.
+Memory is bounded for pictures of any size. The decoded pictures of a window have at most PIXELS pixels. Batches of one
+size run one after the other, so tensors are kept for one size at a time.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from reasonbrain.errors import RunError, reason
 from reasonbrain.interfaces import Condition
 from reasonbrain.utils.images import load_image, to_pil, upright_size
 
-WINDOW = 16  # batches of rows that are sorted by size and length together, at most
-PIXELS = 1 << 28  # of the pictures of a window, at most, unless one alone has more; 3 bytes each
-KEPT = 4  # batches of edits or sources that wait, at most
+WINDOW = 16  # maximum number of batches whose rows are sorted by size and length together
+PIXELS = 1 << 28  # maximum number of pixels in a window, at 3 bytes each; a larger picture is a window of its own
+KEPT = 4  # maximum number of batches of edits, or of sources, that are kept waiting
 
 
 @dataclass
 class Result:
-    """One variant of a row: ``image``, or the reason for its absence in ``error``. ``unread``: the end of the
-    instruction that the text encoder did not read. ``seconds``: its share of the time that the model ran."""
+    """One variant of a row: ``image``, or ``error``, the reason why there is none. ``unread``: the end of the
+    instruction that the text encoder truncated. ``seconds``: its share of the model's run time."""
 
     row: EditRow
     variant: int
@@ -61,7 +61,7 @@ class Result:
 
 @dataclass
 class _Edit:
-    """A result without its image yet, and what drawing needs."""
+    """A result whose image is not drawn yet, and what drawing it needs."""
 
     result: Result
     picture: Image.Image
@@ -75,8 +75,8 @@ Size = tuple[int, int]  # height, width that an edit is computed at
 
 
 def edit_rows(core: Core, edit: EditConfig, rows: Iterable[EditRow], batch_size: int) -> Iterator[Result]:
-    """The results of rows, in no particular order. edit: the settings of rows that do not have their own. A row that
-    cannot be edited, whatever is raised for it, gives an error for each of its variants.
+    """Yields the results of rows, in no particular order. edit: the settings of rows that do not have their own.
+    Whatever is raised for a row becomes the ``error`` of each of its variants.
 
     Raises RunError if the accelerator fails."""
     rows = iter(rows)
@@ -87,7 +87,7 @@ def edit_rows(core: Core, edit: EditConfig, rows: Iterable[EditRow], batch_size:
 
 
 def _windows(rows: list[tuple[EditRow, Size | None]]) -> Iterator[list[tuple[EditRow, Size | None]]]:
-    """Splits rows with the (width, height) of their pictures where PIXELS are exceeded."""
+    """Splits rows, given with the (width, height) of their pictures, into windows of at most PIXELS pixels."""
     window: list[tuple[EditRow, Size | None]] = []
     pixels: dict[Any, int] = {}
     for row, size in rows:
@@ -101,17 +101,17 @@ def _windows(rows: list[tuple[EditRow, Size | None]]) -> Iterator[list[tuple[Edi
 
 
 class _Window:
-    """Sorts some rows into batches and runs these."""
+    """Sorts the rows of a window into batches and runs them."""
 
     def __init__(self, core: Core, edit: EditConfig, batch_size: int, pool: ThreadPoolExecutor) -> None:
         self.core, self.edit, self.batch_size, self.pool = core, edit, batch_size, pool
-        self.waiting: dict[tuple[Any, ...], list[_Edit]] = {}  # by what the edits of a denoising batch share
-        self.loaded: dict[Any, Future[Image.Image]] = {}
-        self.known: dict[Any, Sources] = {}  # of pictures that later rows use again
-        self.uses: Counter[Any] = Counter()
+        self.waiting: dict[tuple[Any, ...], list[_Edit]] = {}  # by what the edits of a denoising batch must share
+        self.loaded: dict[Any, Future[Image.Image]] = {}  # by picture, as the next two
+        self.known: dict[Any, Sources] = {}  # kept for later rows with the same picture
+        self.uses: Counter[Any] = Counter()  # rows still to come
 
     def run(self, rows: list[tuple[EditRow, Size | None]]) -> Iterator[Result]:
-        """rows: with the (width, height) of their pictures; None where it is not known."""
+        """rows: with the (width, height) of their pictures, or None if unknown."""
         groups: dict[Size | None, dict[tuple[Any, ...], list[EditRow]]] = {}
         for row, picture_size in rows:
             try:
@@ -120,7 +120,7 @@ class _Window:
             except Exception as e:
                 row = replace(row, error=reason(e))
             if row.error:
-                yield from _failed(row, row.error)
+                yield from _errors(row, row.error)
                 continue
             self.uses[_source(row)] += 1
             groups.setdefault(size, {}).setdefault(kind, []).append(row)
@@ -140,17 +140,17 @@ class _Window:
                     sizes[row] = self.core.size(*picture.size, self._settings(row))
                     pictures[row] = picture
                 except Exception as e:
-                    yield from _failed(row, reason(e))
+                    yield from _errors(row, reason(e))
             self._load(batches)
-            # rows whose file header was wrong or unreadable get their own batches
-            astray = [row for row in pictures if sizes[row] != size]
-            batches.extendleft((sizes[row], [row]) for row in astray)
+            # rows whose size was not known from the file header, or differs from it, get batches of their own
+            misplaced = [row for row in pictures if sizes[row] != size]
+            batches.extendleft((sizes[row], [row]) for row in misplaced)
             fits = [row for row in pictures if sizes[row] == size]
             for part, error in self._separately(fits, partial(self._condition, pictures)):
                 for row in part if error else ():
-                    yield from _failed(row, error)
+                    yield from _errors(row, error)
             for row in batch:
-                if row not in astray:
+                if row not in misplaced:
                     self._release(row)
             last = not batches or batches[0][0] != size
             if last:
@@ -159,15 +159,15 @@ class _Window:
             yield from self._draw(1 if last or crowded else self.batch_size)
 
     def _kind(self, row: EditRow) -> tuple[Any, ...]:
-        """What the rows of a batch share besides the size of their edits."""
+        """What the rows of a batch must share besides the size of their edits."""
         mllm = self.core.model.slot("mllm")
         return row.reasoning, 0 if mllm is None else mllm.text_length(row.instruction)
 
     def _separately(self, batch: list[Item], work: Callable[[list[Item]], None]) -> list[tuple[list[Item], str]]:
-        """Does the work for a batch. If it raises anything, does it for each item alone, so that one cannot end the
-        others. Returns the batch or its items with what was wrong with them, "" if nothing.
+        """Does the work for a batch. If that raises anything, does it for each item alone, so that one item cannot
+        fail the others. Returns the batch, or its items, each with its error ("" if there is none).
 
-        Raises RunError if the accelerator fails: all that follows would fail as well."""
+        Raises RunError if the accelerator fails, because everything after that would fail as well."""
         if not batch:
             return []
         try:
@@ -200,33 +200,33 @@ class _Window:
     def _condition(self, pictures: dict[EditRow, Image.Image], rows: list[EditRow]) -> None:
         """Runs the conditioning path of a batch and adds its edits to ``waiting``."""
         start = time.perf_counter()
-        while len(self.known) > KEPT * self.batch_size:  # the oldest; computed again if they are needed
+        while len(self.known) > KEPT * self.batch_size:  # drops the oldest, which are computed again if needed
             self.known.pop(next(iter(self.known)))
         new = {_source(row): pictures[row] for row in rows if _source(row) not in self.known}
         if new:
-            sources = self.core.sources(self._filled(list(new.values())), self._settings(rows[0]))
-            self.known |= {key: _one(sources, i) for i, key in enumerate(new)}
-        whole = self._filled(rows)
-        sources = _joined([self.known[_source(row)] for row in whole])
-        texts = [row.instruction for row in whole]
+            sources = self.core.sources(self._pad(list(new.values())), self._settings(rows[0]))
+            self.known |= {key: _copy_row(sources, i) for i, key in enumerate(new)}
+        padded = self._pad(rows)
+        sources = _concat([self.known[_source(row)] for row in padded])
+        texts = [row.instruction for row in padded]
         inputs, condition = self.core.condition(sources, texts, reasoning=rows[0].reasoning)
         condition = condition._replace(focus=None)
-        said = inputs.sentences or [None] * len(whole)
+        sentences = inputs.sentences or [None] * len(padded)
         seconds = (time.perf_counter() - start) / sum(len(row.variants) for row in rows)
         edits = []
         for i, row in enumerate(rows):
-            own = _one(condition, i)
-            known = self.known[_source(row)]._replace(ready={})  # drawing does not need them
+            own = _copy_row(condition, i)
+            known = self.known[_source(row)]._replace(ready={})  # drawing does not need the image features
             unread = self.core.unread(row.instruction)
             for variant in row.variants:
-                result = Result(row, variant, None, inputs.objects[i], said[i], unread, seconds)
+                result = Result(row, variant, None, inputs.objects[i], sentences[i], unread, seconds)
                 edits.append(_Edit(result, pictures[row], known, own))
         for edit in edits:
             key = (tuple(edit.sources.small.shape), self._settings(edit.result.row).steps)
             self.waiting.setdefault(key, []).append(edit)
 
     def _draw(self, least: int) -> Iterator[Result]:
-        """Draws the waiting edits in batches as long as ``least`` or more of one kind are waiting."""
+        """Draws the waiting edits in batches, as long as at least ``least`` of one kind are waiting."""
         for waiting in self.waiting.values():
             while len(waiting) >= least:
                 batch = waiting[: self.batch_size]
@@ -239,10 +239,10 @@ class _Window:
     def _draw_batch(self, batch: list[_Edit]) -> None:
         """Sets the pictures of the edits' results."""
         start = time.perf_counter()
-        whole = self._filled(batch)
-        sources = _joined([edit.sources for edit in whole])
-        noise = torch.cat([_noise(edit) for edit in whole]).to(sources.latents)
-        condition = _joined([edit.condition for edit in whole])
+        padded = self._pad(batch)
+        sources = _concat([edit.sources for edit in padded])
+        noise = torch.cat([_noise(edit) for edit in padded]).to(sources.latents)
+        condition = _concat([edit.condition for edit in padded])
         drawn = self.core.draw(sources, condition, noise, self._settings(batch[0].result.row))
         for i, edit in enumerate(batch):
             try:
@@ -253,22 +253,22 @@ class _Window:
         for edit in batch:
             edit.result.seconds += seconds
 
-    def _filled(self, batch: Sequence[Any]) -> list[Any]:
-        """The batch with copies of its last element, ``batch_size`` long."""
+    def _pad(self, batch: Sequence[Any]) -> list[Any]:
+        """The batch, padded to ``batch_size`` with copies of its last element."""
         return [*batch, *[batch[-1]] * (self.batch_size - len(batch))]
 
 
-def _failed(row: EditRow, error: str) -> Iterator[Result]:
+def _errors(row: EditRow, error: str) -> Iterator[Result]:
     return (Result(row, variant, error=error) for variant in row.variants)
 
 
 def _source(row: EditRow) -> Any:
-    """A key of the row's picture."""
+    """A key for the row's picture."""
     return row.image if isinstance(row.image, Path) else id(row.image)
 
 
 def _size(row: EditRow) -> Size | None:
-    """(width, height) of a row's picture without decoding it; None if that is not known."""
+    """(width, height) of a row's picture, without decoding it; None if unknown."""
     if row.error or isinstance(row.image, Path):
         return None if row.error else upright_size(row.image)  # type: ignore[arg-type]
     size = row.image.size if isinstance(row.image, Image.Image) else row.image.shape[1::-1]
@@ -280,17 +280,17 @@ def _noise(edit: _Edit) -> Tensor:
     return torch.randn(edit.sources.latents.shape, generator=generator)
 
 
-def _one(parts: Parts, i: int) -> Parts:
+def _copy_row(parts: Parts, i: int) -> Parts:
     """Row i of a named tuple of tensors as a batch of one. It is a copy: a view would keep all rows in memory."""
-    return type(parts)(*(_each(lambda part: part[i : i + 1].clone(), part) for part in parts))
+    return type(parts)(*(_map_tensors(lambda part: part[i : i + 1].clone(), part) for part in parts))
 
 
-def _joined(rows: Sequence[Parts]) -> Parts:
-    """Batches of one as one batch."""
-    return type(rows[0])(*(_each(lambda *same: torch.cat(same), *parts) for parts in zip(*rows, strict=True)))
+def _concat(rows: Sequence[Parts]) -> Parts:
+    """Concatenates batches of one."""
+    return type(rows[0])(*(_map_tensors(lambda *same: torch.cat(same), *parts) for parts in zip(*rows, strict=True)))
 
 
-def _each(work: Callable[..., Tensor], *parts: Any) -> Any:
+def _map_tensors(work: Callable[..., Tensor], *parts: Any) -> Any:
     """Applies ``work`` to tensors, or to the tensors of dicts by name; None stays None."""
     if isinstance(parts[0], dict):
         return {name: work(*(part[name] for part in parts)) for name in parts[0]}

@@ -1,4 +1,4 @@
-"""Batches: a row's picture depends on the row alone, every row is done once, what is wrong with one stays with it."""
+"""Batches: a picture depends only on its row, every row is done once, and an invalid row fails alone."""
 
 import csv
 import json
@@ -46,7 +46,8 @@ def rows(pictures):
 
 @pytest.fixture
 def command(checkpoint, tmp_path):
-    """``command(rows)``: `reasonbrain batch` of these in tmp_path/out: the exit code, what it said, the results."""
+    """``command(rows)``: runs `reasonbrain batch` on the rows, with output in tmp_path/out. Returns the exit code,
+    stderr and the results."""
 
     def call(rows, *args, jobs="jobs.jsonl"):
         if rows is not None:
@@ -75,8 +76,8 @@ def files(out):
     return {p.name: p.read_bytes() for p in (out / "pictures").iterdir()}
 
 
-def test_a_picture_does_not_depend_on_its_company(pipe, rows, monkeypatch):
-    """To the last bit, before pixels are rounded to 8 bits; with another batch size up to rounding."""
+def test_a_picture_does_not_depend_on_the_other_rows(pipe, rows, monkeypatch):
+    """Bit-identical before pixels are rounded to 8 bits; with another batch size, equal up to rounding."""
     monkeypatch.setattr(edits, "to_pil", lambda pictures: [pictures[0].double().numpy() * 255])
     whole = drawn(pipe, rows, pixels=np.asarray)
     assert len(whole) == 10 and len({p.tobytes() for p in whole.values()}) == 10
@@ -90,8 +91,8 @@ def test_a_picture_does_not_depend_on_its_company(pipe, rows, monkeypatch):
         assert max(np.abs(picture - whole[key]).max() for key, picture in others.items()) <= 2
 
 
-def test_a_row_is_what_the_pipeline_makes(pipe, rows):
-    """Variant v is drawn from seed + v; ``steps`` and ``size`` are the row's own."""
+def test_a_row_gives_what_the_pipeline_gives(pipe, rows):
+    """Variant v is drawn from seed + v, with the ``steps`` and ``size`` of the row."""
     row = {**rows[0], "n": 2, "steps": 2, "size": 32, "seed": 5}
     found = {r.variant: r for r in pipe.batch([row])}
     small = ReasonBrainPipeline.from_model(pipe.model, pipe.settings)
@@ -108,8 +109,9 @@ def test_a_row_is_what_the_pipeline_makes(pipe, rows):
         pipe.settings.edit.size = before
 
 
-def test_what_is_computed_how_often(pipe, pictures, monkeypatch):
-    """The conditioning path once a row, whatever the steps and variants; what a picture alone decides once."""
+def test_each_part_runs_as_often_as_needed(pipe, pictures, monkeypatch):
+    """The conditioning path runs once per row, whatever the steps and variants; what depends on the picture alone is
+    computed once per picture."""
     passed = Counter()
 
     def count(name, value):
@@ -127,7 +129,7 @@ def test_what_is_computed_how_often(pipe, pictures, monkeypatch):
     image = str(pictures / "0.png")
     row = {"image": image, "instruction": "melt it", "steps": 3}
     results = list(pipe.batch([{**row, "id": "a", "n": 4}, {**row, "id": "b"}], batch_size=1))
-    # another length of instruction: another batch, but the same picture
+    # instructions of different lengths: different batches, but the same picture
     results += list(pipe.batch([{**row, "id": "a"}, {**row, "id": "b", "instruction": WORDS[1]}], batch_size=1))
     for handle in handles:
         handle.remove()
@@ -135,7 +137,7 @@ def test_what_is_computed_how_often(pipe, pictures, monkeypatch):
     assert passed == {"conditioned": 4, "denoised": 7 * 3, "encoded": 2, "looked at": 2, "seen": 2}
 
 
-def test_rows_are_taken_as_they_are_needed(pipe, rows):
+def test_rows_are_read_as_needed(pipe, rows):
     taken = Counter()
 
     def endless():
@@ -185,12 +187,12 @@ GOOD = {"id": "a", "image": "a.png", "instruction": "melt it"}
         ({**GOOD, "image": 3}, "image 3 is not a path"),
     ],
 )
-def test_what_is_wrong_with_a_row(fields, said):
+def test_invalid_rows(fields, said):
     row = parse(fields, 0, set())
     assert said in row.error
 
 
-def test_jobs_of_every_kind_are_the_same(tmp_path):
+def test_every_format_gives_the_same_rows(tmp_path):
     given = [
         {**GOOD, "seed": 3, "reasoning": True, "n": 2},
         {"id": "7", "image": "b/ü.png", "instruction": 'a, "quoted"\nline', "steps": 4, "size": 512},
@@ -241,7 +243,7 @@ def test_names_of_pictures_are_safe_and_differ():
         assert not re.match(r"(con|nul)(\.|$)", name.removeprefix("pictures/"))
 
 
-def test_bad_rows_stop_nothing(command, rows, pictures, tmp_path):
+def test_invalid_rows_do_not_stop_the_batch(command, rows, pictures, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes((pictures / "0.png").read_bytes()[:200])
     bad = ["no json", "[1]", {**rows[0], "x": 1}, rows[0], {**rows[1], "id": "miss", "image": "no.png"}]
@@ -265,8 +267,8 @@ def test_bad_rows_stop_nothing(command, rows, pictures, tmp_path):
     assert shown[0]["wrong"] == status[1, 0]["error"] and rows[1]["instruction"] in shown[-1]["words"]
 
 
-def test_the_same_command_goes_on(command, rows, tmp_path):
-    """A torn line is cut off, a picture without a line made again, and nothing that is finished is touched."""
+def test_the_same_command_resumes(command, rows, tmp_path):
+    """A truncated line is removed, a picture without a line is made again, and finished results are not touched."""
     code, _, whole = command(rows)
     out = tmp_path / "out"
     made = files(out)
@@ -284,7 +286,7 @@ def test_the_same_command_goes_on(command, rows, tmp_path):
     assert command(rows)[2] == found
 
 
-def test_a_changed_job_is_noticed(command, rows, tmp_path):
+def test_a_changed_job_is_refused(command, rows, tmp_path):
     command(rows[:1])
     code, said, _ = command(rows[:2])
     assert code == 2 and "jobs" in said and "has changed" in said and said.count("\n") == 1
@@ -301,12 +303,12 @@ def test_a_changed_job_is_noticed(command, rows, tmp_path):
     "jobs, args, said",
     [
         ("no.jsonl", [], "cannot be read: No such file"),
-        ("jobs.txt", [], "must be a folder of pictures or end in one of .jsonl, .csv, .parquet"),
+        ("jobs.txt", [], "must be a folder of images or end in one of .jsonl, .csv, .parquet"),
         (".", [], "--instruction"),
-        (".", ["--instruction", "melt it"], "has no pictures"),
+        (".", ["--instruction", "melt it"], "has no images"),
     ],
 )
-def test_a_wrong_call(command, jobs, args, said, tmp_path):
+def test_invalid_jobs_are_one_line_errors(command, jobs, args, said, tmp_path):
     code, told, _ = command(None, *args, jobs=jobs)
     assert code == 2 and said in told and told.count("\n") == 1
     assert not (tmp_path / "out").exists()
@@ -318,7 +320,7 @@ def test_a_folder_of_pictures(command, pictures, tmp_path):
     assert code == 0 and sorted(r["id"] for r in found) == [f"{i}.png" for i in range(6)]
 
 
-def test_one_command_a_folder(command, rows, tmp_path):
+def test_one_command_per_folder(command, rows, tmp_path):
     import fcntl
 
     command(rows[:1])
@@ -328,8 +330,8 @@ def test_one_command_a_folder(command, rows, tmp_path):
     assert code == 2 and "another command" in said
 
 
-def test_a_disk_that_is_full(command, checkpoint, tmp_path):
-    """Files may not grow beyond 4 KiB: results.jsonl ends with a whole line, and the command goes on later."""
+def test_a_full_disk(command, checkpoint, tmp_path):
+    """Files are limited to 4 KiB. results.jsonl ends with a complete line, and the command resumes later."""
     bad = [{"id": f"e{i}"} for i in range(40)]
     (tmp_path / "jobs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in bad))
     call = [sys.executable, "-m", "reasonbrain.cli", "batch", str(tmp_path / "jobs.jsonl"), "-o", str(tmp_path / "out")]
@@ -345,8 +347,8 @@ def test_a_disk_that_is_full(command, checkpoint, tmp_path):
 
 
 @pytest.mark.long
-def test_processes_make_the_same(command, rows, tmp_path, checkpoint):
-    """In this process; in two beside it; in two that a launcher started and one was killed, ended by a single one."""
+def test_processes_give_the_same_pictures(command, rows, tmp_path, checkpoint):
+    """One process, two workers, and two of three launched processes whose batch a single process then completes."""
     command(rows)
     out = tmp_path / "out"
     wanted = files(out)
@@ -363,14 +365,14 @@ def test_processes_make_the_same(command, rows, tmp_path, checkpoint):
     assert (out / "gallery.html").exists()
     assert sorted(r["row"] for r in lines(out)) == [i for i in range(10) if i % 3 < 2]
     assert not list(out.glob("results-*"))
-    (out / "results-2.jsonl").write_text('{"row": 2, "variant"')  # the third had come so far
+    (out / "results-2.jsonl").write_text('{"row": 2, "variant"')  # where the third process was killed
     assert command(rows)[0] == 0
     assert files(out) == wanted and sorted(r["row"] for r in lines(out)) == list(range(10))
 
 
 @pytest.mark.long
 def test_torchrun(command, rows, tmp_path, checkpoint):
-    """A row that fails does not end the others' processes."""
+    """A failed row does not end the other processes."""
     command([*rows, "no json"])
     out = tmp_path / "out"
     wanted = files(out)
@@ -384,8 +386,8 @@ def test_torchrun(command, rows, tmp_path, checkpoint):
 
 
 def test_a_picture_does_not_depend_on_the_workers(command, tmp_path, monkeypatch):
-    """Nor on the threads that torch would take: sums in other threads are rounded otherwise, which shows in a few
-    pixels of so many. With the embedded default, whose pictures have more than one colour."""
+    """Nor on torch's number of threads: sums over another number of threads are rounded differently, which changes a
+    few pixels. Uses the embedded default, because the pictures of untrained models have one colour."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     samples = [make("test", i) for i in range(24)]
     for i, sample in enumerate(samples):
@@ -406,7 +408,7 @@ def test_a_picture_does_not_depend_on_the_workers(command, tmp_path, monkeypatch
 
 @pytest.mark.long
 def test_ray(command, rows, tmp_path):
-    """A real Ray on this machine, and on from where something else stopped."""
+    """Ray on this machine completes a batch that another executor began."""
     pytest.importorskip("ray.data")
     code, _, whole = command(rows)
     out = tmp_path / "out"

@@ -1,4 +1,4 @@
-"""What real folders, tables, pictures and libraries do to a batch."""
+"""Batches with the faults of real folders, tables, pictures and libraries."""
 
 import json
 import os
@@ -23,7 +23,7 @@ WORDS = ["--instruction", "melt it"]
 
 @pytest.fixture
 def command(checkpoint):
-    """``command(jobs, out)``: exit code, what was said, lines of results."""
+    """``command(jobs, out)``: exit code, stderr and lines of results of `reasonbrain batch`."""
 
     def call(jobs, out, *args, model=checkpoint):
         args = ["batch", str(jobs), "-o", str(out), "--checkpoint", str(model), "--batch-size", "2", *args]
@@ -51,8 +51,9 @@ def row(name, image=None, **more):
     return {"id": name, "image": image or picture(64, 48), "instruction": "melt it", **more}
 
 
-def test_whatever_is_raised_for_a_row_stays_with_it(pipe, monkeypatch):
-    """In conditioning and in drawing; each variant gets the error and its batch is as it would be without it."""
+def test_an_exception_fails_only_its_row(pipe, monkeypatch):
+    """In conditioning and in drawing. Each variant of the row gets the error; the other rows of the batch are
+    unchanged."""
     alone = {r.row.id: np.asarray(r.image) for r in pipe.batch([row("a"), row("c")], 4)}
     for method in ("condition", "draw"):
         real = getattr(scheduler.Core, method)
@@ -76,7 +77,7 @@ def test_whatever_is_raised_for_a_row_stays_with_it(pipe, monkeypatch):
                 assert (np.asarray(result.image) == alone[result.row.id]).all()
 
 
-def test_a_long_picture_and_one_that_needs_too_much_memory_are_one_line(pipe, monkeypatch):
+def test_extreme_aspect_ratios_and_lack_of_memory_are_one_line_errors(pipe, monkeypatch):
     long = picture(2000, 4)
     with pytest.raises(UserError, match="64:1|200:1"):
         pipe.model.slot("mllm").pixels(torch.zeros(1, 3, 2, 640))
@@ -96,8 +97,8 @@ def test_a_long_picture_and_one_that_needs_too_much_memory_are_one_line(pipe, mo
     assert [r.error.count("fit into memory") for r in pipe.batch([row("a", n=2), row("b")], 2)] == [1, 1, 1]
 
 
-def test_what_waits_is_bounded_and_the_same(pipe, monkeypatch):
-    """Pictures of many sizes: no edit of one size waits for those of another, and small windows give the same."""
+def test_memory_is_bounded_for_pictures_of_many_sizes(pipe, monkeypatch):
+    """No edit of one size waits for those of another, and small windows give the same pictures."""
     rows = [row(f"{i}", picture(40 + i, 64, i), seed=i) for i in range(12)]
     whole = {r.row.id: np.asarray(r.image) for r in pipe.batch(rows, 4)}
     most, load = [0], scheduler._Window._load
@@ -112,7 +113,7 @@ def test_what_waits_is_bounded_and_the_same(pipe, monkeypatch):
     assert most[0] <= 3 and all((found[name] == whole[name]).all() for name in whole)
 
 
-def test_results_go_on_whatever_does_not_matter(command, checkpoint, photos, tmp_path):
+def test_resumes_unless_rows_model_or_settings_changed(command, checkpoint, photos, tmp_path):
     out = photos / "out"
     assert command(photos, out, *WORDS)[0] == 0
     first = (out / "results.jsonl").read_bytes()
@@ -141,7 +142,7 @@ def test_results_go_on_whatever_does_not_matter(command, checkpoint, photos, tmp
     assert code == 2 and "has changed" in said
 
 
-def test_some_variants_are_redone_and_a_line_twice_counts_once(command, photos, tmp_path):
+def test_missing_variants_are_made_and_a_repeated_line_counts_once(command, photos, tmp_path):
     jobs, out = photos / "jobs.jsonl", tmp_path / "out"
     jobs.write_text(json.dumps({"id": "a", "image": "0.png", "instruction": "melt it", "n": 4}) + "\n   \n")
     whole = command(jobs, out)[2]
@@ -172,7 +173,7 @@ def test_foreign_files_stay(command, photos, tmp_path):
     assert command(photos, tmp_path / "fifo", *WORDS)[0] == 2
 
 
-def test_links_pipes_and_names_that_are_no_text_are_rows(command, photos, tmp_path):
+def test_links_pipes_and_undecodable_names_are_rows(command, photos, tmp_path):
     (photos / "gone.png").symlink_to("nowhere")
     os.mkfifo(photos / "pipe.png")
     (photos / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 40)
@@ -214,13 +215,13 @@ def test_tables_as_programs_write_them(tmp_path, name, data):
         ("j.parquet", b"PAR1", "not a Parquet file"),
     ],
 )
-def test_what_is_no_job_list_is_one_line(command, tmp_path, name, data, said):
+def test_an_invalid_job_list_is_a_one_line_error(command, tmp_path, name, data, said):
     (tmp_path / name).write_bytes(data)
     code, told, _ = command(tmp_path / name, tmp_path / "out")
     assert code == 2 and said in told and told.count("\n") == 1
 
 
-def test_texts_that_no_file_can_hold(command, photos, tmp_path):
+def test_invalid_text_is_an_error_of_its_row(command, photos, tmp_path):
     good = {"id": "a", "image": "0.png", "instruction": "melt it"}
     bad = [{"instruction": "a\ud800"}, {"instruction": "x" * 10_001}, {"image": "\ud800.png"}, {"id": "x" * 5000}]
     lines = [json.dumps(good | {"id": f"b{i}"} | fields).encode() for i, fields in enumerate(bad)]
@@ -232,7 +233,7 @@ def test_texts_that_no_file_can_hold(command, photos, tmp_path):
     assert "valid Unicode" in told[0] and "10001 characters" in told[1] and "valid Unicode" in told[4] and told[2]
 
 
-def test_an_instruction_that_is_cut_is_said(command, photos, tmp_path):
+def test_a_truncated_instruction_is_reported(command, photos, tmp_path):
     long = "melt the candle and " * 40 + "freeze the lake"
     code, said, found = command(photos, tmp_path / "out", "--instruction", long)
     assert code == 0 and "2 instructions are longer" in said and long.endswith(found[0]["unread"])

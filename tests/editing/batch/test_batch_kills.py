@@ -1,4 +1,4 @@
-"""A batch that is killed again and again, at any moment, ends with every row done once and every picture whole."""
+"""A batch that is killed many times, at random moments, ends with every row done once and every picture complete."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from PIL import Image
 from reasonbrain.checkpoint import save_model
 from reasonbrain.modules.data.reasonmini import make
 
-# forks a process a start, so that torch is imported once; the parent never computes
+# forks one process per start, so that torch is imported only once; the parent never computes
 RUN = """
 import os, sys, traceback
 import reasonbrain.editing.pipeline
@@ -39,7 +39,8 @@ for line in sys.stdin:
 
 
 def jobs(folder, count):
-    """Rows of three sizes and several lengths, one in twenty broken in one of five ways."""
+    """Rows with pictures of three sizes and instructions of several lengths; one in twenty is broken, in one of five
+    ways."""
     rng = random.Random(0)
     for i in range(12):
         side = (64, 48, 56)[i % 3]
@@ -61,7 +62,7 @@ def lines(out):
 
 
 @pytest.mark.parametrize("count, kills", [(60, 5), pytest.param(500, 22, marks=pytest.mark.long)])
-def test_every_row_once_whatever_the_kills(model, settings, tmp_path, count, kills):
+def test_every_row_is_done_once_despite_kills(model, settings, tmp_path, count, kills):
     save_model(model, settings("edit.steps=1"), tmp_path / "model")
     given = jobs(tmp_path, count)
     call = [sys.executable, "-c", RUN, str(given), str(tmp_path / "model")]
@@ -82,7 +83,7 @@ def test_every_row_once_whatever_the_kills(model, settings, tmp_path, count, kil
     for number in range(kills):
         before = lines(killed)
         pid = start(killed)
-        if number % 5 == 0:  # anywhere in the start
+        if number % 5 == 0:  # during start-up
             time.sleep(rng.random())
         else:
             wanted = len(before) + rng.randint(1, max(1, int(1.6 * count / kills)))
@@ -95,7 +96,7 @@ def test_every_row_once_whatever_the_kills(model, settings, tmp_path, count, kil
             pass
         died += status() == signal.SIGKILL
         after = lines(killed)
-        assert after[: len(before)] == before  # what is finished stays
+        assert after[: len(before)] == before  # finished results are kept
         for line in after:
             if file := json.loads(line)["file"]:
                 Image.open(killed / file).load()
@@ -108,8 +109,8 @@ def test_every_row_once_whatever_the_kills(model, settings, tmp_path, count, kil
     assert died >= kills * 0.8 and len(set(stages)) > kills / 3
 
     found = [{(r["row"], r["variant"]): r for r in map(json.loads, lines(out))} for out in (killed, whole)]
-    assert len(lines(killed)) == len(found[0]) == len(lines(whole))  # none twice
-    assert {row for row, _ in found[0]} == set(range(count))  # none lost
+    assert len(lines(killed)) == len(found[0]) == len(lines(whole))  # no duplicates
+    assert {row for row, _ in found[0]} == set(range(count))  # nothing is missing
     assert sum(r["status"] == "error" for r in found[0].values()) == count // 20
     for key, result in found[0].items():
         other = found[1][key]
