@@ -1,4 +1,4 @@
-"""The ``reasonbrain`` command. Thin: each command calls one function elsewhere, imported only when it runs.
+"""The ``reasonbrain`` command. Each subcommand calls one function elsewhere, which it imports only when it runs.
 
     reasonbrain edit candle.png "What if someone blew on the candle?" -o out.png --panel panel.png
     reasonbrain batch jobs.jsonl -o out
@@ -72,10 +72,10 @@ class _Commands(click.Group):
     def main(self, *args: Any, **options: Any) -> Any:
         try:
             return super().main(*args, **options)
-        except OSError as e:  # an error about a file has its name; this is standard output, also that of --help
+        except OSError as e:  # without a file name it is about standard output, also that of --help
             if e.errno not in WRITING or e.filename is not None:
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python writes what is left once more when it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes stdout once more at exit
             _Mistake(f"standard output cannot be written: {e.strerror}").show()
             sys.exit(_Mistake.exit_code)
 

@@ -1,4 +1,4 @@
-"""Commands around data sets."""
+"""`reasonbrain data`: commands that check, show, cache and build data sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def data() -> None:
 @data.command()
 @click.argument("path")
 @click.option("--name", help="The reader; see docs/data.md.  [default: guessed from the layout]")
-@click.option("--limit", type=click.IntRange(1), help="Decode the images of only so many records, evenly spread.")
+@click.option("--limit", type=click.IntRange(1), help="Decode the images of this many records only, evenly spread.")
 @click.option("-o", "--output", default="problems.jsonl", show_default=True, help="The list of problems.")
 @click.pass_context
 def check(ctx: click.Context, path: str, name: str | None, limit: int | None, output: str) -> None:
@@ -73,7 +73,7 @@ def mini(split: str, count: int, seed: int, size: int, output: str) -> None:
 @data.command()
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--config", default="tiny", show_default=True, help="A preset or a YAML file.")
-@click.option("-o", "--output", required=True, help="The folder of the features; an incomplete one is completed.")
+@click.option("-o", "--output", required=True, help="The folder of the features; an interrupted run is resumed.")
 def cache(overrides: tuple[str, ...], config: str, output: str) -> None:
     """Precompute features: latents, regions, image features. Prints their path.
 
@@ -127,18 +127,18 @@ def cache(overrides: tuple[str, ...], config: str, output: str) -> None:
 )
 @click.option("--lpips", type=click.Choice(("alex", "squeeze", "vgg", "none")), default="alex", show_default=True)
 @click.option(
-    "--min-clip", type=float, default=0.2, show_default=True, help="Least CLIP cosine of a source and its objects."
+    "--min-clip", type=float, default=0.2, show_default=True, help="Minimum CLIP cosine of a source and its objects."
 )
 @click.option(
-    "--min-lpips", type=float, default=0.05, show_default=True, help="Least LPIPS of a source and its target."
+    "--min-lpips", type=float, default=0.05, show_default=True, help="Minimum LPIPS between source and target."
 )
 @click.option(
-    "--max-lpips", type=float, default=0.7, show_default=True, help="Greatest LPIPS of a source and its target."
+    "--max-lpips", type=float, default=0.7, show_default=True, help="Maximum LPIPS between source and target."
 )
 @click.option(
-    "--min-score", type=click.IntRange(0, 10), default=7, show_default=True, help="Least score by the model, 0 to 10."
+    "--min-score", type=click.IntRange(0, 10), default=7, show_default=True, help="Minimum score by the judge, 0 to 10."
 )
-@click.option("--no-review", is_flag=True, help="Accept what passes the filters, unless it was rejected in a review.")
+@click.option("--no-review", is_flag=True, help="Accept rows that pass the filters, unless rejected in a review.")
 @click.option(
     "--shares", type=float, nargs=3, default=(90, 5, 5), show_default=True, help="Shares of train, val and test."
 )
@@ -171,11 +171,11 @@ def build(
 @data.command()
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option(
-    "--host", default="127.0.0.1", show_default=True, help="0.0.0.0: everybody who reaches this machine may review."
+    "--host", default="127.0.0.1", show_default=True, help="0.0.0.0: anyone who can reach this machine may review."
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True)
 def review(folder: Path, host: str, port: int) -> None:
-    """Serve the review page of a build. Runs until it is interrupted; every verdict in DIR is saved at once."""
+    """Serve the review page of the build in DIR. Runs until interrupted; every verdict is saved immediately."""
     from reasonbrain.dataprep.review import serve
 
     server = serve(folder, host, port)

@@ -1,4 +1,4 @@
-"""Commands that edit."""
+"""`reasonbrain edit` and `reasonbrain batch`."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from reasonbrain.errors import UserError
 from reasonbrain.utils.text import printable
 
 
-def trained(config: str | None, checkpoint: str | None, overrides: tuple[str, ...]) -> str:
-    """The checkpoint to edit with: the one named, or the embedded default.
+def checkpoint_name(config: str | None, checkpoint: str | None, overrides: tuple[str, ...]) -> str:
+    """The checkpoint to edit with: ``checkpoint``, or the embedded default.
 
-    Raises UserError for another configuration without a checkpoint."""
+    Raises UserError for a configuration other than the embedded default's without a checkpoint."""
     if config and config != "tiny" and not checkpoint:
         from reasonbrain.config.loading import load_config
 
@@ -70,7 +70,7 @@ def edit(
 
     if steps is not None:
         overrides += (f"edit.steps={steps}",)
-    name = trained(config, checkpoint, overrides)
+    name = checkpoint_name(config, checkpoint, overrides)
     pipe = ReasonBrainPipeline.from_pretrained(name, overrides, config)
     pipe.set_progress_bar_config(desc="editing", disable=None)  # None: shown on a terminal only
     generator = torch.Generator().manual_seed(seed)
@@ -88,7 +88,7 @@ def edit(
         save_image(shown, panel)
     save_image(result, output, metadata)
     if unread := pipe.core().unread(instruction):
-        click.echo(f"the instruction is longer than the text encoder reads, which left out: {unread[:200]}", err=True)
+        click.echo(f"the text encoder truncates the instruction; it does not read: {unread[:200]}", err=True)
     for path in filter(None, (output, panel)):
         click.echo(os.fsencode(path))  # also a name that is not valid text
 
@@ -108,19 +108,19 @@ def batch(ctx: click.Context, checkpoint: str | None, workers: int | None, execu
     """Edit many images: the rows of JOBS. Prints the paths of the results.
 
     JOBS is a .jsonl, .csv or .parquet file, or a folder of images. The same command resumes an interrupted batch. Exit
-    code 3: some rows could not be edited; the results say why.
+    code 3: some rows could not be edited; the results have the reasons.
     KEY=VALUE changes the configuration: edit.guidance=2. See docs/batch.md."""
     from reasonbrain.editing.batch.jobs import Job
     from reasonbrain.editing.batch.run import run
 
-    what = Job(checkpoint=trained(job["config"], checkpoint, job["overrides"]), **job)
-    failed, cut = run(what, workers, executor)
+    what = Job(checkpoint=checkpoint_name(job["config"], checkpoint, job["overrides"]), **job)
+    failed, truncated = run(what, workers, executor)
     first = os.environ.get("RANK", "0") == "0"
     if first and (skipped := what.skipped()):
         names = ", ".join(printable(name, 60) for name in skipped[:5]) + (", ..." if len(skipped) > 5 else "")
-        click.echo(f"jobs '{what.jobs}': {len(skipped)} entries are not pictures and were skipped: {names}", err=True)
-    if first and cut:
-        click.echo(f"{cut} instructions are longer than the text encoder reads; see unread in results.jsonl", err=True)
+        click.echo(f"jobs '{what.jobs}': {len(skipped)} entries are not images and were skipped: {names}", err=True)
+    if first and truncated:
+        click.echo(f"the text encoder truncated {truncated} instructions; see unread in results.jsonl", err=True)
     if failed:
         click.echo(f"{failed} results failed; results.jsonl has the reasons", err=True)
     if "WORLD_SIZE" not in os.environ:  # torchrun would stop the other processes

@@ -1,4 +1,4 @@
-"""Commands that measure."""
+"""`reasonbrain bench`, `reasonbrain eval` and `reasonbrain ablate`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from reasonbrain.cli.edit import trained
+from reasonbrain.cli.edit import checkpoint_name
 from reasonbrain.errors import UserError
 
 
@@ -18,7 +18,7 @@ from reasonbrain.errors import UserError
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--config", help="The preset or YAML file to build.  [default: tiny]")
 @click.option("--checkpoint", help="A trained model to load instead.")
-@click.option("--random", is_flag=True, help="Use random weights and ReasonMini's images: needs no hub and no data.")
+@click.option("--random", is_flag=True, help="Random weights and ReasonMini's images: needs no hub and no data.")
 @click.option("--warmup", type=click.IntRange(0), default=2, show_default=True, help="Runs before the timed ones.")
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Timed runs.")
 @click.option("-o", "--output", metavar="FILENAME", help="Write all measurements as JSON.")
@@ -42,7 +42,7 @@ def bench(what: str, output: str | None, warmup: int, repeats: int, **source: An
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--benchmark", required=True, help="mini, magicbrush, emu_edit, ...; see docs/evaluation.md.")
 @click.option("--data", help="The benchmark's folder or manifest; for mini a split.  [default for mini: all three]")
-@click.option("-o", "--output", required=True, help="The folder of the report; existing edits are not repeated.")
+@click.option("-o", "--output", required=True, help="The folder of the report; existing edits are reused.")
 @click.option("--config", help="A preset or a YAML file.  [default: the checkpoint's own]")
 @click.option("--checkpoint", help="A trained model: its folder, or a run of `reasonbrain train`.  [default: tiny]")
 @click.option(
@@ -65,9 +65,9 @@ def evaluate(output: str, against: Path | None, checkpoint: str | None, **reques
     config, overrides = request["config"], request["overrides"]
     if request["edits"] and (config or checkpoint or overrides):
         raise UserError(
-            f"edits '{request['edits']}' were made by another system: leave out --config, --checkpoint and key=value"
+            f"edits '{request['edits']}' are from another system: omit --config, --checkpoint and key=value"
         )
-    name = trained(config, checkpoint, overrides)
+    name = checkpoint_name(config, checkpoint, overrides)
     from reasonbrain.eval.evaluation.evaluate import Request
     from reasonbrain.eval.evaluation.evaluate import evaluate as run
 
@@ -84,12 +84,12 @@ def evaluate(output: str, against: Path | None, checkpoint: str | None, **reques
     type=click.Choice(("local", "ray")),
     default="local",
     show_default=True,
-    help="local: one run at a time; ray: as many as Ray has room for, in a folder that all machines share.",
+    help="local: one run at a time; ray: as many as fit on the cluster, in a folder that all machines share.",
 )
 def ablate(plan: str, output: str, executor: str) -> None:
     """Train and evaluate the variants of PLAN. Prints the path of the table.
 
-    PLAN is a shipped plan or a YAML file. The same command resumes; see docs/ablations.md."""
+    PLAN is a shipped plan or a YAML file. The same command resumes interrupted ablations; see docs/ablations.md."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("reasonbrain.eval.ablation.ablate").setLevel(logging.INFO)
 

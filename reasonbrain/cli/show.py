@@ -1,4 +1,4 @@
-"""Commands that show what there is: plug-ins, their parameters, and the resolved configuration."""
+"""`reasonbrain modules` and `reasonbrain config`: list plug-ins, their parameters, and the resolved configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from reasonbrain.registry import KINDS, SLOTS, plugins
 def modules(plugin: str | None) -> None:
     """List plug-ins and data sets, or the parameters of SLOT:NAME, e.g. cme:hybrid or data:mini.
 
-    A parameter is shown with type, default and meaning."""
+    Each parameter is shown with its type, default and meaning."""
     if plugin:
         click.echo(describe(plugin))
         return
@@ -33,14 +33,14 @@ def modules(plugin: str | None) -> None:
 def config(preset: str, overrides: tuple[str, ...]) -> None:
     """Print the resolved configuration of PRESET. PRESET is a preset or a YAML file.
 
-    KEY=VALUE changes the configuration: model.cme=null, train.steps=100. The output is a configuration file itself."""
+    KEY=VALUE changes the configuration: model.cme=null, train.steps=100. The output is a valid configuration file."""
     from reasonbrain.config.loading import dump_config, load_config
 
     click.echo(dump_config(load_config(preset, overrides)), nl=False)
 
 
 def describe(plugin: str) -> str:
-    """What the plug-in "<slot>:<name>" is, and each of its parameters: type, default, meaning.
+    """The summary of the plug-in "<slot>:<name>", and type, default and meaning of each of its parameters.
 
     Raises UserError if ``plugin`` is not of that form or names no plug-in."""
     slot, colon, name = plugin.partition(":")

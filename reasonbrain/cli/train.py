@@ -1,4 +1,4 @@
-"""Commands around training."""
+"""`reasonbrain train`, `export`, `init` and `plan`."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | No
 @click.option("-o", "--output", required=True, help="A new or an empty folder, or a checkpoint to replace.")
 @click.option("--last", is_flag=True, help="Export the last weights instead of the averaged ones.")
 @click.option("--merged", is_flag=True, help="Merge LoRA adapters into the weights that they adapt.")
-@click.option("--adapters", is_flag=True, help="Export only what trained; published weights are named, not copied.")
+@click.option("--adapters", is_flag=True, help="Export only trained tensors; published weights are not copied.")
 def export(run: str, output: str, last: bool, merged: bool, adapters: bool) -> None:
-    """Make a model from the last checkpoint of RUN. Prints its path."""
+    """Export a model from the last checkpoint of RUN. Prints its path."""
     from reasonbrain.train.export import export as export_run
 
     export_run(Path(run), Path(output), not last, merged, adapters)

@@ -1,1 +1,1 @@
-"""Construction of data in Reason50K's format from target pictures and prompts: `reasonbrain data build`."""
+"""Builds data sets in Reason50K's format from target pictures and prompts: `reasonbrain data build`."""

@@ -6,16 +6,16 @@ reasonbrain data build ...                         # the same command again: wri
 
 The output folder:
 
-    settings.json       the settings; another build into the folder must have the same
+    settings.json       the settings; must be the same on resume
     answers/            the endpoint's answers; no question is asked twice
     STAGE.jsonl         the finished rows of each stage
     pictures/ID/        target.png, mask.png, and the candidates for the source: 0.png, 1.png, ...
     review.jsonl        verdicts of the review
     dropped.jsonl       dropped rows and candidates with the reasons
-    train.jsonl ...     the splits, manifests in Reason50K's format
-    lock                held while a command builds here
+    train.jsonl ...     the splits: manifests in Reason50K's format
+    lock                locked while a command builds here
 
-A row is finished by a stage when its line is in STAGE.jsonl, so the same command resumes an interrupted build.
+A stage has finished a row when its line is in STAGE.jsonl, so the same command resumes an interrupted build.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from reasonbrain.utils.locks import alone
 
 log = logging.getLogger(__name__)
 
-LONGEST_ID = 200  # bytes
+LONGEST_ID = 200  # maximum number of bytes of an id
 
 
 def build(seeds: Path, tools: Tools, executor: str, review: bool, shares: Sequence[float]) -> str:
-    """Passes every seed through every stage, writes the splits of the accepted rows, and returns a summary as text.
+    """Runs every seed through all stages, writes the splits of the accepted rows, and returns a summary as text.
 
-    ``executor``: one of EXECUTORS. ``review``: True accepts what a person accepted; False accepts everything that
-    passed the filters and was not rejected. ``shares``: of train, val and test.
+    ``executor``: a key of EXECUTORS. ``review``: True accepts only rows that a person accepted; False accepts all that
+    passed the filters and were not rejected. ``shares``: of train, val and test, relative to their sum.
 
     Raises UserError for malformed seeds, for a folder that was built with other settings or is being built by another
     process, and for a tool that cannot be loaded."""
@@ -102,7 +102,7 @@ def run_stage(stage: Stage, rows: Sequence[JsonRow], tools: Tools, executor: str
 
 
 def left_out(row: JsonRow) -> list[JsonRow]:
-    """The reasons why a row and its candidates were dropped: {"id", "reason", "image"?} for each dropped one."""
+    """Why a row and its candidates were dropped: {"id", "reason", "image"?} for each of them that was."""
     parts = [part for part in (row, *row.get("candidates", ())) if "dropped" in part]
     images = [{"image": part["image"]} if part is not row else {} for part in parts]
     return [{"id": row["id"], "reason": part["dropped"]} | image for part, image in zip(parts, images, strict=True)]
@@ -111,7 +111,8 @@ def left_out(row: JsonRow) -> list[JsonRow]:
 def read_seeds(path: Path) -> list[JsonRow]:
     """Reads lines of {"id", "image", "prompt", "category"?, "mask"?}; paths of pictures are relative to the file.
 
-    Raises UserError, naming the line, for a malformed line, an id that is not a valid file name, and a repeated id."""
+    Raises UserError that names the line for a malformed line, an unknown category, an id that is not a valid file name,
+    and a repeated id."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as e:
@@ -145,5 +146,5 @@ def read_seeds(path: Path) -> list[JsonRow]:
 
 
 def _is_text(value: object) -> bool:
-    """Whether a value is a text of valid Unicode."""
+    """Whether a value is a string of valid Unicode."""
     return isinstance(value, str) and value == value.encode(errors="ignore").decode()

@@ -18,7 +18,7 @@ Executor = Callable[[Stage, Sequence[JsonRow], Tools], Iterator[JsonRow]]
 
 
 def local(stage: Stage, rows: Sequence[JsonRow], tools: Tools) -> Iterator[JsonRow]:
-    """Processes rows in ``stage.threads`` threads. The first error ends it; rows in progress are discarded."""
+    """Processes rows in ``stage.threads`` threads. The first error ends the stage; rows in progress are discarded."""
     if stage.threads == 1:  # models run in the main thread, which can be interrupted
         yield from (stage(row, tools) for row in rows)
     else:
@@ -26,11 +26,11 @@ def local(stage: Stage, rows: Sequence[JsonRow], tools: Tools) -> Iterator[JsonR
 
 
 def stage_on_ray(stage: Stage, rows: Sequence[JsonRow], tools: Tools) -> Iterator[JsonRow]:
-    """Processes rows by Ray Data, in the cluster that RAY_ADDRESS names, or in one started here. All nodes must share
-    the output folder.
+    """Processes rows with Ray Data, on the cluster at RAY_ADDRESS or on one started on this machine. All nodes must
+    share the output folder.
 
-    A stage with models of its own has one actor per GPU, or one actor without GPUs; an actor loads the models once.
-    Other stages run as plain tasks. Raises UserError if ``ray`` is not installed."""
+    A stage with models of its own has one actor per GPU, or a single one without GPUs; an actor loads the models once.
+    Other stages run as tasks. Raises UserError if Ray is not installed, or if a stage does."""
     import torch
 
     ray = connect()
@@ -38,15 +38,15 @@ def stage_on_ray(stage: Stage, rows: Sequence[JsonRow], tools: Tools) -> Iterato
     if stage.models:
         gpus = int(ray.cluster_resources().get("GPU", 0))
         actors = ray.data.ActorPoolStrategy(size=min(max(1, gpus), len(rows)))
-        # Ray would give torch one thread per CPU; with another number of threads than locally, sums are rounded
-        # differently
+        # Ray would give torch one thread per CPU of the actor; with another number of threads than the local executor
+        # uses, sums are rounded differently
         variables = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
         options = {"num_cpus": 1, "num_gpus": 1 if gpus else 0, "runtime_env": {"env_vars": variables}}
         made = data.map(_Worker, fn_constructor_args=(stage, tools), compute=actors, **options)  # type: ignore[arg-type]
     else:
         worker = _Worker(stage, tools)
         tasks = ray.data.TaskPoolStrategy(size=stage.threads)
-        made = data.map(lambda row: worker(row), compute=tasks, num_cpus=0.1)  # mostly waits for the endpoint or disk
+        made = data.map(lambda row: worker(row), compute=tasks, num_cpus=0.1)  # mostly waits for endpoint or disk
     for line in made.iter_rows():
         if line["mistake"]:
             raise UserError(line["mistake"])
@@ -54,8 +54,8 @@ def stage_on_ray(stage: Stage, rows: Sequence[JsonRow], tools: Tools) -> Iterato
 
 
 class _Worker:
-    """Processes a row in a Ray worker. Rows are passed as JSON text, so that Arrow infers no types. A UserError is
-    returned as text as well; Ray would wrap it in a traceback."""
+    """Processes rows in a Ray worker. Rows are passed as JSON text, so that Arrow infers no types. The message of a
+    UserError is returned as text, because Ray would wrap the exception in a traceback."""
 
     def __init__(self, stage: Stage, tools: Tools) -> None:
         self.stage, self.tools = stage, tools

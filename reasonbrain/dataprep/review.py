@@ -1,10 +1,10 @@
-"""The review page: a person accepts or rejects each row that passed the filters, seeing source, instruction and target.
+"""The review page, on which a person accepts or rejects each row that passed the filters.
 
     reasonbrain data review built
     ssh -L 8080:localhost:8080 MACHINE                # to open it from another machine
 
-A verdict is on the disk, as a line of review.jsonl, before the page shows the next row. Of two verdicts on a row the
-later one counts. The page itself is utils/templates/review.html.
+The page shows source, instruction and target. A verdict is written to review.jsonl before the page shows the next row.
+The last verdict on a row counts. The page itself is utils/templates/review.html.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from reasonbrain.utils.files import inside
 from reasonbrain.utils.gallery import environment
 from reasonbrain.utils.journal import Journal
 
-LARGEST = 1 << 16  # bytes of a request's body
-PATIENCE = 60  # seconds for a whole connection, however slow the other side is
-CONNECTIONS = 64  # open at once; further ones are closed at once
+LARGEST = 1 << 16  # maximum number of bytes in the body of a request
+PATIENCE = 60  # maximum number of seconds of a connection
+CONNECTIONS = 64  # maximum number of open connections; further ones are closed immediately
 
 
 class _Server(ThreadingHTTPServer):
-    """Closes connections that take too long, and says nothing of those that break."""
+    """Closes connections that take too long, and does not log connections that break."""
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         self.until: dict[socket.socket, float] = {}
@@ -49,7 +49,7 @@ class _Server(ThreadingHTTPServer):
         for request, until in list(self.until.items()):
             if time.monotonic() > until:
                 try:
-                    request.shutdown(socket.SHUT_RDWR)  # wakes up the thread that waits for it
+                    request.shutdown(socket.SHUT_RDWR)  # wakes up the thread that reads from it
                 except OSError:
                     pass
 
@@ -58,11 +58,11 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Called for errors of a connection; they are the other side's."""
+        """Ignores errors of a connection, which the client causes."""
 
 
 def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
-    """A server of the page, not started yet. Port 0 chooses a free port.
+    """A server for the page, not started yet. Port 0 chooses a free port.
 
     Raises UserError if ``folder`` has no judged rows or damaged ones, and if the address cannot be used."""
     if not (folder / "judged.jsonl").is_file():
@@ -76,8 +76,8 @@ def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
 
     class Handler(BaseHTTPRequestHandler):
         def parse_request(self) -> bool:
-            """Also refuses requests that another site's page could have sent, directly or by a name that it resolves
-            to this machine."""
+            """Also refuses requests that a page of another site may have sent: cross-site requests, and requests
+            through a name of its own that resolves to this machine (DNS rebinding)."""
             if not super().parse_request():
                 return False
             at, origin = self.headers.get("Host", ""), self.headers.get("Origin")
@@ -99,7 +99,7 @@ def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
                 self.reply(200, "application/json", json.dumps(found).encode())
             elif unquote(self.path) in pictures:
                 try:
-                    file = inside(folder, pictures[unquote(self.path)])  # a link may have been made since
+                    file = inside(folder, pictures[unquote(self.path)])  # the file may have become a link since
                     if not file.is_file():  # opening a FIFO would wait for a writer
                         raise UserError("not a file")
                     self.reply(200, "image/png", file.read_bytes())
@@ -115,7 +115,7 @@ def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
             if int(length) > LARGEST:
                 return self.reply(413, "text/plain", b"too long")
             said = self.rfile.read(int(length))
-            # a form of another site in the same browser can send text, but not JSON
+            # a form on another site in the same browser can send text, but not JSON
             json_sent = re.match("application/json", self.headers.get("Content-Type", ""))
             try:
                 verdict = json.loads(said) if json_sent else {}
@@ -151,8 +151,8 @@ def serve(folder: Path, host: str, port: int) -> ThreadingHTTPServer:
 
 
 def _is_ours(at: str, host: str) -> bool:
-    """Whether a Host header names this machine: by the name given, by its own name, or by a number. A page of another
-    site can make its own name lead here, but not these."""
+    """Whether a Host header names this machine: by the name given with --host, by its host name, or by an IP address.
+    A page of another site can make its own name resolve to this machine, but none of these."""
     try:
         name = urlsplit(f"//{at}").hostname or ""
     except ValueError:

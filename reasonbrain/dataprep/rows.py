@@ -1,4 +1,4 @@
-"""Checks of what a build's folder holds: it may be damaged, or come from somebody else."""
+"""Reads and checks the files of a build, which may be damaged or come from an untrusted source."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from reasonbrain.utils.reading import read_json
 
 ID = re.compile(r"\w[\w.-]*")  # a row's id is the name of a folder
 TEXTS = ("image", "prompt", "category", "mask", "instruction", "finder", "source", "dropped")
-ADDED = {  # by stage, what a row that was not dropped has from then on
+ADDED = {  # stage -> the fields that a row which was not dropped has from then on
     "target": ("prompt",),
     "instruction": ("instruction", "category"),
     "objects": ("objects",),
@@ -26,8 +26,8 @@ VERDICTS = ("accept", "reject")
 
 
 def read_rows(folder: Path, stage: str) -> dict[str, JsonRow]:
-    """The rows that a stage has finished, by id. Raises UserError for a row that the stage did not write, and for one
-    that names a picture outside the folder."""
+    """The rows that a stage has finished, by id. Raises UserError for a row that the stage cannot have written, and for
+    one that names a picture outside the folder."""
     path = folder / f"{stage}.jsonl"
     names = list(ADDED)
     needs = [field for name in names[: names.index(stage) + 1] for field in ADDED[name]]
@@ -71,7 +71,7 @@ def read_verdicts(folder: Path) -> dict[str, str]:
 
 
 def check_settings(folder: Path, wanted: JsonRow, files: Sequence[str]) -> None:
-    """Checks that a build with the settings ``wanted`` may write ``files`` into the folder: it has none of them, or was
+    """Checks that a build with the settings ``wanted`` may write ``files`` to the folder: it has none of them, or was
     built with the same settings. Raises UserError otherwise."""
     path = folder / "settings.json"
     if not path.exists():

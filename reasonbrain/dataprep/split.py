@@ -18,8 +18,8 @@ def write_splits(folder: Path, rows: Sequence[JsonRow], shares: Sequence[float])
     """Writes ``folder``/train.jsonl, val.jsonl and test.jsonl, and returns the number of records in each. ``shares``:
     of train, val and test, relative to their sum.
 
-    Each category is sorted by the hashes of its ids and cut by the shares, so the split of a record depends only on the
-    ids in its category."""
+    Each category is sorted by the hashes of its ids and divided by the shares, so the split of a record depends only on
+    the ids in its category."""
     found: dict[str, list[JsonRow]] = {name: [] for name in SPLITS}
     for category in SCENARIOS:
         some = sorted(

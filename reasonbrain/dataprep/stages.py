@@ -1,6 +1,6 @@
 """The stages of Reason50K's construction, target first (arXiv:2507.01908). Each is a function from row to row.
 
-target        scales the target picture, and the seed's mask
+target        scales the target picture and the seed's mask
 instruction   an LLM rewrites the prompt into a hypothetical instruction, and names the category if the seed has none
 objects       finds the objects that the instruction names
 sources       generates candidates for the source picture from the objects and the target
@@ -29,8 +29,8 @@ from reasonbrain.utils.endpoint import Endpoint, Refused
 from reasonbrain.utils.images import load_image, save_image
 from reasonbrain.utils.journal import JsonRow
 
-MULTIPLE = 16  # sides of target pictures are multiples of this, which every latent diffusion model here can encode
-LONGEST = 400  # characters; a longer answer is not an instruction
+MULTIPLE = 16  # of the sides of target pictures, so that every latent diffusion model here can encode them
+LONGEST = 400  # maximum number of characters of an instruction
 
 KINDS = {
     "physical": "by the laws of physics",
@@ -75,16 +75,16 @@ class Settings:
 class Tools:
     """What stages use. Models are loaded when a stage first needs them, so tools can be sent to other processes."""
 
-    folder: Path  # the output
-    seeds: Path  # the folder that paths of the seeds' pictures are relative to
+    folder: Path  # the output folder
+    seeds: Path  # paths of the seeds' pictures are relative to this folder
     settings: Settings
     llm: Endpoint
     models: Any  # CLIP and LPIPS: Models of eval/evaluation/networks.py
 
     @cached_property
     def pipeline(self) -> Any:
-        """The diffusers pipeline for inpainting, which starts from the target under noise. With an all-white mask this
-        is image-to-image generation. Raises UserError if diffusers cannot load it for inpainting."""
+        """The diffusers inpainting pipeline, which starts from the noised target. With an all-white mask this is
+        image-to-image generation. Raises UserError if diffusers cannot load it for inpainting."""
         import torch
         from diffusers import AutoPipelineForInpainting
 
@@ -141,8 +141,8 @@ def objects(row: JsonRow, tools: Tools) -> JsonRow:
 
 
 def sources(row: JsonRow, tools: Tools) -> JsonRow:
-    """Adds ``candidates``, {"image", "seed"}. A candidate is generated from the target under noise with the objects as
-    the prompt; if the seed has a mask, only inside the mask. A picture that exists is not generated again."""
+    """Adds ``candidates``, {"image", "seed"}. A candidate is generated from the noised target with the objects as the
+    prompt; if the seed has a mask, only inside the mask. A picture that exists is not generated again."""
     import torch
 
     settings = tools.settings
@@ -172,7 +172,8 @@ def sources(row: JsonRow, tools: Tools) -> JsonRow:
 
 
 def measured(row: JsonRow, tools: Tools) -> JsonRow:
-    """Adds ``clip`` and ``lpips`` to every candidate."""
+    """Adds ``clip`` (cosine with the objects) and ``lpips`` (distance from the target) to every candidate. Raises
+    UserError if a network is not available."""
     settings, models = tools.settings, tools.models
     for name in ("clip", *(["lpips"] if settings.lpips != "none" else [])):
         if why := models.missing(name):
@@ -189,7 +190,7 @@ def measured(row: JsonRow, tools: Tools) -> JsonRow:
 
 
 def too_far(clip: float, lpips: float | None, settings: Settings) -> str | None:
-    """Why a candidate with these measures is dropped; None if it is kept."""
+    """Why a candidate with these values is dropped; None if it is kept."""
     if clip < settings.min_clip:
         return f"CLIP {clip:.3f} is below {settings.min_clip:g}: not the objects"
     if lpips is not None and lpips < settings.min_lpips:
@@ -242,11 +243,11 @@ def _left(row: JsonRow, candidates: list[JsonRow]) -> JsonRow:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: its function and how it runs. A row that the endpoint refuses is dropped."""
+    """A stage: its function and how it is run. Rows that the endpoint refuses are dropped."""
 
     work: Callable[[JsonRow, Tools], JsonRow]
     threads: int = 1  # rows processed in parallel on one machine; more for stages that wait for the endpoint
-    models: bool = False  # it runs networks of its own, on a GPU if there is one
+    models: bool = False  # whether it runs networks of its own, on a GPU if there is one
 
     def __call__(self, row: JsonRow, tools: Tools) -> JsonRow:
         try:

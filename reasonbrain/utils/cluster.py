@@ -12,7 +12,7 @@ from reasonbrain.errors import UserError
 
 
 def connect() -> Any:
-    """The module ``ray``, connected to the cluster that RAY_ADDRESS names, or to one started on this machine.
+    """The module ``ray``, connected to the cluster at RAY_ADDRESS, or to one started on this machine.
 
     Raises UserError if Ray is not installed."""
     try:

@@ -1,15 +1,15 @@
-"""A client for a language model behind an OpenAI-compatible endpoint. Answers are cached on disk, so that no request is
-paid for twice.
+"""A client for a language model behind an OpenAI-compatible endpoint. Answers are cached on disk, so that no question
+is paid for twice.
 
     llm = Endpoint("http://localhost:8000/v1", "Qwen/Qwen2.5-VL-72B-Instruct", Path("answers"))
     llm.ask("What changed?", {"Before:": before, "After:": after})
 
 The key is read from OPENAI_API_KEY; a local server needs none. An answer is a file named by a hash of the model's name,
-the question and the pictures. It is written before ``ask`` returns: after a kill, only questions in progress are asked
+the question and the pictures. It is written before ``ask`` returns, so after a kill only questions in flight are asked
 again.
 
 The server is not trusted: an answer has at most ``LARGEST`` bytes, a question takes at most ``DEADLINE`` seconds with
-all retries, redirects are not followed, and keys and passwords that the server repeats are removed.
+all retries, redirects are not followed, and keys and passwords that the server echoes are removed.
 """
 
 from __future__ import annotations
@@ -38,33 +38,34 @@ from reasonbrain.utils.reading import read_json
 from reasonbrain.utils.redact import redacted
 from reasonbrain.utils.threads import within
 
-RETRIES = 5  # after 0.5 s, then twice as long each time, or as long as the server asks for
+RETRIES = 5  # after 0.5 s, then after twice as long each time, or after as long as the server asks for
 TIMEOUT = 180  # seconds for one request
 DEADLINE = 600  # seconds for a question, with all retries
 LARGEST = 4 << 20  # bytes of an answer
 SIDE = 768  # largest side of a picture in pixels, as in RISEBench's gpt_eval.py
-STOPS = (401, 403, 404, 429)  # HTTP status codes that every further request would get as well; so is a redirect
-AGAIN = (408, 409, 429)  # status codes after which a request is sent again, as after those from 500 on
+STOPS = (401, 403, 404, 429)  # HTTP status codes that every later request would get as well; redirects count, too
+AGAIN = (408, 409, 429)  # status codes, besides those from 500 on, after which a request is sent again
 
 
 class Refused(Exception):
-    """The endpoint refuses this question (a content filter, too many tokens). Others may be answered."""
+    """The endpoint refuses this question (content filter, too many tokens). It may answer others."""
 
 
 class Failed(UserError):
-    """This call failed after all retries. Another one may succeed."""
+    """This call failed after all retries. A later one may succeed."""
 
 
 class Endpoint:
-    """``url``: including /v1; it may hold a user name and a password. ``model``: the server's name of the model.
-    ``answers``: the folder of answers, made at the first question.
+    """A model at an endpoint. Thread-safe and picklable.
 
-    Thread-safe. It can be sent to another process. Raises UserError if ``url`` is not one of HTTP."""
+    ``url``: including /v1; may contain a user name and a password. ``model``: the server's name of the model.
+    ``answers``: the folder of answers, created at the first question. Raises UserError if ``url`` is not an HTTP
+    URL."""
 
     def __init__(self, url: str, model: str, answers: Path) -> None:
         self.model, self.answers = model, answers
         self.who = f"endpoint '{redacted(url)}', model '{model}'"
-        self.secrets: list[str] = []  # those in the URL
+        self.secrets: list[str] = []  # from the URL
         try:
             parts = urlsplit(url)
             plain = re.fullmatch(r"[!-~]+", url)
@@ -80,12 +81,12 @@ class Endpoint:
         self.url = urlunsplit(address._replace(path=f"{address.path}/chat/completions"))
 
     def ask(self, question: str, pictures: Mapping[str, Image.Image] | None = None) -> str:
-        """The answer, at temperature 0. ``pictures``: by caption; each is sent after its caption.
+        """The model's answer, at temperature 0. ``pictures``: by caption; each is sent after its caption.
 
         Raises Refused, Failed, and UserError for what would fail every call: an unreachable endpoint, a wrong key or
-        model, an exhausted quota, a redirect, a folder of answers that cannot be written; and for a damaged answer in
-        it."""
-        shown = {caption: _scaled(picture) for caption, picture in (pictures or {}).items()}
+        model, an exhausted quota, a redirect, a folder of answers that cannot be written. Also raises UserError if the
+        cached answer is damaged."""
+        shown = {caption: _scale(picture) for caption, picture in (pictures or {}).items()}
         path = self.answers / f"{_key(self.model, question, shown)}.json"
         if path.exists():
             known = read_json(path, "answer")
@@ -138,12 +139,12 @@ class Endpoint:
     def _headers(self) -> dict[str, str]:
         key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
         if not key.isascii() or not key.isprintable():
-            raise UserError("OPENAI_API_KEY holds characters that no key has")
+            raise UserError("OPENAI_API_KEY contains characters that are not valid in a key")
         by = f"Basic {self.secrets[-1]}" if self.secrets else f"Bearer {key}"
         return {"Content-Type": "application/json", "Authorization": by, "User-Agent": "reasonbrain"}
 
     def _clean(self, text: str) -> str:
-        """A text of the server as one line without secrets."""
+        """A text from the server as one line without secrets."""
         return redacted(" ".join(text.split()), *self.secrets)
 
     def _failure(self, status: int, body: bytes) -> Exception:
@@ -163,7 +164,7 @@ class Endpoint:
 
 
 class _AnyStatus(HTTPErrorProcessor):
-    """Returns responses of every status. Redirects are not followed: they could lead to another host."""
+    """Returns responses of any status. Redirects are not followed, because they could lead to another host."""
 
     def http_response(self, request: Any, response: Any) -> Any:
         return response
@@ -172,7 +173,8 @@ class _AnyStatus(HTTPErrorProcessor):
 
 
 def _send(request: Request, until: float, wait: float) -> tuple[int, float, bytes]:
-    """The status, the seconds to wait before the next attempt (``wait`` unless the server says so), and the body.
+    """Sends a request. Returns the status, the seconds to wait before the next attempt (``wait`` unless the server
+    states another time), and the body.
 
     Raises TimeoutError after ``until``, and Failed for a body of more than ``LARGEST`` bytes."""
     body = bytearray()
@@ -181,7 +183,7 @@ def _send(request: Request, until: float, wait: float) -> tuple[int, float, byte
             body += part
             if len(body) > LARGEST:
                 raise Failed(f"endpoint '{request.host}': the answer has more than {LARGEST} bytes")
-            if time.monotonic() > until:  # the caller has given up
+            if time.monotonic() > until:  # the caller no longer waits
                 raise TimeoutError
         for name, unit in (("Retry-After-Ms", 1000), ("Retry-After", 1)):
             if (said := response.headers.get(name, "")).isdecimal() and len(said) < 9:
@@ -190,16 +192,16 @@ def _send(request: Request, until: float, wait: float) -> tuple[int, float, byte
         return response.status, wait, bytes(body)
 
 
-def _scaled(picture: Image.Image) -> Image.Image:
+def _scale(picture: Image.Image) -> Image.Image:
     picture = picture.convert("RGB")
     picture.thumbnail((SIDE, SIDE))
     return picture
 
 
 def _key(model: str, question: str, pictures: Mapping[str, Image.Image]) -> str:
-    """A hash of the question and of the pixels. Encoded pictures would depend on Pillow's version."""
-    sum_ = hashlib.blake2b(json.dumps([model, question]).encode(), digest_size=16)
+    """A hash of the question and of the pixels, because encoded pictures depend on Pillow's version."""
+    digest = hashlib.blake2b(json.dumps([model, question]).encode(), digest_size=16)
     for caption, picture in pictures.items():
-        sum_.update(json.dumps([caption, picture.size]).encode())
-        sum_.update(picture.tobytes())
-    return sum_.hexdigest()
+        digest.update(json.dumps([caption, picture.size]).encode())
+        digest.update(picture.tobytes())
+    return digest.hexdigest()

@@ -1,9 +1,9 @@
-"""HTML pages of pictures: a page is one file that loads nothing else, with filters, an order and pages of cards.
+"""HTML galleries. A gallery is one file that loads nothing else, with filters, sorting and pagination.
 
 with whole_file(out / "gallery.html") as file:
     file.writelines(render("Results", in_threads(card_of, results)))
 
-Texts reach the page as JSON and are shown as text, so no text can become markup. The templates are in templates/.
+Texts are embedded as JSON and inserted as text nodes, so no text can become markup. The templates are in templates/.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from typing import Any, TypeVar
 from PIL import Image
 
 SIDE = 256  # pixels of a thumbnail's longer side
-PLAIN = 128  # pixels up to which a picture stays as it is, without loss
-AHEAD = 64  # cards made at a time
+PLAIN = 128  # pixels of the longer side up to which a picture is stored losslessly
+AHEAD = 64  # cards made ahead
 
 Item = TypeVar("Item")
 
 
 @dataclass
 class Card:
-    """What a page shows of one record. Empty texts are left out."""
+    """What a gallery shows of one record. Empty texts are left out."""
 
     id: str
     pictures: Sequence[tuple[str, str]] = ()  # caption and data URI, see ``thumbnail``
@@ -47,10 +47,10 @@ def render(
     about: str = "",
     better: Mapping[str, bool] | None = None,
 ) -> Iterator[str]:
-    """The page in pieces; cards are taken one at a time.
+    """Yields the page in pieces; cards are taken one at a time.
 
     ``notes``: a list under the title. ``sections``: headings and tables, as cells with the header row first. ``about``:
-    what the cards are and their order. ``better``: the scores to sort by, and whether higher is better."""
+    a sentence about the cards and their order. ``better``: the scores to sort by, and whether higher is better."""
     template = environment().get_template("gallery.html")
     pieces = template.generate(
         title=title, notes=notes, sections=sections, about=about, better=better or {}, cards=map(vars, cards)
@@ -59,7 +59,8 @@ def render(
 
 
 def in_threads(make: Callable[[Item], Card], items: Iterable[Item]) -> Iterator[Card]:
-    """``make`` of each item, in order, by several threads. At most ``AHEAD`` cards are in memory."""
+    """Yields ``make(item)`` of each item in order, computed by several threads. At most ``AHEAD`` cards are in
+    memory."""
     items = iter(items)
     with ThreadPoolExecutor() as pool:
         while part := list(islice(items, AHEAD)):
@@ -75,7 +76,7 @@ def thumbnail(image: Image.Image) -> str:
 
 
 def data_uri(image: Image.Image, kind: str) -> str:
-    """The picture in a URI, encoded as ``kind``: png, jpeg."""
+    """The picture as a data URI, encoded as ``kind``: png or jpeg."""
     file = BytesIO()
     image.save(file, kind, quality=85)
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
@@ -83,7 +84,7 @@ def data_uri(image: Image.Image, kind: str) -> str:
 
 @cache
 def environment() -> Any:
-    """Jinja with the templates. Values are escaped for HTML."""
+    """The Jinja environment with the templates. Values are escaped for HTML."""
     from jinja2 import Environment, PackageLoader
 
     made = Environment(loader=PackageLoader("reasonbrain.utils"), autoescape=True)

@@ -1,4 +1,4 @@
-"""Reads and writes pictures: any file or array to an RGB picture, to tensors and back, and to files.
+"""Reads and writes pictures: converts files and arrays to RGB pictures and tensors, and writes pictures to files.
 
 image = load_image("cat.tif")
 padded = pad_to_multiple(to_tensor([image]), 16)
@@ -12,7 +12,7 @@ import secrets
 import tempfile
 import warnings
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import cache
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageCms
+from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from reasonbrain.errors import UserError
+from reasonbrain.utils.colour import to_srgb
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs
 OUTPUT_FORMATS = {
@@ -37,7 +38,7 @@ OUTPUT_FORMATS = {
     ".bmp": "BMP",
 }
 
-# The decoders that may read a file: others start programs (EPS) or are rarely tested. JPEG includes MPO. HEIF needs the
+# Allow-list of Pillow's decoders: others start programs (EPS) or are rarely tested. JPEG includes MPO. HEIF needs the
 # package pillow-heif.
 INPUT_FORMATS = (
     "PNG",
@@ -57,7 +58,7 @@ INPUT_FORMATS = (
 )
 HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"heim", b"heis", b"mif1", b"msf1")  # bytes 8 to 12 of a HEIC file
 TEXT_CHUNKS, PROFILE_CHUNKS = (b"tEXt", b"zTXt", b"iTXt"), (b"iCCP",)  # of a PNG
-TRANSPOSED = {  # EXIF orientation -> what makes the picture upright
+UPRIGHT = {  # EXIF orientation -> the operation that makes the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -72,15 +73,15 @@ def load_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.I
     """Loads a picture as 8-bit RGB, as an image viewer shows it.
 
     EXIF orientation and colour profile are applied, so the result is upright and in sRGB; damaged metadata is ignored.
-    The background of transparent pictures is white; of an animation the first frame is read. 16-bit pictures are scaled
+    Transparent pictures are composited over white. Of an animation, the first frame is read. 16-bit pictures are scaled
     from 0..65535, floating-point ones from the smallest of 0..1, 0..255 and 0..65535 that contains their values; 32-bit
     integers and larger floats from 0 to their maximum.
 
     source: a file, an encoded picture (bytes), a PIL picture, or an array [H, W] or [H, W, C] with C of 1, 3 or 4
-    (RGBA) of bool, uint8, uint16, or float in 0..1.
+    (RGBA), of type bool, uint8, uint16, or float in 0..1.
 
     Raises UserError for a picture that is missing, a folder, empty, truncated, in none of ``INPUT_FORMATS``, without
-    pixels, or larger than ``MAX_PIXELS`` (known from the header, before decoding)."""
+    pixels, or of more than ``MAX_PIXELS`` pixels (read from the header, before decoding)."""
     if isinstance(source, np.ndarray):
         return _to_rgb(_from_array(source), "the array")
     if isinstance(source, Image.Image):
@@ -103,7 +104,7 @@ def load_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.I
         raise UserError(f"{name} is not a picture in any format known here (PNG, JPEG, WebP, TIFF, ...)") from None
     except OSError as e:
         raise UserError(f"{name} cannot be read: {e.strerror or e}") from None
-    except ValueError as e:  # some of Pillow's formats, on a broken header
+    except ValueError as e:  # raised by some of Pillow's decoders for a broken header
         raise UserError(f"{name} is damaged or truncated: {e}") from None
 
 
@@ -115,7 +116,7 @@ def _first_bytes(source: str | Path | bytes, count: int | None = None) -> bytes:
 
 
 def _open(source: str | Path | bytes) -> Image.Image:
-    """The picture, not decoded yet. Texts and profiles of a PNG that Pillow refuses to read are left out."""
+    """Opens a picture without decoding it. Text and profile chunks of a PNG that Pillow refuses to read are removed."""
     try:
         return Image.open(BytesIO(source) if isinstance(source, bytes) else source, formats=_decoders())
     except (ValueError, SyntaxError):
@@ -130,7 +131,7 @@ def _open(source: str | Path | bytes) -> Image.Image:
 
 @cache
 def _decoders() -> list[str]:
-    """Those of ``INPUT_FORMATS`` that are installed."""
+    """The formats of ``INPUT_FORMATS`` whose decoders are installed."""
     try:
         import_module("pillow_heif").register_heif_opener()
     except ImportError:
@@ -140,7 +141,7 @@ def _decoders() -> list[str]:
 
 
 def _without_chunks(png: bytes, kinds: tuple[bytes, ...]) -> bytes:
-    """The file without chunks of these kinds (PNG specification, section 5: length, type, data, checksum)."""
+    """A PNG file without chunks of these kinds (PNG specification, section 5: length, type, data, checksum)."""
     kept, at = [png[:8]], 8
     while at + 8 <= len(png):
         end = at + 12 + int.from_bytes(png[at : at + 4], "big")
@@ -154,7 +155,7 @@ def _orientation(image: Image.Image) -> int:
     """The EXIF orientation; 1 (upright) if EXIF is missing or damaged."""
     try:
         return int(image.getexif().get(ExifTags.Base.Orientation, 1))
-    except Exception:  # Pillow raises many types for damaged EXIF
+    except Exception:  # Pillow raises exceptions of many types for damaged EXIF
         return 1
 
 
@@ -170,14 +171,14 @@ def _check_file(path: Path, name: str) -> None:
 
 
 def upright_size(source: Path | bytes) -> tuple[int, int] | None:
-    """(width, height) of the picture that ``load_image`` returns, from the header alone; None if it cannot be read.
-    EXIF after the pixels of a PNG is not read."""
+    """(width, height) of the picture that ``load_image`` would return, from the header alone; None if it cannot be
+    read. EXIF stored after the pixels of a PNG is not read."""
     try:
         if not isinstance(source, bytes):
             _check_file(source, "")  # opening a FIFO would wait for a writer
         with _open(source) as image:
             try:
-                exif = Image.Image.getexif(image)  # a PNG's own method decodes the whole picture
+                exif = Image.Image.getexif(image)  # PngImageFile.getexif would decode the whole picture
                 turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             except Exception:  # damaged EXIF, as in ``_orientation``
                 turned = False
@@ -191,6 +192,7 @@ def _too_large(name: str) -> UserError:
 
 
 def _to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """Decodes a picture and converts it as ``load_image`` documents. ``name``: what error messages call it."""
     if not image.width or not image.height:
         raise UserError(f"{name} has no pixels: it is {image.width}x{image.height}")
     if image.width * image.height > MAX_PIXELS:
@@ -198,60 +200,15 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()
         profile = image.info.get("icc_profile")
-        if (turn := TRANSPOSED.get(_orientation(image))) is not None:
-            image = image.transpose(turn)
-        if image.mode in ("I", "F") or image.mode.startswith("I;"):
-            image = _scaled(image)
-        if image.mode == "La":  # Pillow has no direct conversion
-            image = image.convert("LA")
-        if image.mode == "P" and image.has_transparency_data:  # Pillow converts other palettes correctly
-            image = image.convert("RGBA")
-        alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
-        image = _to_srgb(image, profile)
-        if alpha is not None:
-            image = Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
-        image.info = {}  # the metadata has been applied and must not be applied again
+        if (operation := UPRIGHT.get(_orientation(image))) is not None:
+            image = image.transpose(operation)
+        image = to_srgb(image, profile)
+        image.info = {}  # orientation and profile must not be applied twice
         return image
-    except Image.DecompressionBombError:  # a picture inside the picture (ICO)
+    except Image.DecompressionBombError:  # raised for a picture inside the file (ICO)
         raise _too_large(name) from None
     except Exception as e:
         raise UserError(f"{name} is damaged or truncated: {' '.join(str(e).split()) or type(e).__name__}") from None
-
-
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """The colours as RGB, converted from the colour profile to sRGB, without transparency. A profile that is damaged or
-    does not fit the picture is ignored; one that is sRGB changes nothing."""
-    plain = image if image.mode in ("L", "CMYK", "RGB") else image.convert("L" if image.mode == "LA" else "RGB")
-    if profile:
-        transform = _srgb_transform(bytes(profile), plain.mode)
-        if transform is not None:
-            return ImageCms.applyTransform(plain, transform)  # type: ignore[return-value]  # None only in place
-    return plain.convert("RGB")
-
-
-@lru_cache(maxsize=16)
-def _srgb_transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """The transform from a profile to sRGB. None if it cannot be built or changes colours by at most one of 255."""
-    try:
-        source = ImageCms.ImageCmsProfile(BytesIO(profile))
-        transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB")
-        if mode != "RGB":
-            return transform
-        steps = np.linspace(0, 255, 9).round().astype(np.uint8)
-        lattice = np.stack(np.meshgrid(steps, steps, steps), -1).reshape(27, 27, 3)
-        moved = np.asarray(ImageCms.applyTransform(Image.fromarray(lattice), transform)).astype(int) - lattice
-        return transform if np.abs(moved).max() > 1 else None
-    except (OSError, ImageCms.PyCMSError, ValueError, TypeError):
-        return None
-
-
-def _scaled(image: Image.Image) -> Image.Image:
-    """Converts more than 8 bits a pixel to mode L."""
-    values = np.nan_to_num(np.asarray(image).astype(np.float64), nan=0.0, posinf=np.inf)
-    largest = values[np.isfinite(values)].max(initial=0.0)
-    tops = (1.0, 255.0, 65535.0) if image.mode == "F" else (65535.0,)
-    top = next((t for t in tops if largest <= t), largest)
-    return Image.fromarray((values / top * 255).round().clip(0, 255).astype(np.uint8))
 
 
 def _from_array(array: np.ndarray) -> Image.Image:
@@ -288,7 +245,7 @@ def to_pil(images: Tensor) -> list[Image.Image]:
 
     Raises ValueError for NaN or infinity, which clipping would turn into black or white."""
     if not torch.isfinite(images).all():
-        raise ValueError("the picture holds NaN or infinity")
+        raise ValueError("the picture contains NaN or infinity")
     return [Image.fromarray(picture) for picture in to_uint8(images)]
 
 

@@ -20,7 +20,7 @@ JsonRow = dict[str, Any]
 
 
 class Journal:
-    """Opens a file to append to, and removes an incomplete last line. One process at a time may append.
+    """A file opened for appending; an incomplete last line is removed. Only one process at a time may append.
 
     Raises UserError if the file cannot be written."""
 
@@ -56,12 +56,12 @@ class Journal:
 
 
 def read(path: Path) -> Iterator[JsonRow]:
-    """Yields the rows of a journal in order, none if the file does not exist. Another process may be appending to it.
+    """Yields the rows of a journal in order; nothing if the file does not exist. Another process may append meanwhile.
 
-    Raises UserError, naming the line, if one is not a JSON object."""
+    Raises UserError for a line that is not a JSON object, naming it."""
     if not path.exists():
         return
-    if not path.is_file():  # a pipe would be waited for, and a device need not end
+    if not path.is_file():  # opening a FIFO would wait for a writer, and a device may never end
         raise UserError(f"'{path}' is not a regular file")
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
@@ -77,8 +77,8 @@ def read(path: Path) -> Iterator[JsonRow]:
 
 
 def read_by_id(path: Path) -> dict[str, JsonRow]:
-    """The rows of a journal by their ``id``; of two with the same id the later one. Raises UserError, naming the line,
-    for a row without one."""
+    """The rows of a journal by their ``id``; the last one of several with the same id. Raises UserError for a row
+    without an id, naming its line."""
     rows = {}
     for number, row in enumerate(read(path), 1):
         if not isinstance(row.get("id"), str):

@@ -1,6 +1,6 @@
-"""Files that others may have written.
+"""Reading files from untrusted sources.
 
-report = read_json(path, "--against 'old'")  # one line of error, whatever the file holds
+report = read_json(path, "--against 'old'")  # raises UserError, whatever is wrong with the file
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ LARGEST = 1 << 30  # bytes of a JSON file
 
 
 def read_json(path: Path, what: str) -> Any:
-    """The content of a JSON file. Raises UserError, which starts with ``what``, if it is missing, not a file, larger
-    than ``LARGEST`` or not JSON."""
+    """The content of a JSON file. Raises UserError, with ``what`` as the start of the message, if the file is missing,
+    not a regular file, larger than ``LARGEST`` bytes, or not JSON."""
     if not path.is_file():  # opening a FIFO would wait for a writer
         raise UserError(f"{what}: there is no file '{path}'")
     try:
@@ -32,8 +32,9 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def check_ours(folder: Path, names: Sequence[str], keys: Sequence[str]) -> None:
-    """Checks that a command may write the files ``names`` into a folder: there is none of them yet, or the first is a
-    JSON object with ``keys``, which that command wrote. Raises UserError naming the file that is not ours."""
+    """Checks that a command may write the files ``names`` to a folder: either none of them exists, or the first one is
+    a JSON object with ``keys``, so that the command has written it. Otherwise raises UserError naming an existing
+    file."""
     there = [name for name in names if os.path.lexists(folder / name)]
     if not there:
         return

@@ -1,4 +1,4 @@
-"""Texts without secrets, for everything that is shown or written.
+"""Removes secrets from texts that are printed or written.
 
 redacted("http://me:pw@host/v1: 401 bad key sk-123456")  # http://***@host/v1: 401 bad key ***
 """
@@ -9,7 +9,7 @@ import os
 import re
 
 KEYS = ("OPENAI_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "WANDB_API_KEY")
-SHORTEST = 6  # characters of a secret; a shorter one, such as "none", would be found in any text
+SHORTEST = 6  # minimum length of a secret; shorter ones, such as "none", occur in ordinary text
 USER = re.compile(r"(?<=//)[^/\s@]+@")  # in a URL
 
 
@@ -17,7 +17,7 @@ def redacted(text: str, *secrets: str) -> str:
     """``text`` without the values of the environment variables ``KEYS``, without ``secrets``, and without user names
     and passwords in URLs."""
     found = [*secrets, *(os.environ.get(key, "").strip() for key in KEYS)]
-    for secret in sorted(found, key=len, reverse=True):  # one may be part of another
+    for secret in sorted(found, key=len, reverse=True):  # longest first: one may be part of another
         if len(secret) >= SHORTEST:
             text = text.replace(secret, "***")
     return USER.sub("***@", text)

@@ -1,7 +1,7 @@
-"""What counts as text, and text for messages.
+"""Checks of text, and text made printable for messages.
 
 is_text("caf\\u00e9")        # True
-is_text("\\ud800")           # False: half of a surrogate pair, which no file can hold
+is_text("\\ud800")           # False: a lone surrogate cannot be encoded as UTF-8
 printable("a\\nb")           # "a\\\\nb"
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 
 def is_text(text: str) -> bool:
-    """Whether every file can hold the text: it is valid Unicode, without lone surrogates, and has no zero byte."""
+    """Whether a text can be stored in any file: it is valid Unicode, without lone surrogates, and has no zero byte."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -18,8 +18,8 @@ def is_text(text: str) -> bool:
 
 
 def printable(text: str, longest: int | None = None) -> str:
-    """The text in one line, with unprintable characters and lone surrogates escaped. ``longest``: characters after
-    which it is cut."""
+    """The text in one line, with unprintable characters and lone surrogates escaped. ``longest``: number of characters
+    after which it is truncated; None: not at all."""
     if longest is not None and len(text) > longest:
         text = text[:longest] + "..."
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

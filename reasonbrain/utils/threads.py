@@ -1,4 +1,4 @@
-"""Threads for work that mostly waits. They never keep the process alive: Ctrl-C ends every wait.
+"""Threads for I/O-bound work. They are daemons and never keep the process alive, so Ctrl-C ends every wait.
 
 for number, answer in as_finished(ask, questions, threads=8): ...
 page = within(60, fetch)  # raises TimeoutError if it takes longer
@@ -16,8 +16,8 @@ Result = TypeVar("Result")
 
 
 def as_finished(work: Callable[[Item], Result], items: Sequence[Item], threads: int) -> Iterator[tuple[int, Result]]:
-    """Yields (number of the item, ``work(item)``) as they finish. After the first error no further item is started; the
-    error is raised when those in progress have finished. When the caller is interrupted, they are abandoned."""
+    """Yields (index of the item, ``work(item)``) as they finish. After the first error no further item is started, and
+    the error is raised once the items in progress have finished. If the caller is interrupted, they are abandoned."""
     numbers, taking, stop = iter(range(len(items))), Lock(), Event()
     finished: SimpleQueue[tuple[int, Any, BaseException | None]] = SimpleQueue()
 
@@ -48,13 +48,14 @@ def as_finished(work: Callable[[Item], Result], items: Sequence[Item], threads: 
 
 
 def within(seconds: float, work: Callable[[], Result]) -> Result:
-    """``work()``, run in a thread of its own. Raises TimeoutError if it takes longer; the thread is abandoned then."""
+    """Runs ``work()`` in a thread of its own and returns its result. Raises TimeoutError if it takes longer; the thread
+    is then abandoned."""
     finished: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
     Thread(target=lambda: finished.put(_outcome(work)), daemon=True).start()
     try:
         result, error = finished.get(timeout=max(0.0, seconds))
     except Empty:
-        raise TimeoutError(f"nothing within {seconds:g} s") from None
+        raise TimeoutError(f"no result within {seconds:g} s") from None
     if error:
         raise error
     return result

@@ -1,5 +1,5 @@
-"""Reason50K's construction with an endpoint of fixed answers, and the review page. A tiny random Stable Diffusion
-generates the pictures."""
+"""``data build`` and its review page, with an endpoint of fixed answers and a tiny Stable Diffusion of random
+weights."""
 
 import json
 import threading
@@ -72,7 +72,7 @@ def test_content(endpoint, command, tmp_path):
     every = {c["image"] for row in judged.values() for c in row["candidates"]}
     assert listed == every - {judged[name]["source"] for name in kept}
 
-    # a mask keeps what is outside it (up to the autoencoder's error), and something inside it is generated anew
+    # outside the mask the picture is kept, up to the autoencoder's error; inside, it is generated anew
     before, after = (
         np.asarray(Image.open(built / "pictures/masked" / f"{n}.png")).astype(int) for n in ("target", "0")
     )
@@ -91,7 +91,7 @@ def test_content(endpoint, command, tmp_path):
     server.shutdown()
     server.server_close()
     run(command(url(endpoint), "--candidates", "3", "--shares", "1", "0", "0"))
-    assert len(endpoint.asked) == asked  # nothing is asked twice
+    assert len(endpoint.asked) == asked  # no question is asked twice
     assert {"id": rejected, "reason": "rejected in review"} in lines(built / "dropped.jsonl")
     reader = open_reader("manifest", str(built))
     records = [reader[i] for i in range(len(reader))]
@@ -165,7 +165,7 @@ def test_splits_have_the_shares_of_every_category(tmp_path):
     assert write_splits(tmp_path, rows[::-1], (80, 10, 10)) and lines(tmp_path / "val.jsonl") == found["val"]
 
 
-def test_the_thoughts_of_a_model_are_no_answer():
+def test_thinking_is_removed_from_answers():
     assert answer_of("<think>a\n</think> What if <think>b</think> it fell? ") == "it fell?"
     assert answer_of("9") == "9"
     start = time.monotonic()
@@ -181,7 +181,7 @@ def test_thresholds():
 
 
 @pytest.mark.parametrize("name", ["target.jsonl", "train.jsonl", "dropped.jsonl", "pictures", "settings.json"])
-def test_foreign_files_are_never_written_over(name, command, tmp_path):
+def test_foreign_files_are_never_overwritten(name, command, tmp_path):
     write_seeds(tmp_path / "seeds", [{"id": "a", "prompt": "b"}])
     (tmp_path / "built").mkdir()
     (tmp_path / "built" / name).write_text("{}")

@@ -1,4 +1,4 @@
-"""``data build`` killed at random moments, on Ray, and with a real server of a tiny model."""
+"""``data build`` killed at random moments, on Ray, and with a real server for a tiny model."""
 
 import os
 import random
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.long
 
 
 def test_killed_at_random_moments(endpoint, command, tmp_path):
-    """Killed repeatedly by SIGKILL: no answered question is asked again, and the result equals that of an uninterrupted
+    """After repeated SIGKILLs no answered question is asked again, and the result equals that of an uninterrupted
     build."""
     seeds = [{"id": f"s{i}", "prompt": f"a red candle {i}", "category": "causal"} for i in range(8)]
     write_seeds(tmp_path / "seeds", seeds)
@@ -44,7 +44,7 @@ def test_killed_at_random_moments(endpoint, command, tmp_path):
     assert len(kills) >= 3
     for answered, asked in kills:
         assert not answered & set(endpoint.asked[asked:])
-    assert len(endpoint.asked) - len(set(endpoint.asked)) <= 8 * len(kills)  # those in progress: one per thread
+    assert len(endpoint.asked) - len(set(endpoint.asked)) <= 8 * len(kills)  # questions in flight: one per thread
     assert set(endpoint.asked) == {file.stem for file in built.glob("answers/*.json")}
 
     endpoint.wait = 0.0
@@ -60,7 +60,7 @@ def test_killed_at_random_moments(endpoint, command, tmp_path):
 def test_on_ray(endpoint, command, tmp_path, monkeypatch):
     """Ray workers give the same results as threads, and a UserError in one of them is one line."""
     pytest.importorskip("ray")
-    monkeypatch.setenv("RAY_worker_niceness", "0")  # or they starve beside whatever else runs here
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # otherwise workers starve on a busy machine
     write_seeds(tmp_path / "seeds", [{"id": f"s{i}", "prompt": "a red candle", "category": "causal"} for i in range(2)])
     run(command(url(endpoint), "--no-review", "--candidates", "2"))
     os.rename(tmp_path / "built", tmp_path / "local")
@@ -102,7 +102,7 @@ def served(parts, tmp_path_factory):
         image_token_index=image,
     )
     model = LlavaForConditionalGeneration(config)
-    for p in model.parameters():  # livelier than the usual start
+    for p in model.parameters():  # larger weights than usual, so that the output depends on the input
         p.data.mul_(8.0 if p.ndim > 1 else 1.0)
     words = {i for word in (" candle", " ice", " 7", " 8", " 9", " 3") for i in tokenizer(word).input_ids}
     model.generation_config = GenerationConfig(

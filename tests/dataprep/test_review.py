@@ -1,4 +1,4 @@
-"""The review server: what it refuses, of requests and of damaged or hostile folders."""
+"""The review server refuses hostile requests, and damaged or hostile folders."""
 
 import json
 import socket
@@ -40,7 +40,7 @@ def server(folder):
 
 
 def send(server, data):
-    """The status of the answer to raw bytes; 0: the connection was closed without one."""
+    """The status of the response to raw bytes; 0 if the connection was closed without a response."""
     with socket.create_connection(("127.0.0.1", server.server_port), timeout=10) as connection:
         connection.sendall(data)
         answer = b""
@@ -137,13 +137,13 @@ def test_slow_and_half_open_connections_are_closed(folder, monkeypatch, capfd):
         {"candidates": [{}]},
     ],
 )
-def test_a_folder_that_is_damaged_or_hostile_is_refused(folder, changed):
+def test_a_damaged_or_hostile_folder_is_refused(folder, changed):
     write(folder, ROW | changed)
     with pytest.raises(UserError, match="judged.jsonl'"):
         review.serve(folder, "127.0.0.1", 0)
 
 
-def test_verdicts_that_are_none_are_refused(folder):
+def test_invalid_verdicts_are_refused(folder):
     for line in ({"id": "a"}, {"id": "a", "verdict": "maybe"}, {"verdict": "accept"}, {"id": 5}):
         (folder / "review.jsonl").write_text(json.dumps(line) + "\n")
         with pytest.raises(UserError, match="review.jsonl'"):

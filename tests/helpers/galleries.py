@@ -1,11 +1,11 @@
-"""A page of utils/gallery.py, taken apart."""
+"""Parses galleries of utils/gallery.py."""
 
 import json
 from html.parser import HTMLParser
 
 
 class Page(HTMLParser):
-    """``text``: the texts of its elements. ``cards``, ``better``: what its data holds. Asserts that nothing but its own
+    """A parsed gallery. ``text``: the texts of its elements. ``cards``, ``better``: its data. Asserts that only its own
     two scripts can run, and that it loads nothing."""
 
     def __init__(self, text):

@@ -1,4 +1,4 @@
-"""What the tests of real launches share: launching two processes, and reading what a run has written."""
+"""Helpers for tests of real launches: launching two processes, and reading the files of a run."""
 
 import json
 import os

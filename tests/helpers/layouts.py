@@ -1,4 +1,4 @@
-"""Small data sets in their public layouts. Each function fills a folder and returns what to give to ``data.path``."""
+"""Small data sets in their public layouts. Each function fills a folder and returns the value for ``data.path``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOLE = (10, 6, 30, 20)  # left, top, right, bottom of what may change in MagicBr
 
 
 def picture(seed: int, size=(48, 32)) -> Image.Image:
-    """Coarse noise: survives JPEG, and no two seeds look alike."""
+    """Coarse noise, which survives JPEG and looks different for every seed."""
     noise = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
@@ -25,7 +25,7 @@ def encoded(image: Image.Image, form="PNG") -> bytes:
 
 
 def cell(image: Image.Image) -> dict:
-    """As the Hub stores a picture in Parquet."""
+    """A picture as the Hub stores it in Parquet."""
     return {"bytes": encoded(image), "path": None}
 
 

@@ -1,4 +1,4 @@
-"""Third-party packages, made and installed for one test beside the environment."""
+"""Builds third-party packages and installs them for one test, outside the environment."""
 
 import os
 import subprocess

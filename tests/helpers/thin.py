@@ -1,4 +1,4 @@
-"""Pictures whose height or width could be taken for the number of channels."""
+"""Pictures whose height or width could be mistaken for the number of channels."""
 
 import torch
 
@@ -6,7 +6,7 @@ THIN = [(1, 40), (3, 40), (40, 3), (40, 1)]  # height, width
 
 
 def red(height, width):
-    """[1, 3, height, width] in 0..1. However it is scaled and normalised, every channel has one value."""
+    """[1, 3, height, width] in 0..1. After any scaling and normalisation, each channel has one value."""
     picture = torch.zeros(1, 3, height, width)
     picture[:, 0] = 1
     return picture

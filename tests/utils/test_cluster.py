@@ -1,4 +1,4 @@
-"""Ray if it is not installed. For Ray itself see test_batch.py, test_build_runs.py and test_ablate.py."""
+"""The error if Ray is not installed. test_batch.py, test_build_runs.py and test_ablate.py test with Ray."""
 
 import sys
 

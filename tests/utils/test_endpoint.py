@@ -1,4 +1,4 @@
-"""An endpoint that is hostile, slow or broken: one line of error within the deadline, and no secret in it."""
+"""Hostile, slow and broken endpoints give a one-line error within the deadline, without secrets."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ KEY = "sk-very-secret-1"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """``server.act(handler)`` answers."""
+    """Lets ``server.act(handler)`` answer."""
 
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -77,7 +77,7 @@ def endless(handler):
 
 
 @pytest.mark.parametrize("act", [drip, drip_headers, lambda handler: time.sleep(30)])
-def test_one_deadline_for_a_question(server, act, tmp_path, monkeypatch):
+def test_a_question_has_a_deadline(server, act, tmp_path, monkeypatch):
     monkeypatch.setattr(asking, "DEADLINE", 0.5)
     monkeypatch.setattr(asking, "RETRIES", 5)
     server.act, start = act, time.monotonic()
@@ -87,7 +87,7 @@ def test_one_deadline_for_a_question(server, act, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("act", [endless, lambda handler: handler.say(400, b"x" * (5 << 20))])
-def test_an_answer_has_a_largest_size(server, act, tmp_path):
+def test_an_answer_has_a_maximum_size(server, act, tmp_path):
     server.act = act
     with pytest.raises(Failed, match="the answer has more than 4194304 bytes"):
         Endpoint(server.url, "m", tmp_path).ask("Why?")
@@ -101,7 +101,7 @@ def test_an_answer_has_a_largest_size(server, act, tmp_path):
         *(b'{"choices": [{"message": %s}]}' % m for m in (b"null", b'{"content": 5}', b'{"content": [{"text": "x"}]}')),
     ],
 )
-def test_what_is_not_in_openais_format_is_refused(server, body, tmp_path):
+def test_answers_in_another_format_are_refused(server, body, tmp_path):
     server.act = lambda handler: handler.say(200, body)
     with pytest.raises(Failed, match="model 'm': the answer is not in OpenAI's format"):
         Endpoint(server.url, "m", tmp_path).ask("Why?")
@@ -115,7 +115,7 @@ def test_an_answer_without_valid_unicode(server, tmp_path):
     assert Endpoint(server.url, "m", tmp_path).ask("What?") == ""
 
 
-def test_an_answer_that_is_cut_off(server, tmp_path):
+def test_a_truncated_answer(server, tmp_path):
     server.act = lambda handler: handler.say(200, b"{", Content_Length="1000")
     with pytest.raises(Failed, match="model 'm': IncompleteRead|model 'm': the answer is not"):
         Endpoint(server.url, "m", tmp_path).ask("Why?")
@@ -130,7 +130,7 @@ def test_redirects_are_not_followed(server, tmp_path):
 
 @pytest.mark.parametrize("status", [200, 307, 400, 401, 500])
 @pytest.mark.parametrize("user", ["", "me:pass%40word@"])
-def test_secrets_are_never_repeated(server, status, user, tmp_path):
+def test_secrets_are_removed(server, status, user, tmp_path):
     """A server that echoes the header and the password, in an answer or an error."""
     said = []
 
@@ -169,13 +169,13 @@ def test_urls_and_keys(tmp_path, monkeypatch):
     assert "password" not in str(e.value)
     for key in ("a\nb", "schlüssel"):
         monkeypatch.setenv("OPENAI_API_KEY", key)
-        with pytest.raises(UserError, match="OPENAI_API_KEY holds characters") as e:
+        with pytest.raises(UserError, match="OPENAI_API_KEY contains characters") as e:
             Endpoint("http://127.0.0.1:9/v1", "m", tmp_path).ask("Why?")
         assert key not in str(e.value)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "5", "null", '{"answer": 5}', "{}", "[" * 100_000, "\udcff"])
-def test_a_damaged_answer_on_disk_is_one_line(server, text, tmp_path):
+def test_a_damaged_answer_on_disk_is_a_one_line_error(server, text, tmp_path):
     server.act = lambda handler: handler.say(200, chat("yes"))
     llm = Endpoint(server.url, "m", tmp_path)
     assert llm.ask("Why?") == "yes"

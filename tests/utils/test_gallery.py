@@ -1,4 +1,4 @@
-"""Pages of pictures."""
+"""HTML galleries: escaping, order, lazy rendering and thumbnails."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ def opened(uri):
     return image
 
 
-def test_hostile_texts_stay_texts():
+def test_texts_cannot_become_markup():
     card = Card(EVIL, [(EVIL, thumbnail(Image.new("RGB", (4, 4))))], [EVIL], {EVIL: EVIL}, {EVIL: None}, [EVIL], EVIL)
     page = Page("".join(render(EVIL, [card], [EVIL], [(EVIL, [[EVIL], [EVIL]])], EVIL, {EVIL: True})))
     assert page.text.count(EVIL) == 1 + 1 + 1 + 1 + 2 + 1  # title, heading, note, section, cells, about
@@ -31,7 +31,7 @@ def test_hostile_texts_stay_texts():
 
 
 def test_cards_are_taken_one_at_a_time_and_keep_their_order():
-    """Scores, too: they are not sorted by name."""
+    """Scores keep their order, too, and are not sorted by name."""
     taken = []
 
     def cards():
@@ -70,7 +70,7 @@ def test_cards_made_by_threads_keep_their_order_and_do_not_run_ahead():
 def test_thumbnails():
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, (64, 40, 3), dtype=np.uint8))
-    assert opened(thumbnail(small)).tobytes() == small.tobytes()  # as it is
+    assert opened(thumbnail(small)).tobytes() == small.tobytes()  # lossless
     for mode, size in (("RGB", (1000, 500)), ("L", (500, 1000)), ("RGBA", (300, 300))):
         image = Image.new(mode, size)
         shown = opened(thumbnail(image))

@@ -1,4 +1,4 @@
-"""Pictures of every mode against values worked out by hand; broken files; tensors; atomic writing."""
+"""Pictures of every mode against values computed by hand; broken files; tensors; atomic writing."""
 
 import io
 import os
@@ -80,11 +80,11 @@ def palette(transparency=None):
         (one("F", float("nan")), (0, 0, 0)),
     ],
 )
-def test_every_mode_becomes_the_rgb_an_eye_would_see(image, expected):
+def test_every_mode_is_converted_as_it_is_displayed(image, expected):
     assert pixels(load_image(image)) == [expected]
 
 
-def test_wide_values_are_scaled_to_their_largest():
+def test_values_beyond_16_bits_are_scaled_to_their_maximum():
     assert pixels(load_image(Image.fromarray(np.array([[0, 100000, 200000]], np.int32)))) == [
         (0,) * 3,
         (128,) * 3,
@@ -124,7 +124,7 @@ def test_a_cmyk_jpeg_looks_right(tmp_path):
 
 
 UPRIGHT = [[1, 2, 3], [4, 5, 6]]
-STORED = {  # how the picture UPRIGHT lies in the file for each EXIF orientation
+STORED = {  # the pixels of UPRIGHT as stored with each EXIF orientation
     1: [[1, 2, 3], [4, 5, 6]],
     2: [[3, 2, 1], [6, 5, 4]],
     3: [[6, 5, 4], [3, 2, 1]],
@@ -146,7 +146,7 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
 
 
 def wide_gamut():
-    """A profile whose primaries lie outside those of sRGB: sRGB's own, its red and green colorants exchanged."""
+    """A profile other than sRGB: sRGB with its red and green colorants exchanged."""
     data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
     tags = {bytes(data[at : at + 4]): at for at in range(132, 132 + 12 * int.from_bytes(data[128:132], "big"), 12)}
     red, green = tags[b"rXYZ"], tags[b"gXYZ"]
@@ -182,7 +182,7 @@ def chunk(kind, data):
 
 
 def with_chunk(path, made):
-    """A PNG with a chunk put in behind its header."""
+    """Inserts a chunk after the header of a PNG."""
     data = path.read_bytes()
     path.write_bytes(data[:33] + made + data[33:])
 
@@ -207,15 +207,15 @@ def test_damaged_metadata_is_ignored(tmp_path, what):
     assert upright_size(path) == (3, 2)
 
 
-def test_text_that_is_fine_stays_no_obstacle(tmp_path):
+def test_a_valid_text_chunk_is_accepted(tmp_path):
     info = PngInfo()
     info.add_text("instruction", "What if it snowed?", zip=True)
     Image.new("RGB", (1, 1), (1, 2, 3)).save(tmp_path / "a.png", pnginfo=info)
     assert pixels(load_image(tmp_path / "a.png")) == [(1, 2, 3)]
 
 
-def test_a_file_is_decoded_by_listed_formats_only(tmp_path, monkeypatch):
-    """An EPS would start Ghostscript."""
+def test_only_listed_formats_are_decoded(tmp_path, monkeypatch):
+    """Decoding an EPS would start Ghostscript."""
     Image.new("RGB", (4, 4)).save(tmp_path / "a.eps")
     os.rename(tmp_path / "a.eps", tmp_path / "a.png")
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -231,7 +231,7 @@ def test_heic_names_the_package_that_reads_it():
         load_image(b"\0\0\0\x18ftypheic" + bytes(100))
 
 
-def test_a_pipe_has_no_size_and_nothing_waits_for_it(tmp_path):
+def test_the_size_of_a_pipe_is_unknown(tmp_path):
     os.mkfifo(tmp_path / "a.png")
     assert upright_size(tmp_path / "a.png") is None
 
@@ -273,7 +273,7 @@ def test_arrays(array, expected):
         (None, "NoneType"),
     ],
 )
-def test_what_is_no_picture_is_refused_in_one_line(source, words):
+def test_invalid_pictures_are_one_line_errors(source, words):
     with pytest.raises(UserError) as e:
         load_image(source)
     assert words in str(e.value) and "\n" not in str(e.value)
@@ -310,7 +310,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_a_bad_file_is_refused_in_one_line_that_names_it(tmp_path, name):
+def test_a_bad_file_is_a_one_line_error_that_names_it(tmp_path, name):
     content, words = FILES[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError) as e:
@@ -422,7 +422,7 @@ def test_a_saved_file_has_the_usual_permissions_and_replaces_the_old(tmp_path):
     assert pixels(load_image(path)) == pixels(noise(4, 4))
 
 
-def test_a_failed_save_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+def test_a_failed_save_leaves_only_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.jpg"
     path.write_bytes(b"old")
     with pytest.raises(UserError, match="cannot be written"):
@@ -442,7 +442,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
     "name, words",
     [("a.xyz", ".png, .jpg"), ("a", ".png, .jpg"), ("no/a.png", "does not exist"), ("d.png", "is a folder")],
 )
-def test_an_output_that_cannot_be_is_refused_beforehand(tmp_path, name, words):
+def test_an_impossible_output_is_refused_beforehand(tmp_path, name, words):
     (tmp_path / "d.png").mkdir()
     for act in (check_output, lambda path: save_image(noise(2, 2), path)):
         with pytest.raises(UserError) as e:

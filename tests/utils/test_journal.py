@@ -1,4 +1,4 @@
-"""Journals: what was added stays, what was cut short is removed."""
+"""Journals: added rows persist, a truncated line is removed."""
 
 import resource
 
@@ -11,14 +11,14 @@ from reasonbrain.utils.journal import Journal, read, read_by_id
 def test_rows_come_back_in_order_and_the_later_of_two_counts(tmp_path):
     assert list(read(tmp_path / "j")) == []
     rows = [{"id": "ü\n", "n": [1.5, None]}, {"id": "b", "n": 2}, {"id": "b", "n": 3}]
-    for row in rows:  # opened anew for each, as by commands that resume
+    for row in rows:  # reopened for each, as by a resumed command
         with Journal(tmp_path / "j") as journal:
             journal.add(row)
     assert list(read(tmp_path / "j")) == rows
     assert read_by_id(tmp_path / "j") == {"ü\n": rows[0], "b": rows[2]}
 
 
-def test_a_line_that_was_cut_short_is_removed(tmp_path):
+def test_a_truncated_line_is_removed(tmp_path):
     with Journal(tmp_path / "j") as journal:
         journal.add({"id": "1"})
     with (tmp_path / "j").open("ab") as file:
@@ -36,7 +36,7 @@ def test_a_damaged_line_is_named(line, tmp_path):
         list(read(tmp_path / "j"))
 
 
-def test_a_full_disk_leaves_whole_lines(tmp_path):
+def test_a_full_disk_leaves_complete_lines(tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     with Journal(tmp_path / "j") as journal:
         journal.add({"id": "1"})

@@ -33,7 +33,7 @@ def holder(tmp_path):
     process.stdout.close()
 
 
-def test_a_lock_keeps_others_out_until_its_holder_is_killed(holder, tmp_path):
+def test_a_lock_excludes_others_until_its_holder_is_killed(holder, tmp_path):
     with pytest.raises(UserError, match="in use"), alone(tmp_path / "lock", busy="in use"):
         pass
     with (tmp_path / "lock").open("a") as file:

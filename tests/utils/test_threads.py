@@ -1,4 +1,4 @@
-"""Threads that wait: order, the first error, a deadline, and Ctrl-C."""
+"""Threads: order, the first error, a deadline, and Ctrl-C."""
 
 import signal
 import subprocess
@@ -15,7 +15,7 @@ def test_every_item_is_done_once():
     assert found == {n: n * n for n in range(100)} and list(as_finished(abs, [], 8)) == []
 
 
-def test_the_first_error_ends_it_after_what_is_in_progress():
+def test_the_first_error_is_raised_after_items_in_progress():
     begun, ended = [], []
 
     def work(number):

@@ -226,7 +226,7 @@ def test_mistakes_are_one_line(theirs, split, tmp_path):
         (*MINI, "--edits", tmp_path / "empty", *out): "none of the 8 records has a readable picture",
         (*MINI, "--edits", theirs, "--metric", "beauty", *out): "metric 'beauty' is not one of L1, ",
         (*MINI, "--edits", theirs, "--against", tmp_path / "empty", *out): "has no report.json",
-        (*MINI, "--edits", theirs, "--checkpoint", "tiny", *out): "were made by another system: leave out",
+        (*MINI, "--edits", theirs, "--checkpoint", "tiny", *out): "are from another system: omit",
         (*MINI, "--config", "reasonbrain_flux_qwen", *out): "needs --checkpoint",
     }
     for args, said in wrong.items():
