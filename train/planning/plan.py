@@ -36,15 +36,15 @@ CHECKPOINTING = ("as configured", "all blocks")
 LAYOUTS = ("plain", "zero1", "zero2", "zero3", "zero3_offload")
 LEGEND = """\
 plain               torch without DeepSpeed: every process holds everything
-weights .. buffers  held in every pass; optimizer: fp32 master weights, their average and the moments; buffers:
-                    DeepSpeed's buckets and what ZeRO-3 gathers
-activations         the most that a forward and backward pass needs beside these
-step                the most that the optimizer's step needs beside these
-start               plain, zero1, zero2: every process builds the whole model, in the host's memory and then on its GPU;
-                    zero3 shares it out while it is built: a slot in the host's memory, a tensor with train.start
-peak                start, or what is held and the largest of activations, step and the autoencoder ({preparing:.2f})
-fits                peak below {usable:.2f}: {context:g} are left to CUDA and NCCL, {gaps:.0%} to gaps between tensors
-GB are 2^30 bytes. All of this is predicted: no GPU's memory has been measured."""
+weights .. buffers  always allocated; optimizer: fp32 master weights, averaged weights and moments; buffers: DeepSpeed's
+                    buckets and the parameters that ZeRO-3 gathers
+activations         peak of a forward and backward pass, in addition to these
+step                peak of the optimizer step, in addition to these
+start               plain, zero1, zero2: every process builds the whole model, in host memory and then on its GPU;
+                    zero3 partitions it while it is built: per slot in host memory, per tensor with train.start
+peak                start, or weights .. buffers and the largest of activations, step and autoencoder ({preparing:.2f})
+fits                peak below {usable:.2f}: {context:g} are reserved for CUDA and NCCL, {gaps:.0%} for fragmentation
+1 GB is 2^30 bytes. All values are predicted: the memory of a GPU has not been measured."""
 
 
 def stored(p: Tensor) -> float:
@@ -161,8 +161,9 @@ def rows(cfg: Config, gpus: int, usable: float = math.inf) -> tuple[list[dict[st
 def plan(name: str, overrides: Sequence[str], gpus: int, memory: float) -> dict[str, Any]:
     """Estimates the memory of a run on ``gpus`` GPUs of ``memory`` GB (2^30 bytes), and how to make it fit.
 
-    Raises UserError as ``load_config`` and ``check_trains``, for an unknown architecture, and for a batch size that
-    cannot be split over the GPUs.
+    Returns the numbers that `reasonbrain plan --json` prints, in bytes and FLOP, and ``advice`` in words. Raises
+    UserError like ``load_config`` and ``check_trains``, for an unknown architecture, and for a batch size that cannot
+    be split over the GPUs.
     """
     usable = memory * GB * (1 - GAPS) - CONTEXT
     if gpus < 1 or usable <= 0:
@@ -219,11 +220,11 @@ def advice(name: str, overrides: Sequence[str], gpus: int, usable: float, made: 
             words = [] if row["layout"] == "plain" else [f"--deepspeed configs/deepspeed/{row['layout']}.json"]
             if row["checkpointing"] == CHECKPOINTING[1]:
                 words.append(f"train.checkpointing=[{','.join(blocks)}]")
-            answer = "fits with " + (" ".join([*words, *changes]) or "nothing changed")
+            answer = f"fits with {' '.join([*words, *changes])}" if words or changes else "fits as configured"
             if row["layout"] != "zero3_offload":
                 return answer
             offloaded = offloaded or answer
-    return offloaded or "nothing on the list fits: take more or larger GPUs, a smaller data.size, or fewer slots"
+    return offloaded or "no option fits: use more or larger GPUs, a smaller data.size, or fewer slots"
 
 
 def text(plan: dict[str, Any]) -> str:
@@ -231,7 +232,7 @@ def text(plan: dict[str, Any]) -> str:
     passes = plan["records_a_step"] // (plan["records_a_pass"] * plan["gpus"])
     lines = [
         f"{plan['config']}: {plan['gpus']} x {plan['gpu_memory'] / GB:g} GB, {plan['size']} x {plan['size']} pixels",
-        f"a step on each GPU, as configured: {passes} x {plan['records_a_pass']} records, "
+        f"per step and GPU, as configured: {passes} x {plan['records_a_pass']} records, "
         f"{plan['flops_a_step_and_gpu'] / 1e12:.4g} TFLOP forward and backward",
         "",
         f"{'slot':<12} {'parameters':>13} {'trained':>13}",
@@ -241,12 +242,12 @@ def text(plan: dict[str, Any]) -> str:
     kinds = ("weights", "gradients", "optimizer", "buffers", "activations", "step", "start", "peak")
     lines += [
         "",
-        f"{'GB a GPU':<13} {'checkpointing':<13} " + " ".join(f"{k:>{max(len(k), 7)}}" for k in kinds) + "  fits",
+        f"{'GB per GPU':<13} {'checkpointing':<13} " + " ".join(f"{k:>{max(len(k), 7)}}" for k in kinds) + "  fits",
     ]
     for row in plan["rows"]:
         sizes = " ".join(f"{row[k] / GB:>{max(len(k), 7)}.2f}" for k in kinds)
         lines.append(f"{row['layout']:<13} {row['checkpointing']:<13} {sizes}  {'yes' if row['fits'] else 'no'}")
     if host := plan["rows"][-1]["host"]:
-        lines.append(f"{'':<13} beside its GPU, a process of zero3_offload holds {host / GB:.2f} in the host's memory")
+        lines.append(f"{'':<13} host memory of each process under zero3_offload: {host / GB:.2f}")
     margin = {"usable": plan["usable"] / GB, "context": CONTEXT / GB, "gaps": GAPS}
     return "\n".join([*lines, "", LEGEND.format(preparing=plan["rows"][0]["preparing"] / GB, **margin), plan["advice"]])
