@@ -1,4 +1,4 @@
-"""Ablations: trains and evaluates variants of one configuration with an equal budget, and tabulates the differences.
+"""Ablations: trains and evaluates variants of one configuration with the same budget, and tabulates the differences.
 
     reasonbrain ablate components -o DIR                        # a shipped plan
     reasonbrain ablate my_plan.yaml -o DIR                      # your own
@@ -157,7 +157,7 @@ def cost(cfg: Config) -> dict[str, float]:
 
 
 def watched(folder: Path) -> dict[str, float]:
-    """From a run's log: the last validation loss, peak memory in GiB, and the median seconds per step."""
+    """Numbers from a run's log: the last validation loss, peak memory in GiB, and the median seconds per step."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return {
         "validation loss": [line["validation/loss"] for line in lines if "validation/loss" in line][-1],
@@ -176,13 +176,13 @@ def perform(run: Run) -> dict[str, Any]:
                 with whole_file(run.result) as file:
                     json.dump(found, file, indent=1)
             return _read_result(run)
-    except Exception as e:  # whatever the error, the other runs continue
+    except Exception as e:  # a failed run does not stop the others
         log.warning(f"{run.folder}: {e}", exc_info=not isinstance(e, (UserError, RunError)))
         return {"failed": reason(e)}
 
 
 def _read_result(run: Run) -> dict[str, Any]:
-    """The numbers of a run that is finished. Raises UserError for a damaged file."""
+    """The numbers of a finished run. Raises UserError for a damaged file."""
     found = read_json(run.result, "result")
     wanted = {*run.metrics, *COSTS, LOSS}
     if not isinstance(found, dict) or not all(type(found.get(name)) in (int, float) for name in wanted):
@@ -200,33 +200,33 @@ def local(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def runs_on_ray(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Performs each run as a Ray task, in the cluster that RAY_ADDRESS names, or in one started here. All machines must
-    share the output folder and the working directory.
+    """Performs each run as a Ray task, on the cluster at RAY_ADDRESS or on one started on this machine. All machines
+    must share the output folder and the working directory.
 
-    A task gets one GPU and its share of that machine's CPUs. In a cluster without GPUs it gets as many CPUs as torch
-    has threads here (OMP_NUM_THREADS), so that sums are rounded as by the local executor. Raises UserError if ``ray``
-    is not installed."""
+    A task gets one GPU and its share of that machine's CPUs. On a cluster without GPUs it gets as many CPUs as torch
+    has threads in this process (OMP_NUM_THREADS), so that sums are rounded as by the local executor. Raises UserError
+    if Ray is not installed."""
     ray = connect()
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if gpus := [node for node in nodes if "GPU" in node]:
         cpus = min(int(node["CPU"] / node["GPU"]) for node in gpus)
-    else:  # no more than a node has: Ray would wait for them forever
+    else:  # at most as many as a node has: otherwise Ray would wait forever
         cpus = min(torch.get_num_threads(), max(int(node.get("CPU", 0)) for node in nodes))
     # Ray sets torch's number of threads to the task's number of CPUs
     task = ray.remote(_perform_in).options(num_cpus=cpus, num_gpus=1 if gpus else 0)
-    tasks = {run.result: task.remote(os.getcwd(), run) for run in runs}  # once each: a second one would wait for a lock
+    tasks = {run.result: task.remote(os.getcwd(), run) for run in runs}  # equal runs once: a second would wait for it
     found: dict[Path, dict[str, Any]] = {}
     for number, run in enumerate(runs, 1):
         try:
             found[run.result] = ray.get(tasks[run.result])
-        except ray.exceptions.RayError as e:  # whatever the error, the other runs continue
+        except ray.exceptions.RayError as e:  # a failed run does not stop the others
             found[run.result] = {"failed": f"Ray failed: {str(e).strip().splitlines()[-1]}"}
         log.info(f"run {number} of {len(runs)}: {run} {found[run.result].get('failed', 'done')}")
     return [found[run.result] for run in runs]
 
 
 def _perform_in(folder: str, run: Run) -> dict[str, Any]:
-    os.chdir(folder)  # the command's working directory, which relative paths start from
+    os.chdir(folder)  # paths are relative to the working directory of the command
     return perform(run)
 
 
@@ -236,9 +236,9 @@ EXECUTORS: dict[str, Callable[[Sequence[Run]], list[dict[str, Any]]]] = {"local"
 def ablate(name: str, out: Path, executor: str) -> Path:
     """Performs the runs of a plan, writes ``out``/<plan>.json, .md and .png, and returns the path of the table (.md).
 
-    ``name``: a shipped plan, or the path of a YAML file. ``executor``: one of EXECUTORS. Before anything is trained,
-    raises UserError like ``read_plan`` and the executor, and for unknown metrics and overrides that do not fit the
-    configuration. After the table is written, raises RunError if runs failed."""
+    ``name``: a shipped plan, or the path of a YAML file. ``executor``: a key of EXECUTORS. Raises UserError before
+    anything is trained, like ``read_plan`` and the executor, and for unknown metrics and invalid overrides. Raises
+    RunError after the table is written if runs failed."""
     title, budget, studies = read_plan(name)
     check_output(title, out)
     metrics = tuple(dict.fromkeys(m for study in studies for m in study.metrics))
@@ -254,7 +254,7 @@ def ablate(name: str, out: Path, executor: str) -> Path:
             if seed in seeds:
                 words = (*budget.overrides, *end, *overrides, f"train.seed={seed}")
                 runs[variant, seed] = Run(budget, words, metrics, out.resolve())
-    folders = [run.folder for run in runs.values()]  # this checks every configuration
+    folders = [run.folder for run in runs.values()]  # also checks every configuration
     records_of(budget, next(iter(runs.values())).cfg)
     log.info(f"{len(runs)} runs, {len(set(folders))} of them distinct")
     results = dict(zip(runs, EXECUTORS[executor](list(runs.values())), strict=True))

@@ -1,4 +1,4 @@
-"""Plans of ablations in YAML: what is removed or replaced, how it is measured, and the budget of every run.
+"""Ablation plans in YAML: what is removed or replaced, how it is measured, and the budget of every run.
 
 title, budget, studies = read_plan("components")
 """
@@ -22,7 +22,7 @@ ACTIONS = ("REMOVE", "REPLACE")
 
 @dataclass
 class Study:
-    """A variant of the full model without a part of it, or with another part in its place."""
+    """A variant of the full model in which a part is removed or replaced."""
 
     ablated_part: str = MISSING
     action: str = MISSING  # one of ACTIONS
@@ -40,7 +40,7 @@ class Study:
 class Budget:
     """What all runs have in common: the full model with its training steps, batch size and data, and the benchmark.
 
-    Only those records of the benchmark are measured that a model trained on the data could learn."""
+    Only benchmark records that a model trained on the data could learn are measured."""
 
     config: str = MISSING  # a preset or a YAML file
     overrides: list[str] = field(default_factory=list)  # key=value

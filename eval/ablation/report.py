@@ -17,7 +17,7 @@ from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.images import save_image
 from reasonbrain.utils.reading import check_ours
 
-PICTURES = 8  # records shown as pictures
+PICTURES = 8  # number of records in the picture
 FULL = "full model"
 LOSS = "validation loss"
 COSTS = {  # heading, divisor of a run's value, and format
@@ -28,11 +28,11 @@ COSTS = {  # heading, divisor of a run's value, and format
     "seconds_per_step": ("seconds per step", 1, ".3f"),
 }
 
-Results = Mapping[tuple[str, int], dict[str, Any]]  # by variant and seed: all numbers of a run, or why it "failed"
+Results = Mapping[tuple[str, int], dict[str, Any]]  # (variant, seed) -> all numbers of a run, or why it "failed"
 
 
 def summary(studies: Sequence[Study], results: Results) -> list[dict[str, Any]]:
-    """One row per variant, the full model first, ready for JSON::
+    """One row per variant, the full model first, as JSON values::
 
         {"variant": "REMOVE CME", "seeds": [0, 1, 2], "failed": {}, "scores": {"outcome": {
             "mean": 0.61, "low": 0.55, "high": 0.67, "difference": {"mean": -0.1, "low": -0.2, "high": 0.0, "n": 3}}},
@@ -89,7 +89,7 @@ def markdown(title: str, budget: dict[str, Any], rows: list[dict[str, Any]], col
         f"- {records} records of {budget['benchmark']}; means over seeds, [95 % interval over seeds, Student's t]",
         "- difference: from the full model of the same seed; validation loss: 16 records, the last weights, not the "
         "average",
-        "- GFLOP: counted, forward and backward; memory and time: measured during the run, together with other load",
+        "- GFLOP: counted, forward and backward; memory and time: measured during the run, which other load may affect",
     ]
     failed = [
         f"- failed: {row['variant']}, seed {seed}: {reason}" for row in rows for seed, reason in row["failed"].items()
@@ -123,7 +123,7 @@ def write(
             record = records[number]
             shown = [record.source, record.target, *(of(record) for of in edits.values())]
             pictures.append((record.instructions[0], [picture for picture in shown if picture]))
-        except Exception:  # it was not measured either
+        except Exception:  # the report has the reason why it was not measured
             continue
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,7 @@
 """Speed and memory of batches, for bench.py: `reasonbrain bench batch`.
 
-The plain loop makes each edit by one call of the pipeline, as `reasonbrain edit` does. Starting a process and loading
-the model are in none of the times.
+The plain loop makes each edit by one call of the pipeline, as `reasonbrain edit` does. The times exclude starting
+processes and loading the model.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from reasonbrain.eval.benchmarking.timing import Timing, seconds
 from reasonbrain.train.loop import peak_memory
 from reasonbrain.utils.images import load_image, save_image
 
-COUNT = 64  # rows that are timed
-MORE = 16 * COUNT  # by workers: whole windows for each
+COUNT = 64  # timed rows
+MORE = 16 * COUNT  # timed rows with several workers: full windows for each
 MANY = (100, 1000, 5000)  # numbers of rows after which the peak memory so far is recorded
 BATCH_SIZE = 8
 
 
 def batch(source: Source, warmup: int, repeats: int, device: torch.device) -> Found:
-    """COUNT edits at ``edit.size`` (null: ``data.size``): one by one, in batches, and by two workers or
-    one a device. ``gib_after``: the most host memory that this process has held after so many one-step edits."""
+    """Times COUNT edits at ``edit.size`` (null: ``data.size``) one by one and in batches, and MORE edits by at least
+    two workers, one per device. ``gib_after``: peak host memory of this process, by number of one-step edits."""
     model, cfg = source.open(device)
     pipe = ReasonBrainPipeline.from_model(model, cfg)
     pipe.set_progress_bar_config(disable=True)
@@ -78,7 +78,7 @@ def batch(source: Source, warmup: int, repeats: int, device: torch.device) -> Fo
 
 
 def _write(folder: Path, size: int) -> Path:
-    """COUNT rows and their pictures."""
+    """Writes COUNT rows and their pictures, and returns the path of the rows."""
     records = sample_records(size)
     with (folder / "jobs.jsonl").open("w", encoding="utf-8") as file:
         for i in range(COUNT):
@@ -89,22 +89,22 @@ def _write(folder: Path, size: int) -> Path:
 
 
 def _by_workers(job: Job, workers: int) -> float:
-    """Seconds for MORE rows from the first result on, when the workers have their models."""
+    """Seconds for MORE rows, measured from the first result on, when the models are loaded."""
     start = 0.0
-    for _ in processes(job, _repeated(job, MORE), workers, MORE):
+    for _ in processes(job, _repeat(job, MORE), workers, MORE):
         start = start or time.perf_counter()
     return time.perf_counter() - start
 
 
-def _repeated(job: Job, count: int, **changed: Any) -> Iterator[EditRow]:
-    """``count`` rows: the rows of the job, repeated."""
+def _repeat(job: Job, count: int, **changed: Any) -> Iterator[EditRow]:
+    """``count`` rows: the rows of the job, repeated, with ``changed`` fields."""
     rows = list(job.rows())
     return (replace(rows[i % COUNT], number=i, **changed) for i in range(count))
 
 
 def _memory(editor: Editor, job: Job) -> dict[int, float]:
     after = {}
-    for number, _ in enumerate(editor(_repeated(job, MANY[-1], steps=1)), 1):
+    for number, _ in enumerate(editor(_repeat(job, MANY[-1], steps=1)), 1):
         if number in MANY:
             after[number] = peak_memory(torch.device("cpu"))
     return after

@@ -1,4 +1,4 @@
-"""Measures speed and memory of training steps, edits, batches and loading. What was measured: docs/performance.md.
+"""Measures speed and memory of training steps, edits, batches and loading. Results are in docs/performance.md.
 
     reasonbrain bench train --config tiny -o train.json [key=value ...]
     reasonbrain bench edit --config tiny
@@ -6,8 +6,8 @@
     reasonbrain bench load --checkpoint tiny
     reasonbrain bench train --config reasonbrain_flux_qwen --random data.size=512 data.count=1 train.batch_size=1
 
-Steps and edits: one run is counted (timing.py), then some warm up, then some are timed. Tokens are those that pass
-through the diffusion transformer: the picture's and the text's, at every noise level.
+For steps and edits, one run is counted (timing.py), then come warm-up runs, then timed ones. Tokens are those that pass
+through the diffusion transformer: image and text tokens, at every noise level.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from reasonbrain.utils.images import to_tensor
 
 
 class _CountedEngine(Engine):
-    """Counts the FLOPs of passes in ``count``, unless that is None."""
+    """Counts the FLOPs of passes in ``count`` if it is set."""
 
     count: Flops | None = None
 
@@ -62,11 +62,13 @@ class _CountedEngine(Engine):
 
 
 def train(source: Source, warmup: int, repeats: int, device: torch.device) -> Found:
-    """Steps as train/train.py takes them, in one process without DeepSpeed; with random weights, of ReasonMini.
+    """Times training steps like those of train/train.py, in one process without DeepSpeed. With random weights, the
+    records are ReasonMini's.
 
-    A step's records are a run's own: prepared when they first come up, unless ``data.features`` has them. Reading them
-    is part of the step, but not of its FLOPs, nor is the optimizer. ``prepared``: records that the timed steps were
-    the first to take and that no folder had. Raises UserError like ``check_trains``."""
+    The records of a step are prepared when they are first used, unless ``data.features`` has them. Reading them is part
+    of the time of a step. Reading and the optimizer are not part of its FLOPs. ``prepared``: number of records that the
+    timed steps prepared. Raises UserError like ``check_trains``, and FloatingPointError for a NaN or infinite loss or
+    gradient."""
     model, cfg = source.open(device)
     check_trains(model, cfg.train)
     model.train()
@@ -107,8 +109,8 @@ def train(source: Source, warmup: int, repeats: int, device: torch.device) -> Fo
 
 
 def edit(source: Source, warmup: int, repeats: int, device: torch.device) -> Found:
-    """Calls of the pipeline for one picture of ``edit.size`` pixels (null: ``data.size``); their denoising steps, from
-    the second on; and the conditioning path by itself."""
+    """Times calls of the pipeline for one picture of ``edit.size`` pixels (null: ``data.size``); their denoising steps,
+    from the second on; and the conditioning path by itself."""
     model, cfg = source.open(device)
     pipe = ReasonBrainPipeline.from_model(model, cfg)
     pipe.set_progress_bar_config(disable=True)
@@ -147,7 +149,7 @@ def edit(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
         marks.clear()
         times = [seconds(whole, device)], [seconds(conditioning, device)], [b - a for (a, _), (b, _) in pairwise(marks)]
         if number >= warmup:
-            for row, found in zip(rows, times, strict=False):  # with a single step there is no such row
+            for row, found in zip(rows, times, strict=False):  # with a single step there is no row of denoising steps
                 row.seconds += found
     half = any(p.dtype == torch.bfloat16 for p in model.parameters())
     more = {"pixels": size, "denoising_steps": cfg.edit.steps, "gib": peak_memory(device)}
@@ -155,21 +157,21 @@ def edit(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
 
 
 def load(source: Source, warmup: int, repeats: int, device: torch.device) -> Found:
-    """Loading a checkpoint or building a configuration, until the model is on the device. ``gib``: peak host memory
-    above what the process used before; ``gib_of_weights``: size of the loaded parameters and buffers."""
+    """Times loading a checkpoint or building a configuration, until the model is on the device. ``gib``: peak host
+    memory in addition to what the process used before. ``gib_of_weights``: size of the parameters and buffers."""
     before = psutil.Process().memory_info().rss / 2**30
     timed: list[float] = []
     models: list[ReasonBrain] = []
     for _ in range(warmup + repeats):
         models.clear()
-        gc.collect()  # a model refers to itself, so the last one may still be there
+        gc.collect()  # a model has reference cycles, so the previous one may still be in memory
         timed.append(seconds(lambda: models.append(source.open(device)[0]), device))
     more = {"gib": peak_memory(torch.device("cpu")) - before}
     more["gib_of_weights"] = sum(t.nbytes for t in (*models[0].parameters(), *models[0].buffers())) / 2**30
     return [Timing("load", timed[warmup:])], torch.float32, more
 
 
-SAID = ("pixels", "denoising_steps", "prepared", "gib", "gib_of_weights")  # below the table
+NOTES = ("pixels", "denoising_steps", "prepared", "gib", "gib_of_weights")  # printed below the table
 BENCHES: dict[str, Callable[[Source, int, int, torch.device], Found]] = {
     "train": train,
     "edit": edit,
@@ -179,9 +181,9 @@ BENCHES: dict[str, Callable[[Source, int, int, torch.device], Found]] = {
 
 
 def bench(what: str, source: Source, warmup: int, repeats: int) -> dict[str, Any]:
-    """Runs one of BENCHES on this machine's accelerator, or CPU: numbers in seconds, GiB and FLOP.
+    """Runs one of BENCHES on this machine's accelerator, or on the CPU. Returns numbers in seconds, GiB and FLOP.
 
-    Raises UserError like ``Source.open``, and for a checkpoint that should be random."""
+    Raises UserError like ``Source.open``, and for a checkpoint together with ``random``."""
     if source.checkpoint and source.random:
         raise UserError(f"--random: checkpoint '{source.checkpoint}' has weights; give --config instead")
     device = processes.join()
@@ -214,7 +216,7 @@ def table(found: dict[str, Any]) -> str:
         flops = row["flops"] / 1e12, row["flops_per_second"] / 1e12
         cells += [*(f"{x:.3g}" for x in flops), f"{row['mfu']:.1%}"] if row["flops"] else [""] * 3
         lines.append(f"| {' | '.join(cells)} |")
-    said = [f"{key}: {found[key]:.4g}" for key in SAID if key in found]
+    said = [f"{key}: {found[key]:.4g}" for key in NOTES if key in found]
     said += [f"gib after {count} rows: {gib:.4g}" for count, gib in found.get("gib_after", {}).items()]
     name = found["checkpoint"] or found["config"] or "tiny"
     if any(row["flops"] for row in found["rows"]):

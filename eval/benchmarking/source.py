@@ -17,12 +17,12 @@ from reasonbrain.eval.benchmarking.timing import Timing
 from reasonbrain.model import ReasonBrain
 from reasonbrain.train.building import build
 
-Found = tuple[list[Timing], torch.dtype, dict[str, Any]]  # what was timed, the precision, further numbers
+Found = tuple[list[Timing], torch.dtype, dict[str, Any]]  # timings, precision of the passes, further numbers
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the model comes from: a checkpoint, or a configuration built with its published weights or random ones."""
+    """Where the model comes from: a checkpoint, or a configuration built with published or random weights."""
 
     config: str | None = None
     overrides: Sequence[str] = ()
@@ -34,7 +34,7 @@ class Source:
         if self.checkpoint:
             model, cfg = load_model(self.checkpoint, self.overrides, self.config)
         else:
-            # no data is needed either: the embedded default's is drawn
+            # the data of the embedded default are generated, so no files are needed
             drawn = [f"data.name={load_config('tiny').data.name}"] if self.random else []
             cfg = load_config(self.config or "tiny", [*self.overrides, *drawn])
             model = random_model(cfg, device) if self.random else build(cfg)
@@ -42,7 +42,7 @@ class Source:
 
 
 def random_model(cfg: Config, device: torch.device) -> ReasonBrain:
-    """Builds the configuration's model on the device with random weights and with stand-ins for tokenizers and image
+    """Builds the configuration's model on the device with random weights, and with substitutes for tokenizers and image
     processors, without access to the hub. Raises UserError like ``without_weights``."""
     with torch.device(device):
         model = ReasonBrain.from_config(cfg.model, weights=False)
@@ -52,5 +52,5 @@ def random_model(cfg: Config, device: torch.device) -> ReasonBrain:
 
 
 def sample_records(size: int) -> Records:
-    """Records with pictures of ``size`` x ``size`` pixels: those of the embedded default, which need no files."""
+    """Records of the embedded default's data, which need no files, with pictures of ``size`` x ``size`` pixels."""
     return open_data(replace(load_config("tiny").data, size=size))

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from reasonbrain.plugin import Plugin
 from reasonbrain.train.planning.dry import Counter
 
-PEAKS = {  # dense bfloat16 TFLOP/s by NVIDIA's data sheets; the first name that is part of the device's counts
+PEAKS = {  # dense bfloat16 TFLOP/s from NVIDIA's data sheets; the first name contained in the device's name applies
     "GB200": 2500,
     "B200": 2250,
     "H200 NVL": 835,
@@ -34,8 +34,8 @@ PEAKS = {  # dense bfloat16 TFLOP/s by NVIDIA's data sheets; the first name that
 
 
 class Flops(TorchDispatchMode):
-    """Counts ``flops``, and separately the FLOPs that activation checkpointing recomputes (``again``). In a backward
-    pass, recomputed operations run with gradients enabled and autograd's own operations without."""
+    """Counts ``flops``, and separately the FLOPs that activation checkpointing recomputes (``again``). They are told
+    apart in a backward pass because recomputed operations run with gradients enabled, autograd's own without."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class Flops(TorchDispatchMode):
 
     @contextmanager
     def backward(self) -> Iterator[None]:
-        """Around a backward pass."""
+        """Marks a backward pass."""
         self.in_backward = True
         yield
         self.in_backward = False
@@ -62,7 +62,8 @@ class Flops(TorchDispatchMode):
 
 @contextmanager
 def tokens_through(diffusion: Plugin | None) -> Iterator[list[int]]:
-    """A list that grows, at every pass through the diffusion transformer, by the tokens that enter its first block."""
+    """Yields a list to which every pass through the diffusion transformer appends the number of tokens that enter its
+    first block."""
     seen: list[int] = []
 
     def count(block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -78,7 +79,8 @@ def tokens_through(diffusion: Plugin | None) -> Iterator[list[int]]:
 
 @dataclass
 class Timing:
-    """What was timed, and what one run of it does. ``again``: FLOPs computed a second time, not in ``flops``."""
+    """Seconds of each run of ``what``, and the images, tokens and FLOPs of one run. ``again``: FLOPs recomputed by
+    activation checkpointing, not included in ``flops``."""
 
     what: str
     seconds: list[float]
@@ -88,7 +90,8 @@ class Timing:
     again: int = 0
 
     def numbers(self, peak: float) -> dict[str, Any]:
-        """All of it, with ``median``, ``min``, ``max`` and the rates of the median run; ``peak`` in FLOP/s."""
+        """The fields, with ``median``, ``min``, ``max``, the rates per second of the median run, and ``mfu``. ``peak``:
+        the device's peak in FLOP/s."""
         median = statistics.median(self.seconds)
         rates = {f"{name}_per_second": getattr(self, name) / median for name in ("images", "tokens", "flops")}
         spread = {"median": median, "min": min(self.seconds), "max": max(self.seconds)}
@@ -102,7 +105,7 @@ def synchronise(device: torch.device) -> None:
 
 
 def seconds(run: Callable[[], Any], device: torch.device) -> float:
-    """The time of a run in seconds, until the device has finished it."""
+    """The time of a run in seconds, including the work queued on the device."""
     synchronise(device)
     start = time.perf_counter()
     run()
@@ -111,8 +114,8 @@ def seconds(run: Callable[[], Any], device: torch.device) -> float:
 
 
 def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
-    """FLOP/s that the device can reach, and where the number is from: a data sheet, or the fastest of thirty
-    products of two square matrices."""
+    """The peak FLOP/s of the device, and the origin of the number: a data sheet, or the fastest of thirty products of
+    two square matrices."""
     for known, teras in PEAKS.items():
         if known in device_name(device):
             return teras * 1e12, f"data sheet of {known}, dense bfloat16"
@@ -123,7 +126,7 @@ def peak_flops(device: torch.device, dtype: torch.dtype) -> tuple[float, str]:
 
 
 def device_name(device: torch.device) -> str:
-    """The GPU's name, or for a CPU the number of threads that torch uses."""
+    """The name of the GPU, or for other devices their type and the number of torch's CPU threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{device.type}, torch with {torch.get_num_threads()} threads"

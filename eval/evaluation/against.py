@@ -16,7 +16,7 @@ from reasonbrain.utils.text import printable
 
 @dataclass(frozen=True)
 class Other:
-    """Another report: its system's name, its edits (None if they are gone), and their scores by record id."""
+    """Another report: its system's name, its edits (None if they no longer exist), and their scores by record id."""
 
     system: str
     edits: Edits | None
@@ -24,9 +24,9 @@ class Other:
 
 
 def read_other(path: Path, found: dict[str, Any]) -> Other:
-    """Reads a report folder. ``found``: the report that is being made. Raises UserError for a folder without a report,
-    for a report of another benchmark or by other networks, and for a damaged one. Edits outside the folder are not
-    read: a report that was passed on must not show what is on this machine."""
+    """Reads a report folder. ``found``: the report in progress. Raises UserError for a folder without a report, for a
+    report of another benchmark or with other networks, and for a damaged one. Edits outside the folder are not read: an
+    untrusted report must not show other files of this machine."""
     what = f"--against '{path}'"
     try:
         other = read_json(path / "report.json", what)

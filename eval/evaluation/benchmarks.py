@@ -33,39 +33,40 @@ GROUP = "reasonbrain.benchmarks"
 
 
 class Benchmark:
-    """Records, metrics, baselines, and the networks that the metrics use. A subclass sets what differs.
+    """Records, metrics, baselines, and the networks that the metrics use. A subclass overrides what differs.
 
-    The docstring of a published one names the source of each choice."""
+    The docstring of a published benchmark names the source of each choice."""
 
     reader: ClassVar[str]  # the ``data.name`` of the records
-    metrics: ClassVar[tuple[str, ...]]  # names, the most important first: worst cases are sorted by it
-    judged_metrics: ClassVar[tuple[str, ...]] = ("Ins-Align", "MLLM Score")  # names; ``--judge`` puts them in front
-    own_metrics: ClassVar[Mapping[str, Metric | Judged]] = {}  # that other benchmarks do not have, by name
-    groups: ClassVar[tuple[str, ...]] = ("category",)  # a table a value; others are keys of a record's ``notes``
+    metrics: ClassVar[tuple[str, ...]]  # names; the report sorts worst cases by the first
+    judged_metrics: ClassVar[tuple[str, ...]] = ("Ins-Align", "MLLM Score")  # names; ``--judge`` adds them in front
+    own_metrics: ClassVar[Mapping[str, Metric | Judged]] = {}  # by name; metrics that other benchmarks do not have
+    groups: ClassVar[tuple[str, ...]] = ("category",)  # one table per value; others are keys of a record's ``notes``
     compared: ClassVar[int | None] = None  # side in pixels at which pictures are compared; None: the target's size
-    clip: ClassVar[str] = CLIP_B  # a folder or a hub id, as is the next
-    dino: ClassVar[str] = DINO_S
+    clip: ClassVar[str] = CLIP_B  # a folder or a hub id
+    dino: ClassVar[str] = DINO_S  # a folder or a hub id
     lpips: ClassVar[str] = "alex"  # or squeeze, vgg
 
     def records(self, data: str | None, limit: int | None, trained_on: DataConfig | None = None) -> Records:
         """The first ``limit`` records of ``data``, each picture at its own size.
 
-        ``data``: what ``--data`` names, by default the folder, file or pattern that ``reader`` reads. ``trained_on``:
-        the data of a model of which only what it could learn is measured, as in ablations; ignored by default. Raises
-        UserError for data that is missing or cannot be read, and for two records of one id: edits are stored by it."""
+        ``data``: the value of ``--data``, by default a folder, file or pattern that ``reader`` reads. ``trained_on``:
+        if given, a benchmark may restrict the records to those that a model trained on that data could learn, as in
+        ablations; ignored by default. Raises UserError for data that is missing or cannot be read, and for two records
+        with the same id, because edits are stored by id."""
         if data is None:
-            raise UserError(f"--data: the benchmark needs its folder or manifest to be read as '{self.reader}'")
+            raise UserError(f"--data: the benchmark needs a folder or manifest, which it reads as '{self.reader}'")
         records = open_reader(self.reader, data)
         records.check_ids(limit)
         return First(records, limit) if limit else records
 
     def baselines(self, pipe: ReasonBrainPipeline | None, folder: Path, seed: int) -> dict[str, System]:
-        """Systems to report beside the edits, by name. ``pipe``: the model that makes the edits (None: they are another
-        system's). ``folder``: the report's, where baselines may keep pictures."""
+        """Systems that the report compares with the edits, by name. ``pipe``: the model that makes the edits; None if
+        they are from another system. ``folder``: the report's folder, where baselines may store pictures."""
         return {"do nothing": lambda record: record.source}
 
     def select_metrics(self, names: tuple[str, ...] = (), judge: bool = False) -> dict[str, Metric | Judged]:
-        """The benchmark's metrics, or those named, in any case. ``judge``: whether there is a judge.
+        """The benchmark's metrics, or those in ``names`` (case-insensitive). ``judge``: whether there is a judge.
 
         Raises UserError for an unknown name, and for a judged metric without a judge."""
         known = {**METRICS, **self.own_metrics, **JUDGED}
@@ -94,7 +95,7 @@ class First:
 
 
 def find_benchmark(name: str) -> Benchmark:
-    """A benchmark by name. Raises UserError naming the choices where there is none."""
+    """A benchmark by name. Raises UserError that lists the choices for an unknown one."""
     known = {point.name: point for point in entry_points(group=GROUP)}
     if name not in known:
         raise UserError(f"benchmark '{name}' is not one of {', '.join(sorted(known))}")

@@ -3,8 +3,8 @@
 edits = Edits("REPORT/edits", pipe, seed=0)
 picture = edits(record)  # read from the folder, or made and saved there
 
-A picture that a pipeline made holds, in a text chunk, a hash of all that it was made from: the source's pixels, the
-instruction, the settings and the model. It is found again only for a record with the same hash.
+A picture made by a pipeline has, in a PNG text chunk, a hash of everything it was made from: the source's pixels, the
+instruction, the seed, the settings and the model. It is reused only for a record with the same hash.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.images import OUTPUT_FORMATS, load_image, save_image
 from reasonbrain.utils.reading import read_json
 
-System = Callable[[Record], Image.Image | None]  # the system's edit of a record; None where it is missing
-MADE_BY = "made-by.json"
-MADE_FROM = "made-from"  # the text chunk of a picture
-LONGEST = 200  # bytes of a file name without suffix
-SAMPLED = 64  # values of a tensor in a model's fingerprint
+System = Callable[[Record], Image.Image | None]  # the system's edit of a record; None if it is missing
+MADE_BY = "made-by.json"  # seed, settings and model of a folder of edits
+MADE_FROM = "made-from"  # the text chunk with a picture's hash
+LONGEST = 200  # maximum number of bytes of a file name without suffix
+SAMPLED = 64  # values per tensor in a model's fingerprint
 
 
 def file_stem(record_id: str) -> str:
     """A record's id as a file name without suffix. Characters that file systems do not allow are percent-encoded as in
-    a URL: a/b becomes a%2Fb. Of a very long id the end is replaced by a hash."""
+    a URL: a/b becomes a%2Fb. The end of a very long id is replaced by a hash."""
     stem = re.sub(r'[/\\:*?"<>|%\x00-\x1f\ud800-\udfff]|^\.', lambda found: f"%{ord(found[0]):02X}", record_id)
     if len(stem.encode()) <= LONGEST:
         return stem
@@ -47,13 +47,13 @@ class Edits:
     """``edits(record)`` returns the picture ``<folder>/<file_stem(id)>`` with any suffix of ``OUTPUT_FORMATS``, in
     upper or lower case.
 
-    Without a pipeline, a missing picture is None. With a pipeline it is made: from the noise of ``seed``, with the
-    objects found in the instruction, as `reasonbrain edit` does. Files are written completely or not at all.
-    ``instruction`` replaces the records' own; no objects are found in it.
+    Without a pipeline, a missing picture is None. With a pipeline it is made from the noise of ``seed``, with the
+    objects found in the instruction, as by `reasonbrain edit`. Files are written atomically. ``instruction`` replaces
+    the records' own; no objects are extracted from it.
 
-    Raises UserError for a folder that does not exist, for pictures made by another model or with other settings, for a
-    folder with a file of the same name that was not written here, and, when called, for a picture that cannot be read
-    or made."""
+    Raises UserError for a folder that does not exist, for pictures made by another model, with other settings or with
+    another seed, and for files that this command did not write. When called, raises UserError for a picture that cannot
+    be read or made."""
 
     def __init__(
         self, folder: Path, pipe: ReasonBrainPipeline | None = None, seed: int = 0, instruction: str | None = None
@@ -99,8 +99,8 @@ class Edits:
         return load_image(path) if path else None
 
     def make(self, records: Sequence[Record]) -> None:
-        """Makes the missing edits in one batch. Each starts from the same noise, as it would alone. Whatever error one
-        of them meets, the others are made; ``failed`` has the reason."""
+        """Makes the missing edits in one batch. Each starts from the same noise, as it would alone. An error fails only
+        its own edit; ``failed`` has the reason."""
         if self.pipe is None:
             return
         missing = [record for record in records if record.id not in self.failed and not self._is_made(record)]
@@ -127,15 +127,15 @@ class Edits:
         return self.instruction or record.instructions[0]
 
     def _key(self, record: Record) -> str:
-        """A hash of all that the record's edit is made from."""
-        said = json.dumps([self.made_by, self._says(record), record.source.mode, record.source.size], sort_keys=True)
-        digest = hashlib.blake2b(said.encode(), digest_size=16)
+        """A hash of everything that the record's edit is made from."""
+        parts = [self.made_by, self._says(record), record.source.mode, record.source.size]
+        digest = hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=16)
         digest.update(record.source.tobytes())
         return digest.hexdigest()
 
     def _is_made(self, record: Record) -> bool:
-        """Whether the record's edit is there. One made from something else is not. Raises UserError for a file that was
-        not written here."""
+        """Whether the record's edit exists and was made from the same source, instruction, seed, settings and model.
+        Raises UserError for a file that this command did not write."""
         path = self.folder / f"{file_stem(record.id)}.png"
         if not os.path.lexists(path):
             return False
@@ -153,7 +153,7 @@ class Edits:
 
 
 def _pictures(folder: Path) -> dict[str, Path]:
-    """The pictures in a folder by their names without suffix. Of several with one name, the first in the order of
+    """The pictures in a folder, by name without suffix. If several have the same name, the first in the order of
     ``OUTPUT_FORMATS``."""
     order = list(OUTPUT_FORMATS)
     found = [path for path in folder.iterdir() if path.suffix.lower() in order]
@@ -162,8 +162,8 @@ def _pictures(folder: Path) -> dict[str, Path]:
 
 
 def fingerprint(pipe: ReasonBrainPipeline) -> str:
-    """A hash of the configuration's slots and of about ``SAMPLED`` values of every tensor, evenly spread. Training
-    changes these; hashing all 12 B parameters would take minutes."""
+    """A hash of the configuration's slots and of about ``SAMPLED`` evenly spaced values of every tensor. Training
+    changes these values; hashing all 12 B parameters would take minutes."""
     digest = hashlib.blake2b(repr(asdict(pipe.settings.model)).encode(), digest_size=16)
     for name, tensor in pipe.model.state_dict().items():
         values = tensor.detach().flatten()

@@ -1,4 +1,4 @@
-"""Runs a benchmark: makes the edits or reads another system's, scores them, and writes the report.
+"""Runs a benchmark: makes the edits or reads those of another system, scores them, and writes the report.
 
     reasonbrain eval --benchmark mini -o REPORT                                     # the embedded default
     reasonbrain eval --benchmark magicbrush --data DIR --checkpoint RUN -o REPORT   # a training run
@@ -43,19 +43,19 @@ PACKAGES = ("reasonbrain", "torch", "torchmetrics", "transformers", "diffusers",
 
 @dataclass(frozen=True)
 class Request:
-    """The command's options."""
+    """The options of `reasonbrain eval`."""
 
     benchmark: str
     data: str | None = None  # see Benchmark.records
     checkpoint: str = "tiny"
     config: str | None = None
     overrides: tuple[str, ...] = ()
-    edits: Path | None = None  # another system's folder, in place of a model
+    edits: Path | None = None  # folder of another system's edits, instead of a model
     limit: int | None = None
     seed: int = 0  # of edits and intervals
-    metrics: tuple[str, ...] = ()  # in place of the benchmark's; so are the networks below
-    clip: str | None = None
-    dino: str | None = None
+    metrics: tuple[str, ...] = ()  # instead of the benchmark's
+    clip: str | None = None  # instead of the benchmark's
+    dino: str | None = None  # instead of the benchmark's
     judge: str | None = None  # an OpenAI-compatible endpoint that serves judge_model
     judge_model: str | None = None
 
@@ -137,10 +137,11 @@ def score_records(
     edits: Edits,
     baselines: dict[str, System],
 ) -> dict[str, Any]:
-    """Scores the edits and the baselines: a row per record in ``records``, with the scores of every system.
+    """Scores the edits and the baselines.
 
-    Not scored: ``missing``, ids of records without an edit; ``unreadable``, records that cannot be read, edited or
-    measured, with the reasons. Raises UserError if no record was scored, and if two have the same id."""
+    Returns ``records``, one row per record with the scores of every system; ``missing``, the ids of records without an
+    edit; and ``unreadable``, the reasons why records cannot be read, edited or measured, by id. Raises UserError if no
+    record was scored, or if two have the same id."""
     rows: list[dict[str, Any]] = []
     missing: list[str] = []
     unreadable: dict[str, str] = {}
@@ -156,7 +157,7 @@ def score_records(
                 missing.append(record.id)
                 continue
             of = {"edits": ours} | {name: score(record, system) for name, system in baselines.items()}
-        except Exception as e:  # whatever a library raises for a record, the others are scored
+        except Exception as e:  # a library may raise anything for a record; the others are still scored
             unreadable[record.id] = reason(e)
             continue
         groups = {g: record.category if g == "category" else record.notes.get(g, "") for g in benchmark.groups}
@@ -171,9 +172,9 @@ def score_records(
 
 
 def together(records: Records, unreadable: dict[str, str], systems: Sequence[System]) -> Iterator[tuple[int, Record]]:
-    """Record numbers and records. Edits are made for a few records at once: this speeds up small pictures.
+    """Yields indices and records. Edits are made for several records at once, which is faster for small pictures.
 
-    Raises UserError if two records have the same id: their edits would be the same file."""
+    Raises UserError if two records have the same id, because their edits would be the same file."""
     few: list[tuple[int, Record]] = []
     ids: dict[str, int] = {}
 
@@ -188,7 +189,7 @@ def together(records: Records, unreadable: dict[str, str], systems: Sequence[Sys
         try:
             record = records[index]
             _check_text(record)
-        except Exception as e:  # whatever a reader raises for a record
+        except Exception as e:  # a reader may raise anything for a record
             unreadable[f"record {index}"] = reason(e)
             continue
         if (other := ids.setdefault(record.id, index)) != index:
@@ -200,7 +201,7 @@ def together(records: Records, unreadable: dict[str, str], systems: Sequence[Sys
 
 
 def _check_text(record: Record) -> None:
-    """Raises UserError for a text that no report could hold."""
+    """Raises UserError for a text that is not valid Unicode, which a report cannot store."""
     for text in (record.id, *record.instructions, record.category, *(record.captions or ()), *record.notes.values()):
         if text != text.encode(errors="ignore").decode():
             raise UserError(f"{text!r} is not valid Unicode")

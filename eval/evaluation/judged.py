@@ -1,7 +1,7 @@
 """Judged metrics: the questions, pictures and scales for a multimodal judge, and the scores from its answers.
 
-Criteria and scales are those of the benchmarks, but the prompts are not. Scores are therefore not directly comparable
-with published ones.
+Criteria and scales are those of the benchmarks, but the prompts are not. Scores are therefore not comparable with
+published ones.
 
 - **RISE ...** (arXiv:2504.02826; PhoenixZ810/RISEBench, gpt_eval.py): 1 to 5 for reasoning, appearance consistency and
   visual plausibility. In logical_reasoning the first two are 0 or 1, mapped to 1 and 5, and plausibility is left out.
@@ -10,8 +10,8 @@ with published ones.
   apply are 5.
 - **KRIS ...** (arXiv:2505.16707; mercurystraw/Kris_Bench, metrics_*.py): visual consistency, visual quality and
   instruction following, and knowledge plausibility in the knowledge tasks, each 1 to 5.
-- **Ins-Align** (SmartEdit, arXiv:2312.06739): whether the edit follows the instruction, 0 or 1. In the paper people
-  answer.
+- **Ins-Align** (SmartEdit, arXiv:2312.06739): whether the edit follows the instruction, 0 or 1. In the paper, people
+  judge this.
 - **MLLM Score** (EditWorld, arXiv:2405.14785): how well the edit fits the instruction and the expected result, 0 to 1.
   The paper publishes no prompt; this one asks for tenths.
 """
@@ -33,7 +33,7 @@ from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.utils.endpoint import Endpoint, Failed, Refused
 from reasonbrain.utils.threads import as_finished
 
-# linear in the length of any answer: the parts before and behind the score stay on its line
+# runs in linear time for any answer: what precedes and follows the score must be on its line
 LINE = re.compile(
     r'^[ \t\xa0*_`>#"{]*(?:final )?score[\s*_`"]*[:=][\s*_`"]*(-?[\d./]*\d)[ \t\r\xa0*_`".,}]*$', re.I | re.M
 )
@@ -45,7 +45,7 @@ CAPTIONS = {
     "target": "The reference picture, which shows the right result:",
 }
 FIVE = {n: float(n) for n in range(1, 6)}
-RIGHT_OR_WRONG = {0: 1.0, 1: 5.0}  # on the same scale
+RIGHT_OR_WRONG = {0: 1.0, 1: 5.0}  # mapped to the scale of FIVE
 YES_OR_NO = {0: 0.0, 1: 1.0}
 TENTHS = {n: n / 10 for n in range(11)}
 
@@ -56,9 +56,9 @@ class Question:
 
     asks: str
     levels: Mapping[int, str]  # meanings of answers
-    values: Mapping[int, float]  # the valid answers, and the score of each
-    shown: tuple[str, ...]  # of source, edit and target, in the order in which they are shown
-    facts: Mapping[str, str] = field(default_factory=dict)  # texts shown, by their heading
+    values: Mapping[int, float]  # valid answers, and the score of each
+    shown: tuple[str, ...]  # some of source, edit and target, in the order shown
+    facts: Mapping[str, str] = field(default_factory=dict)  # texts of the record, by heading
 
     @property
     def text(self) -> str:
@@ -78,18 +78,18 @@ class Judged:
     """A judged metric: one question about a record, or a combination of other judged metrics."""
 
     ask: Callable[[Record], Question | None] = lambda record: None  # None: the metric does not apply to the record
-    parts: Mapping[str, Judged] = field(default_factory=dict)  # by name; these are asked in place of ``ask``
-    combine: Callable[[Record, Scores], float | None] | None = None  # the score from those of the parts
+    parts: Mapping[str, Judged] = field(default_factory=dict)  # by name; asked instead of ``ask``
+    combine: Callable[[Record, Scores], float | None] | None = None  # computes the score from those of the parts
     higher_is_better = True  # for every judged metric
 
 
 def judge_rows(
     rows: list[dict[str, Any]], records: Records, edits: Edits, metrics: Mapping[str, Judged], judge: Endpoint
 ) -> dict[str, dict[str, Any]]:
-    """Adds the judged scores of the edits to the rows, in front of the others. Baselines are not judged.
+    """Adds the judged scores of the edits to the rows, before the other scores. Baselines are not judged.
 
-    Returns for each metric asked: how many records were ``judged``, and the ids of ``unparsable`` answers and
-    ``failed`` calls. Raises UserError if every call failed, and like ``Endpoint.ask``."""
+    Returns, for each metric that was asked, the number of ``judged`` records, and the ids of records with an
+    ``unparsable`` answer or a ``failed`` call. Raises UserError like ``Endpoint.ask``, and if every call failed."""
     asked = {part: of for name, metric in metrics.items() for part, of in (metric.parts or {name: metric}).items()}
     tally: dict[str, dict[str, Any]] = {name: {"judged": 0, "unparsable": [], "failed": []} for name in asked}
     failures: list[str] = []
@@ -102,7 +102,7 @@ def judge_rows(
             try:
                 record = records[row["index"]]
                 edit = edits(record)
-            except Exception as e:  # it could be read when it was scored
+            except Exception as e:  # it has become unreadable since it was scored
                 failures.append(reason(e))
                 return dict.fromkeys(metrics), dict.fromkeys(asked, "failed")
         assert edit
@@ -141,8 +141,8 @@ def _judge(question: Question, record: Record, edit: Image.Image, judge: Endpoin
 
 
 def read_score(answer: str, values: Mapping[int, float]) -> float | None:
-    """The value of the number on the line "score: N" or "score: N/HIGHEST". None if there is no such line, if several
-    lines differ, or if ``values`` does not contain the number. Nothing is guessed."""
+    """The score for the number on the line "score: N" or "score: N/HIGHEST". None if there is no such line, if several
+    such lines differ, or if ``values`` does not contain the number."""
     spelled = {text: value for n, value in values.items() for text in (str(n), f"{n}/{max(values)}")}
     found = {spelled.get(text) for text in LINE.findall(answer)}
     return found.pop() if len(found) == 1 else None
@@ -190,7 +190,7 @@ def _beside(record: Record) -> str:
 
 
 def rise_reasoning(record: Record) -> Question | None:
-    """RISEBench's question of whether the edit shows the expected result; None where no expected result is known."""
+    """RISEBench's question of whether the edit shows the expected result; None if no expected result is known."""
     beside, notes = _beside(record), record.notes
     expected = "" if beside == "target" else notes.get("reference") or notes.get("reference_txt", "")
     if beside == "source" and not expected:
@@ -202,7 +202,7 @@ def rise_reasoning(record: Record) -> Question | None:
 
 
 def rise_consistency(record: Record) -> Question | None:
-    """RISEBench's question of whether everything else is unchanged; None for records that leave it free."""
+    """RISEBench's question of whether everything else is unchanged; None for ``consistency_free`` records."""
     if "consistency_free" in record.notes:
         return None
     beside = _beside(record)
@@ -262,7 +262,7 @@ def kris_instruction(record: Record) -> Question:
 
 
 def kris_knowledge(record: Record) -> Question | None:
-    """KRIS-Bench's question of whether the edit agrees with world knowledge; None where no explanation is given."""
+    """KRIS-Bench's question of whether the edit agrees with world knowledge; None if no explanation is given."""
     if record.category in PERCEPTION or not record.notes.get("explain_en"):
         return None
     asks = (

@@ -36,11 +36,11 @@ class Case:
     edit: Image.Image
     source: Image.Image
     target: Image.Image | None
-    mask: np.ndarray | None  # [h, w] bool: where the edit may change the picture; None: unknown
-    where: np.ndarray | None = None  # [h, w] bool: the region to measure; None: everything
+    mask: np.ndarray | None  # [h, w] bool: where the edit may change the picture; None if unknown
+    where: np.ndarray | None = None  # [h, w] bool: the region to measure; None for the whole picture
 
     def pixels(self, name: str) -> np.ndarray:
-        """``edit``, ``source`` or ``target`` as values in 0..1: [h, w, 3], or [n, 3] for a region."""
+        """``edit``, ``source`` or ``target`` as float64 in 0..1: [h, w, 3], or [n, 3] for a region."""
         array = np.asarray(getattr(self, name), dtype=np.float64) / 255
         return array if self.where is None else array[self.where]
 
@@ -49,8 +49,8 @@ class Case:
         image: Image.Image = getattr(self, name)
         return image if self.where is None else Image.fromarray(np.asarray(image) * self.where[..., None])
 
-    def cut_out(self, where: np.ndarray) -> Case:
-        """A case of whole pictures that are black outside ``where`` [h, w] bool."""
+    def blacken_outside(self, where: np.ndarray) -> Case:
+        """The same case with pictures that are black outside ``where`` [h, w] bool, and measured as a whole."""
         case = replace(self, where=where)
         target = case.picture("target") if case.target else None
         return replace(self, edit=case.picture("edit"), source=case.picture("source"), target=target)
@@ -67,17 +67,18 @@ class Case:
 
 
 def look_at(record: Record, edit: Image.Image, size: int | None = None) -> Case:
-    """A record and an edit of any size, scaled to ``size`` x ``size`` (None: the target's size)."""
+    """A record and its edit, scaled to ``size`` x ``size`` pixels; None for the size of the target, or of the source
+    if there is no target."""
     pixels = (size, size) if size else (record.target or record.source).size
 
-    def scaled(image: Image.Image) -> Image.Image:
+    def scale(image: Image.Image) -> Image.Image:
         return image.resize(pixels, Image.Resampling.BICUBIC)
 
-    target = scaled(record.target) if record.target else None
+    target = scale(record.target) if record.target else None
     mask = None
     if record.mask:
         mask = np.asarray(record.mask.convert("L").resize(pixels, Image.Resampling.NEAREST)) > 127
-    return Case(record, scaled(edit), scaled(record.source), target, mask)
+    return Case(record, scale(edit), scale(record.source), target, mask)
 
 
 Measure = Callable[[Case, Models], float]
@@ -85,7 +86,7 @@ Measure = Callable[[Case, Models], float]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric and what it needs."""
+    """A metric and its requirements."""
 
     measure: Measure
     needs: tuple[str, ...] = ()  # parts of the record (``Case.has``) and networks (``Models.NAMES``)
@@ -113,7 +114,7 @@ def l1(case: Case, models: Models, reference: str = "target") -> float:
 
 
 def l2(case: Case, models: Models, reference: str = "target") -> float:
-    """Mean squared difference, 0..1, without a root, as MagicBrush's L2."""
+    """Mean squared difference, 0..1, without a root, like MagicBrush's L2."""
     return float(np.square(case.pixels("edit") - case.pixels(reference)).mean())
 
 
@@ -178,13 +179,14 @@ def object_score(case: Case, models: Models) -> float:
 
 
 def background(measure: Measure) -> Measure:
-    """SmartEdit's comparison of the background: source and edit as whole pictures, black inside the mask."""
+    """SmartEdit's comparison of the background: ``measure`` of source and edit as whole pictures that are black inside
+    the mask."""
 
-    def measured(case: Case, models: Models) -> float:
+    def measure_background(case: Case, models: Models) -> float:
         assert case.mask is not None
-        return measure(case.cut_out(~case.mask), models)
+        return measure(case.blacken_outside(~case.mask), models)
 
-    return measured
+    return measure_background
 
 
 def _captions(case: Case) -> tuple[str, str]:

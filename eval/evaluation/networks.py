@@ -1,4 +1,4 @@
-"""The networks that metrics use: CLIP, DINO and LPIPS, each loaded at its first use.
+"""The networks that metrics use: CLIP, DINO and LPIPS, each loaded on first use.
 
 Pictures are preprocessed with Pillow as in CLIP's and DINO's own code: the shorter side is scaled with the bicubic
 filter, the centre is cropped, values are normalised. For DINO the side is scaled to 256 and cropped to 224, as in
@@ -25,7 +25,7 @@ from reasonbrain.utils.images import to_tensor
 CLIP_B = "openai/clip-vit-base-patch32"
 CLIP_L = "openai/clip-vit-large-patch14"
 DINO_S = "facebook/dino-vits16"
-KEPT = 16  # cached embeddings of pictures, and of texts: several metrics use the same ones
+KEPT = 16  # number of cached embeddings of pictures, and of texts; several metrics use the same ones
 
 
 def cosine(a: Tensor, b: Tensor) -> float:
@@ -34,7 +34,11 @@ def cosine(a: Tensor, b: Tensor) -> float:
 
 
 class Models:
-    """``clip``, ``dino``: folders or hub ids of a CLIPModel and a ViTModel. ``lpips``: alex, squeeze or vgg."""
+    """The networks by name, loaded on first use.
+
+    ``clip``, ``dino``: folders or hub ids of a CLIPModel and a ViTModel. ``lpips``: alex, squeeze or vgg. The
+    attributes of the same names raise ImportError, OSError, RuntimeError or ValueError if a network cannot be
+    loaded."""
 
     NAMES = ("clip", "dino", "lpips")
 
@@ -70,20 +74,20 @@ class Models:
         return distance
 
     def missing(self, name: str) -> str | None:
-        """Why one of ``NAMES`` cannot be loaded here; None if it can."""
+        """Why one of ``NAMES`` cannot be loaded; None if it can."""
         try:
             getattr(self, name)
-        except (ImportError, OSError, RuntimeError, ValueError) as e:  # torchvision, a hub, weights of another kind
+        except (ImportError, OSError, RuntimeError, ValueError) as e:  # no torchvision, no hub, another kind of weights
             return f"{name} '{self.ids[name]}' cannot be loaded: {str(e).strip().splitlines()[0]}"
         return None
 
 
-class _Eye(ABC):
+class _ImageEncoder(ABC):
     """A network that embeds pictures."""
 
     def __init__(self, name: str, kind: Any, device: torch.device, **options: Any) -> None:
         found = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
-        if found != kind.config_class.model_type:  # transformers would draw the missing weights at random
+        if found != kind.config_class.model_type:  # transformers would initialise missing weights at random
             raise ValueError(f"the model is a {found}, not a {kind.config_class.model_type}")
         self.model = kind.from_pretrained(name, dtype=torch.float32, **options)
         self.model.eval().to(device)
@@ -98,16 +102,16 @@ class _Eye(ABC):
     def _embed(self, size: tuple[int, int], data: bytes) -> Tensor:
         array = np.frombuffer(data, np.uint8).reshape(size[1], size[0], 3)
         pixels = self.processor(array, input_data_format="channels_last", return_tensors="pt").pixel_values
-        return F.normalize(self.look(pixels.to(self.device))[0].cpu(), dim=0)
+        return F.normalize(self.encode(pixels.to(self.device))[0].cpu(), dim=0)
 
     processor: Any
 
     @abstractmethod
-    def look(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor) -> Tensor:
         """[1, 3, S, S] -> [1, D]."""
 
 
-class Clip(_Eye):
+class Clip(_ImageEncoder):
     """A CLIP model that embeds images and texts."""
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -117,12 +121,12 @@ class Clip(_Eye):
         self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         self.text = lru_cache(KEPT)(self._text)
 
-    def look(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor) -> Tensor:
         return self.model.visual_projection(self.model.vision_model(pixels).pooler_output)
 
     @torch.no_grad()
     def _text(self, text: str) -> Tensor:
-        """A text -> [D], normalised to length 1. Tokens beyond CLIP's 77 are cut off."""
+        """A text -> [D], normalised to length 1. Tokens beyond CLIP's 77 are truncated."""
         length = self.model.config.text_config.max_position_embeddings
         # split_special_tokens: "<|endoftext|>" in a caption is text and does not end it
         tokens = self.tokenizer(
@@ -132,7 +136,7 @@ class Clip(_Eye):
         return F.normalize(self.model.text_projection(pooled)[0].cpu(), dim=0)
 
 
-class Dino(_Eye):
+class Dino(_ImageEncoder):
     """A DINO ViT that embeds images."""
 
     def __init__(self, name: str, device: torch.device) -> None:
@@ -145,5 +149,5 @@ class Dino(_Eye):
             image_std=IMAGENET_DEFAULT_STD,
         )
 
-    def look(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor) -> Tensor:
         return self.model(pixels).last_hidden_state[:, 0]

@@ -1,4 +1,4 @@
-"""The report's HTML page: tables and pictures in one file, worst cases first."""
+"""The HTML page of a report: tables and pictures in one file, worst cases first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from reasonbrain.eval.evaluation.against import Other
 from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.utils.gallery import Card, render, thumbnail
 
-SHOWN = 100  # records per category
+SHOWN = 100  # maximum number of records per category
 
 
 def page(
@@ -23,7 +23,7 @@ def page(
     edits: Edits,
     other: Other | None,
 ) -> Iterator[str]:
-    """The page in pieces; pictures are read one record at a time."""
+    """Yields the page in pieces; pictures are read one record at a time."""
     worst = worst_first(found["records"], found["metrics"])
     scores = next(iter(found["tables"]))["scores"]
     return render(
@@ -31,7 +31,7 @@ def page(
         (card(row, found["system"], records, edits, other) for row in worst),
         notes,
         sections,
-        f"The {SHOWN} worst of each category at most, worst first: by {', then '.join(found['metrics'])}.",
+        f"At most {SHOWN} records per category, worst first: by {', then '.join(found['metrics'])}.",
         {name: score["higher_is_better"] for name, score in scores.items()},
     )
 
@@ -55,16 +55,16 @@ def worst_first(rows: list[dict[str, Any]], metrics: dict[str, bool]) -> list[di
 
 
 def card(row: dict[str, Any], system: str, records: Records, edits: Edits, other: Other | None) -> Card:
-    """A scored record as the page shows it."""
+    """The card of a scored record."""
     try:
         record = records[row["index"]]
         pictures = {"source": record.source, "target": record.target, system: edits(record)}
-    except Exception as e:  # it could be read when it was scored
+    except Exception as e:  # it has become unreadable since it was scored
         return Card(row["id"], (), [row["instruction"]], row["groups"], row["scores"]["edits"], wrong=reason(e))
     if other and other.edits:
         try:
             pictures[f"against {other.system}"] = other.edits(record)
-        except UserError:  # the other report says so
+        except UserError:  # the other report lists it as unreadable
             pass
     shown = [(name, thumbnail(image)) for name, image in pictures.items() if image]
     return Card(row["id"], shown, [row["instruction"]], row["groups"], row["scores"]["edits"])

@@ -1,6 +1,6 @@
 """The benchmarks of published papers, one class each, with the source of every choice.
 
-Most add ``KEPT`` to the paper's metrics: how much of the source was changed, in all and by region.
+Most add ``KEPT`` to the paper's metrics: how much of the source was changed, overall and by region.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class MagicBrush(Benchmark):
 class EmuEdit(Benchmark):
     """CLIP_dir, CLIP_im, CLIP_out, L1 and DINO (Sheynin et al., arXiv:2311.10089, section 5).
 
-    There is no target: all but CLIP_dir and CLIP_out compare with the source. The paper names no networks; these are
-    MagicBrush's, as in UltraEdit (HaozheZhao/UltraEdit, issue 18). Its pictures are 512 x 512."""
+    There is no target: all metrics but CLIP_dir and CLIP_out compare with the source. The paper names no networks;
+    these are MagicBrush's, as in UltraEdit (HaozheZhao/UltraEdit, issue 18). Its pictures are 512 x 512."""
 
     reader = "emu_edit"
     metrics = ("CLIP direction", "CLIP-I to source", "CLIP-T", "L1 to source", "DINO to source")
@@ -44,8 +44,8 @@ class ReasonEdit(Benchmark):
 
 
 class EditWorld(Benchmark):
-    """CLIP Score of the edit and its caption (arXiv:2405.14785). The paper does not name the CLIP; ViT-L/14 is
-    torchmetrics' default. The paper's table shows a hundredth of the score."""
+    """CLIP Score of the edit and its caption (arXiv:2405.14785). The paper does not name the CLIP model; ViT-L/14 is
+    the default of torchmetrics. The paper's table shows a hundredth of the score."""
 
     reader = "editworld"
     metrics = ("CLIP Score", *KEPT)
@@ -60,7 +60,7 @@ class Reason50K(EditWorld):
 
 class InstructPix2Pix(Benchmark):
     """CLIP direction and CLIP-I to the source, by ViT-L/14 (timothybrooks/instruct-pix2pix,
-    metrics/clip_similarity.py). The original scales pictures without antialiasing; this uses CLIP's own preparation."""
+    metrics/clip_similarity.py). The original scales pictures without antialiasing; this uses CLIP's preprocessing."""
 
     reader = "instructpix2pix"
     metrics = ("CLIP direction", "CLIP-I to source")
@@ -68,7 +68,7 @@ class InstructPix2Pix(Benchmark):
 
 
 class Mgie(Benchmark):
-    """L1, SSIM, LPIPS, DINO, CVS and CTS (MGIE, arXiv:2309.17102, section 4) on any manifest, by MagicBrush's
+    """L1, SSIM, LPIPS, DINO, CVS and CTS (MGIE, arXiv:2309.17102, section 4) on any manifest, with MagicBrush's
     networks."""
 
     reader = "manifest"
@@ -86,8 +86,8 @@ class AnyManifest(Benchmark):
 
 
 class RiseBench(Benchmark):
-    """Judged by reasoning, consistency and plausibility (arXiv:2504.02826, see judged.py); with or without a judge, how
-    well the rest is kept."""
+    """Judged by reasoning, consistency and plausibility (arXiv:2504.02826, see judged.py). Also without a judge: how
+    much of the source was changed."""
 
     reader = "risebench"
     metrics = KEPT
@@ -96,8 +96,8 @@ class RiseBench(Benchmark):
 
 
 class KrisBench(Benchmark):
-    """Judged by instruction, knowledge, consistency and quality (arXiv:2505.16707, see judged.py); with or without a
-    judge, how well the rest is kept."""
+    """Judged by instruction, knowledge, consistency and quality (arXiv:2505.16707, see judged.py). Also without a
+    judge: how much of the source was changed."""
 
     reader = "kris"
     metrics = KEPT

@@ -1,7 +1,7 @@
 """The report of a benchmark run: tables with intervals, and significance against another report, as JSON, Markdown and
 HTML (page.py).
 
-report.json contains the scores of every record. The files do not depend on the time at which they are written.
+report.json contains the scores of every record. The files do not depend on when they are written.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from reasonbrain.eval.evaluation.stats import holm, interval, p_value
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.reading import check_ours
 
-SUFFIXES = ("json", "md", "html")  # json first: it shows that the others are ours
-MANY = 12  # groups with more values get one table for all of them
+SUFFIXES = ("json", "md", "html")  # json first: by its content ``check_ours`` recognises a report
+MANY = 12  # a group with more values gets one table for all of them
 
 
 def tables(found: dict[str, Any], groups: Sequence[str], other: Other | None) -> list[dict[str, Any]]:
-    """A table of all records and one for each value of each group, ready for JSON::
+    """One table of all records and one per value of each group, as JSON values::
 
         {"group": "category", "value": "causal", "records": 50, "scores": {"L1 outside": {
             "higher_is_better": false,
@@ -34,7 +34,7 @@ def tables(found: dict[str, Any], groups: Sequence[str], other: Other | None) ->
             "against": {"n": 50, "mean": ..., "difference": -0.002, "low": ..., "high": ..., "p": 0.04, "holm": 0.12}}}}
 
     ``low`` and ``high`` bound the 95 % interval of the mean, or of the mean difference. ``holm`` is ``p`` corrected for
-    all scores of the table. Systems are compared on the records with an edit, ``against`` on those in both reports."""
+    all scores of the table. Systems are compared on the records with an edit; ``against`` on those in both reports."""
     rows, seed = found["records"], found["seed"]
     made = [_table("all", "", rows, found["metrics"], other, seed)]
     for group in groups:
@@ -118,7 +118,7 @@ def sections(found: dict[str, Any], other: Other | None) -> list[tuple[str, list
 
 
 def notes(found: dict[str, Any], other: Other | None) -> list[str]:
-    """Facts beside the tables: counts, networks, and what is missing."""
+    """Notes above the tables: counts, networks, and what is missing."""
     said = [
         f"{len(found['records'])} records scored; seed {found['seed']}; reasonbrain {found['versions']['reasonbrain']}",
         "mean [95 % bootstrap interval over records]; ↑ higher is better, ↓ lower is better",

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import bootstrap, permutation_test, sem, t
 
-RESAMPLES = 2000
-FLIPS = 9999
+RESAMPLES = 2000  # of the bootstrap
+FLIPS = 9999  # random sign patterns of the permutation test
 ROOM = 2**20  # values in memory at once while resampling
 
 
@@ -32,8 +32,9 @@ def interval(values: Sequence[float], seed: int) -> tuple[float, float] | None:
 
 
 def mean_interval(values: Sequence[float]) -> dict[str, Any]:
-    """``n``, ``mean``, and the bounds ``low`` and ``high`` of the 95 % interval of the mean by Student's t. For the few
-    seeds of a study, a bootstrap interval would be too narrow. The bounds are None for fewer than two values."""
+    """``n``, ``mean``, and the bounds ``low`` and ``high`` of the 95 % interval of the mean by Student's t. For as few
+    values as the seeds of a study, a bootstrap interval would be too narrow. The bounds are None for fewer than two
+    values."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return {"n": len(values), "mean": mean, "low": None, "high": None}
