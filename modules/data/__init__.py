@@ -1,1 +1,1 @@
-"""Readers of public data layouts (registered under the entry-point group ``reasonbrain.data``), and ReasonMini."""
+"""Readers of public data layouts (registered in the entry-point group ``reasonbrain.data``), and ReasonMini."""

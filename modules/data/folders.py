@@ -21,14 +21,14 @@ from reasonbrain.data.reader import LARGEST, Reader
 from reasonbrain.data.record import RawRecord
 from reasonbrain.errors import UserError
 
-MORE_PICTURES = (".heic", ".heif", ".avif", ".jxl")  # that Pillow may not know
+MORE_PICTURES = (".heic", ".heif", ".avif", ".jxl")  # suffixes that Pillow may not register
 PART = re.compile(r"(.+)(_(?:source|target|mask))")
 
 
 class Folder(Reader):
-    """A folder whose records are listed by ``find`` when it is opened. ``layout``: its files, for messages.
+    """A folder whose records are listed by ``find`` when it is opened. ``layout``: its files, for error messages.
 
-    ``path``: the folder, or a file in it. Raises UserError if it does not exist, or holds no record in the layout."""
+    ``path``: the folder, or a file in it. Raises UserError if it does not exist or contains no record in the layout."""
 
     layout: str
 
@@ -43,7 +43,7 @@ class Folder(Reader):
         except (KeyError, TypeError, ValueError, AttributeError) as e:
             raise UserError(f"{path}: not in the layout {self.layout} ({e!r})") from None
         if not self.found:
-            raise UserError(f"{path}: holds no record in the layout {self.layout}")
+            raise UserError(f"{path}: no record in the layout {self.layout}")
         self.shared = {name for name, count in names.items() if name and count > 1}
 
     def __len__(self) -> int:
@@ -54,12 +54,12 @@ class Folder(Reader):
         """One entry per record, from which ``raw`` reads it."""
 
     def path_of(self, entry: Any) -> str:
-        """The path of a record's files without their ends, of which ``id`` makes its id. "": it has an id of its
-        own."""
+        """The common path of a record's files without their endings, from which ``id`` makes its id; "" if the record
+        has an id of its own."""
         return ""
 
     def id(self, path: str) -> str:
-        """A path as an id: with "-" for "/", unless two records then had the same one."""
+        """The id for a path: "/" becomes "-", unless two records would then have the same id."""
         flat = path.replace("/", "-")
         return path if flat in self.shared else flat
 
@@ -68,7 +68,8 @@ class Folder(Reader):
         yield from super().inputs()
 
     def text(self, name: str) -> str:
-        """A text file of the data set. Raises UserError if it cannot be read, is not text, or lies outside."""
+        """The content of a text file of the data set. Raises UserError if it cannot be read, is not UTF-8, or is
+        outside the folder."""
         file = self.inside(name, name)
         try:
             if not file.is_file():  # reading a pipe would block
@@ -87,7 +88,7 @@ class Folder(Reader):
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of two values under one key json.loads would drop the first."""
+    """A JSON object. Raises ValueError for a repeated key, of which json.loads would drop the first value."""
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError(f"the key '{Counter(key for key, _ in pairs).most_common(1)[0][0]}' occurs twice")
@@ -95,17 +96,17 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class Triples(Folder):
-    """Any folder with, at any depth, NAME.txt (the instruction) beside the pictures NAME_source, NAME_target and
-    NAME_mask. The sub-folder is the category. A record may lack target and mask.
+    """A folder with, at any depth, NAME.txt (the instruction) next to the pictures NAME_source, NAME_target and
+    NAME_mask. The subfolder is the category. Target and mask are optional.
 
-    A picture without its text, any other picture, and a link to a folder are records that cannot be read, so that
-    nothing is left out unsaid. Hidden files are left out."""
+    A picture without its text, any other picture, and a link to a folder become records that cannot be read, so that
+    nothing is skipped silently. Hidden files are ignored."""
 
     signs = ("**/*_source.*",)
     layout = "NAME.txt, NAME_source.png, NAME_target.png"
 
     def find(self, path: Path) -> list[tuple[str, tuple[str, ...]]]:
-        """The path of each record without its ends, and these: (".txt", "_source.png", "_target.png")."""
+        """The common path of each record's files, and their endings: (".txt", "_source.png", "_target.png")."""
         pictures, found = {*Image.registered_extensions(), *MORE_PICTURES}, defaultdict(list)
         for folder, folders, files in os.walk(path):
             within = Path(folder).relative_to(path)
@@ -138,8 +139,9 @@ class Triples(Folder):
 
 class EditWorld(Folder):
     """EditWorld (arXiv:2405.14785): BRANCH/group_K/sampleN_{ori,tar}.png with img_txt.json, as written by
-    t2i_branch_base.py of YangLing0818/EditWorld. The paths in img_txt.json are of its authors' machine, so pictures are
-    looked up beside it. Its misspelt keys "instuction" and "target_cation" are read as well as the correct ones."""
+    t2i_branch_base.py of YangLing0818/EditWorld. The paths in img_txt.json are those of its authors' machine, so
+    pictures are looked up next to it. Its misspelt keys "instuction" and "target_cation" are read like the correct
+    ones."""
 
     signs = ("**/img_txt.json",)
     layout = "group_K/img_txt.json, group_K/sampleN_ori.png, group_K/sampleN_tar.png"
@@ -162,9 +164,9 @@ class EditWorld(Folder):
 
 class ReasonEdit(Folder):
     """ReasonEdit (SmartEdit, arXiv:2312.06739): numbered folders such as 6-Reasoning with NNN.png, NNN_mask.jpg (white
-    on the object) and one text file, whose line i belongs to picture i in the order of names: "instruction CLIP:
-    object". As test/metrics_evaluation.py of TencentARC/SmartEdit reads it. There are no true edits; the note ``CLIP``
-    is the object that the CLIP score is computed for."""
+    on the object) and one text file, whose line i, "instruction CLIP: object", belongs to picture i in the order of
+    names. Read as by test/metrics_evaluation.py of TencentARC/SmartEdit. There are no target pictures; the note
+    ``CLIP`` is the object that the CLIP score is computed for."""
 
     signs = ("**/*_mask.jpg",)
     layout = "N-NAME/NNN.png, N-NAME/NNN_mask.jpg, N-NAME/*.txt"
@@ -192,8 +194,8 @@ class ReasonEdit(Folder):
 
 
 class RiseBench(Folder):
-    """RISEBench (arXiv:2504.02826): a JSON list of {"index", "category", "instruction", "image", "reference"...} beside
-    CATEGORY_images/; as in gpt_eval.py and RISEBench++/data of PhoenixZ810/RISEBench. ``reference_img``, if a record
+    """RISEBench (arXiv:2504.02826): a JSON list of {"index", "category", "instruction", "image", "reference"...} next
+    to CATEGORY_images/, as in gpt_eval.py and RISEBench++/data of PhoenixZ810/RISEBench. ``reference_img``, if a record
     has one, is the target, and may have another size. The fields for the judge are notes."""
 
     suffixes = (".json",)

@@ -12,7 +12,7 @@ from reasonbrain.modules.data.parquet import Parquet
 
 
 class Pix2PixFolder(Folder):
-    """As its authors publish it: seeds.json with [[PROMPT, [SEED, ...]], ...], PROMPT/prompt.json ("edit", "input",
+    """The authors' layout: seeds.json with [[PROMPT, [SEED, ...]], ...], PROMPT/prompt.json ("edit", "input",
     "output"), PROMPT/SEED_0.jpg and PROMPT/SEED_1.jpg, as read by edit_dataset.py of timothybrooks/instruct-pix2pix.
     Every seed is a record."""
 

@@ -12,9 +12,9 @@ from reasonbrain.modules.data.parquet import Parquet
 
 
 class MagicBrushSessions(Folder):
-    """The test split, a zip file when published: edit_sessions.json with {ID: [{"input", "mask", "output",
-    "instruction"}, ...]} and images/ID/<those names>, as read by edit_cli_single_multi_turn.py of
-    OSU-NLP-Group/MagicBrush. Masks as in the other splits."""
+    """The test split, published as a zip file: edit_sessions.json with {ID: [{"input", "mask", "output",
+    "instruction"}, ...]} and the named pictures in images/ID, as read by edit_cli_single_multi_turn.py of
+    OSU-NLP-Group/MagicBrush. Masks are as in the other splits."""
 
     signs = ("edit_sessions.json",)
     layout = "edit_sessions.json, images/ID/ID-input.png, images/ID/ID-output1.png"
@@ -33,8 +33,8 @@ class MagicBrushSessions(Folder):
 
 class MagicBrush(Parquet):
     """MagicBrush (arXiv:2306.10012): the train and dev splits (osunlp/MagicBrush on the Hub), or the test split's
-    folder with edit_sessions.json. Each turn of a session is a record; from turn 2 on ``source_img`` is the true edit
-    of the turn before. ``mask_img`` is the source, transparent where the edit may change it."""
+    folder with edit_sessions.json. Each turn of a session is a record; from turn 2 on, ``source_img`` is the target of
+    the previous turn. ``mask_img`` is the source, transparent where the edit may change it."""
 
     columns = ("img_id", "turn_index", "source_img", "mask_img", "instruction", "target_img")
     other_layouts = (MagicBrushSessions,)

@@ -22,9 +22,9 @@ UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
 
 
 class Manifest(Reader):
-    """A manifest with pictures beside it. Its picture paths are relative to it and may not lead outside its folder.
+    """A manifest. Its picture paths are relative to its folder and must not lead outside it.
 
-    ``path``: the manifest, or its folder. Raises UserError if there is none, or it holds no record."""
+    ``path``: the manifest, or its folder. Raises UserError if it does not exist, cannot be read, or has no record."""
 
     suffixes = (".jsonl",)
     signs = ("manifest.jsonl", "metadata.jsonl", "train.jsonl")
@@ -48,7 +48,7 @@ class Manifest(Reader):
         blank = [line for line in np.flatnonzero(first <= ord(" ")).tolist() if self._blank(line)]
         self.numbers = np.delete(np.arange(len(first)), blank)  # the lines with a record
         if not len(self.numbers):
-            raise UserError(f"data.path: manifest '{file}' holds no record")
+            raise UserError(f"data.path: manifest '{file}' has no record")
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -72,8 +72,8 @@ class Manifest(Reader):
 
 
 def lines(file: int) -> tuple[np.ndarray, np.ndarray]:
-    """The offset of each line of an open file, and at the end the file's length: [lines + 1] int64. The first byte of
-    each line: [lines] uint8."""
+    """The offset of each line of an open file, followed by the length of the file, [lines + 1] int64; and the first
+    byte of each line, [lines] uint8."""
     starts, first, offset, last = [], [], 0, b"\n"
     while chunk := os.pread(file, CHUNK, offset):
         data = np.frombuffer(last + chunk, np.uint8)

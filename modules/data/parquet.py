@@ -1,6 +1,6 @@
 """Parquet files in the Hub's layout: one column per field, pictures as {"bytes", "path"}.
 
-They are read through ``datasets``, which converts the files to memory-mapped Arrow files once, in its cache folder
+They are read through ``datasets``, which converts them once to memory-mapped Arrow files in its cache folder
 (HF_DATASETS_CACHE). A record is then read without decoding the hundreds of others in its row group.
 Needs the extra [data].
 """
@@ -18,15 +18,15 @@ from reasonbrain.data.reader import SOURCE, Reader, files_of
 from reasonbrain.data.record import RawRecord
 from reasonbrain.errors import UserError
 
-ROWS = 256  # the error about a damaged file is as exact as this
+ROWS = 256  # granularity at which an error locates damage in a file
 
 
 class Parquet(Reader):
     """Parquet files whose columns are named like the fields of a manifest. A subclass with other columns lists them in
     ``columns`` and overrides ``from_cells``.
 
-    ``path``: the files' folder, a pattern, or one file. Raises UserError if there are none, for a file that is not
-    Parquet, for missing columns, and if ``datasets`` is not installed or cannot write its cache."""
+    ``path``: a folder, a pattern, or one file. Raises UserError if there are no files, for a file that is not Parquet,
+    for missing columns, and if ``datasets`` is not installed or cannot write its cache."""
 
     suffixes = (".parquet",)
     signs = ("**/*.parquet",)
@@ -50,7 +50,7 @@ class Parquet(Reader):
 
     @classmethod
     def fits(cls, path: str) -> bool:
-        """Whether the first of the files has the columns. True without ``columns``: opening finds what is wrong."""
+        """Whether the first file has the columns. True without ``columns``: opening then reports what is wrong."""
         if not cls.columns:
             return True
         try:
@@ -96,7 +96,7 @@ class EmuEdit(Parquet):
 
 
 def load(paths: Sequence[Path]) -> Any:
-    """The files as one memory-mapped ``datasets.Dataset``. Raises UserError."""
+    """The files as one memory-mapped ``datasets.Dataset``. Raises UserError like ``Parquet``."""
     try:
         import datasets
     except ImportError:
@@ -115,7 +115,7 @@ def load(paths: Sequence[Path]) -> Any:
 
 
 def damaged(paths: Sequence[Path]) -> str:
-    """The first of the files that cannot be read, and the rows in which reading it fails. All of them if each can."""
+    """Names the first file that cannot be read and the rows in which reading fails; all files if each can be read."""
     from pyarrow.parquet import ParquetFile
 
     for path in paths:

@@ -1,12 +1,12 @@
-"""WebDataset tar shards: the files of a record are neighbours and share their name up to the first dot.
+"""WebDataset tar shards: the files of a record are adjacent and share their name up to the first dot.
 
     000017.source.png  000017.target.png  000017.json  [000017.mask.png  000017.txt]
 
-The part after the dot names the field, as in a manifest, followed by the picture's format. ``json`` holds the other
-fields, ``txt`` the instruction, whatever the order of the files. Pictures are files: a field of ``json`` that has the
-name of one is ignored. The webdataset package reads shards sequentially only (its indexed reader, wids, was
-removed), and training reads records in any order. Therefore the offsets of the records are found once with tarfile, and
-a record is then read in one piece. Nothing is unpacked.
+The part after the dot is the name of the field, as in a manifest, and the format of the picture. ``json`` has the other
+fields, ``txt`` the instruction; the files may be in any order. Pictures are files: a field of ``json`` with the name of
+a picture is ignored. The webdataset package reads shards sequentially only (its indexed reader, wids, was removed), but
+training reads records in any order. Therefore the offsets of the records are found once with tarfile, and a record is
+then read in one piece. Nothing is unpacked.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from reasonbrain.errors import UserError
 
 
 class Shards(Reader):
-    """Uncompressed tar files. ``path``: their folder, a pattern, or one file. Keeps 32 bytes per record in memory.
+    """Uncompressed tar files. ``path``: a folder, a pattern, or one file. Keeps 32 bytes per record in memory.
 
-    The id of a record is that of its ``json``, or else its key, with the shard's name before it where several shards
-    use the key.
+    The id of a record is that of its ``json``, otherwise its key, prefixed with the shard's name if several shards use
+    the key.
 
-    Raises UserError if there are none, for a file that is not a tar file or is truncated, and if they hold no record.
+    Raises UserError if there are no files, for a file that is not a tar file or is truncated, and if there is no
+    record.
     """
 
     suffixes = (".tar",)
@@ -54,10 +55,10 @@ class Shards(Reader):
             raise UserError(f"shard '{e.filename or shard}' cannot be read: {e.strerror or e}") from None
         self.spans = np.concatenate(spans)
         if not len(self.spans):
-            raise UserError(f"{self.name}: the shards hold no record")
+            raise UserError(f"{self.name}: the shards have no record")
         keys = self.spans[:, 3]
         _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
-        self.repeated = {*np.flatnonzero(counts[which] > 1).tolist()}  # records whose key another one has
+        self.repeated = {*np.flatnonzero(counts[which] > 1).tolist()}  # records that share their key with another one
 
     def __len__(self) -> int:
         return len(self.spans)
@@ -75,7 +76,7 @@ class Shards(Reader):
                     field = field.partition(".")[0]
                     if field in members:
                         raise ValueError(f"two files '{field}'")
-                    if member.issparse():  # it may be of any size when it is read
+                    if member.issparse():  # reading it may give any number of bytes
                         raise ValueError(f"'{member.name}' is a sparse file")
                     members[field] = tar.extractfile(member).read()  # type: ignore[union-attr]  # a regular file
             fields = json.loads(members.pop("json", b"{}"))
@@ -88,21 +89,21 @@ class Shards(Reader):
         if index in self.repeated:
             same = np.flatnonzero(self.spans[:, 3] == digest)
             if len({*self.spans[same, 0].tolist()}) < len(same):
-                raise self.wrong(key, "its files are not neighbours in the shard, or another record has its name")
+                raise self.wrong(key, "its files are not adjacent in the shard, or another record has its name")
             key = f"{os.path.relpath(self.files[number], self.files[0].parent)}/{key}"
         pictures = (*SOURCE, *TARGET, *MASK)
         return self.from_fields({k: v for k, v in fields.items() if k not in pictures} | members, key)
 
 
 def split(name: str) -> tuple[str, str]:
-    """A member's name as its record and its field with the format: "a/17.source.png" -> ("a/17", "source.png")."""
+    """Splits a member's name into the record's key and the field: "a/17.source.png" -> ("a/17", "source.png")."""
     folder, slash, file = name.rpartition("/")
     key, _, field = file.partition(".")
     return folder + slash + key, field.lower()
 
 
 def samples(path: Path, number: int) -> np.ndarray:
-    """The records of a shard: [records, 4] int64, ``number``, the offsets at which the record starts and ends, and a
+    """The records of a shard, [records, 4] int64: ``number``, the offsets at which the record starts and ends, and a
     hash of its key."""
     found: list[list[int]] = []
     last = None
@@ -119,5 +120,5 @@ def samples(path: Path, number: int) -> np.ndarray:
 
 
 def has_data(member: tarfile.TarInfo) -> bool:
-    """Whether a member is a file of a record: no folder, link or device, and no hidden file, as macOS adds them."""
+    """Whether a member is a file of a record: not a folder, link or device, nor a hidden file, as macOS adds them."""
     return member.isreg() and not os.path.basename(member.name).startswith(".")

@@ -1,4 +1,4 @@
-"""`data check` finds what was broken on purpose, and nothing else; `data show` shows hostile texts as texts."""
+"""`data check` finds deliberately broken records and no others; `data show` escapes hostile texts."""
 
 import json
 import resource
@@ -28,7 +28,7 @@ def rows_of(path):
 
 
 def bomb() -> bytes:
-    """A PNG of a few bytes whose header says 60000 x 60000."""
+    """A PNG of a few bytes whose header declares 60000 x 60000 pixels."""
     data = bytearray(encoded(Image.new("L", (8, 8))))
     data[16:24] = (60000).to_bytes(4, "big") * 2
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
@@ -36,7 +36,7 @@ def bomb() -> bytes:
 
 
 def spoilt(folder: Path) -> dict[int, str]:
-    """A manifest with one of each problem; what is to be found, by record."""
+    """Writes a manifest with one of each problem. Returns the expected problems by record."""
     path = Path(layouts.manifest(folder, 13))
     rows, images = rows_of(path), folder / "images"
     (images / "1_src.png").unlink()
@@ -58,7 +58,7 @@ def spoilt(folder: Path) -> dict[int, str]:
     return found | {12: "duplicate id", 13: "malformed"}
 
 
-def test_each_problem_is_found_once_and_nothing_is_touched(tmp_path):
+def test_each_problem_is_found_once_and_no_file_is_changed(tmp_path):
     data = tmp_path / "data"
     wanted = spoilt(data)
     before = {p: p.read_bytes() for p in data.rglob("*") if p.is_file()}
@@ -73,7 +73,7 @@ def test_each_problem_is_found_once_and_nothing_is_touched(tmp_path):
     assert {p: p.read_bytes() for p in data.rglob("*") if p.is_file()} == before
 
 
-def test_a_sound_folder_has_none(tmp_path):
+def test_a_valid_folder_has_no_problems(tmp_path):
     layouts.manifest(tmp_path / "data", 5)
     result = call("data", "check", tmp_path / "data", "-o", tmp_path / "p.jsonl")
     assert result.exit_code == 0 and "no problems" in result.stdout and rows_of(tmp_path / "p.jsonl") == []
@@ -96,7 +96,7 @@ def test_a_limit_decodes_some_and_reads_all(tmp_path):
     assert decoded == 2 and counts == Counter({"not a picture": 1, "missing": 1})  # 0 and 5 were decoded
 
 
-def test_pictures_that_look_alike_are_told_from_others():
+def test_similar_pictures_are_distinguished_from_others():
     one, again, other = picture(3, (200, 120)), picture(3, (160, 96)), picture(4, (200, 120))
     assert (look(one) ^ look(again)).bit_count() <= 2 < 16 < (look(one) ^ look(other)).bit_count()
 
@@ -114,7 +114,7 @@ def test_near_duplicates_need_the_same_words_and_few_other_bits():
 
 
 @pytest.mark.parametrize("command", ["check", "show"])
-def test_a_full_disk_is_one_line_and_leaves_what_was_there(command, tmp_path):
+def test_a_full_disk_is_a_one_line_error_and_keeps_the_old_file(command, tmp_path):
     """A real failing write: this process may make no file of more than 100 bytes."""
     spoilt(tmp_path / "data")
     (tmp_path / "p.jsonl").write_text("old")
@@ -130,14 +130,14 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(command, tmp_path):
 
 
 @pytest.mark.parametrize("command", ["check", "show"])
-def test_a_wrong_call_is_one_line(command, tmp_path):
+def test_invalid_arguments_are_one_line_errors(command, tmp_path):
     layouts.manifest(tmp_path / "data")
     for args, said in (
         (["nowhere"], "'nowhere' does not exist; name its reader, one of editworld"),
         (["nowhere", "--name", "kris"], "'nowhere' does not exist"),
         ([tmp_path / "data", "--name", "maxi"], "no data set 'maxi'; choose from editworld"),
         ([tmp_path / "data", "-o", tmp_path / "no" / "p"], "cannot be written: No such file"),
-        ([tmp_path / "data", "--name", "kris"], "holds no record in the layout TASK/annotation.json"),
+        ([tmp_path / "data", "--name", "kris"], "no record in the layout TASK/annotation.json"),
     ):
         result = call("data", command, *args)
         assert result.exit_code == 2 and said in result.stderr and result.stderr.count("\n") == 1
@@ -172,7 +172,7 @@ def test_a_device_is_written_to_and_a_folder_is_refused(tmp_path):
     assert result.exit_code == 2 and f"output '{tmp_path}' cannot be written: Is a directory" in result.stderr
 
 
-def test_a_page_shows_all_records_and_no_hostile_text_gets_out(tmp_path):
+def test_a_page_shows_all_records_and_escapes_hostile_texts(tmp_path):
     path = Path(layouts.manifest(tmp_path / "data", 30))
     rows = rows_of(path)
     evil = "</script><script>alert(1)</script><img src=x onerror=alert(2)><!--<script>"

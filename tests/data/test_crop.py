@@ -1,4 +1,4 @@
-"""How pictures are cut: the sizes there are, and which one a picture gets."""
+"""Cropping: the bucket sizes, and the bucket of a picture."""
 
 import json
 
@@ -46,15 +46,15 @@ def read(path):
 
 
 def disc(width, height):
-    """A white disc in the middle, half as wide as the short side."""
+    """A white disc in the centre, half as wide as the short side."""
     picture, r = Image.new("RGB", (width, height)), min(width, height) / 4
     ImageDraw.Draw(picture).ellipse([width / 2 - r, height / 2 - r, width / 2 + r, height / 2 + r], "white")
     return picture
 
 
 @pytest.mark.parametrize(("shape", "cut"), [((900, 600), (80, 48)), ((600, 900), (48, 80)), ((1000, 300), (80, 40))])
-def test_pictures_are_cut_and_not_bent(tmp_path, shape, cut):
-    """Source and target alike, the target being twice as large."""
+def test_pictures_are_cropped_and_not_distorted(tmp_path, shape, cut):
+    """Source and target alike, with a target of twice the size."""
     record = write_manifest(tmp_path, [(disc(*shape), disc(2 * shape[0], 2 * shape[1]))])[0]
     found = []
     for picture in (record.source, record.target):
@@ -68,7 +68,7 @@ def test_pictures_are_cut_and_not_bent(tmp_path, shape, cut):
     assert found[0].sum(0).max() == pytest.approx(min(shape) / 2 * scale, abs=1)
 
 
-def test_a_picture_that_lies_on_its_side_is_turned_first(tmp_path):
+def test_exif_orientation_is_applied_before_cropping(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
     records = write_manifest(tmp_path, [(Image.new("RGB", (90, 60)), Image.new("RGB", (60, 90)))])
@@ -76,8 +76,8 @@ def test_a_picture_that_lies_on_its_side_is_turned_first(tmp_path):
     assert records.sizes == [(48, 80)] and records[0].source.size == records[0].target.size == (48, 80)
 
 
-def test_sizes_are_told_from_headers(tmp_path):
-    """A picture cut off in the middle has one; what is no picture counts to the next record's bucket."""
+def test_sizes_are_read_from_headers(tmp_path):
+    """A truncated picture has a size; a file that is not a picture belongs to the next record's bucket."""
     shapes = [(90, 60), (60, 90), (64, 64), (60, 90)]
     write_manifest(tmp_path, [(Image.effect_noise(s, 50), Image.new("RGB", s)) for s in shapes])
     half = (tmp_path / "0_src.png").read_bytes()
@@ -92,7 +92,7 @@ def test_sizes_are_told_from_headers(tmp_path):
     assert read(tmp_path / "train.jsonl").sizes == [(80, 48), (48, 80), (80, 48), (80, 48)]
 
 
-def test_a_target_of_another_shape_is_named(tmp_path):
+def test_a_target_of_another_shape_is_an_error(tmp_path):
     shapes = [((90, 60), (60, 90)), ((1000, 667), (1024, 688))]  # the second is rounded to a multiple of 16
     records = write_manifest(tmp_path, [tuple(Image.new("RGB", s) for s in pair) for pair in shapes])
     with pytest.raises(UserError, match="record 'r0': the source is 90x60 and the target 60x90"):

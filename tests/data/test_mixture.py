@@ -1,4 +1,4 @@
-"""Shares of a mixture, and that what a number means never changes."""
+"""Shares of a mixture, and that an index always means the same record."""
 
 from collections import Counter
 
@@ -24,7 +24,7 @@ from reasonbrain.train.batches import Batches
         ([4], [3]),
     ],
 )
-def test_shares_are_as_given_and_every_record_is_reached(lengths, weights):
+def test_shares_are_exact_and_every_record_is_reached(lengths, weights):
     mixture = Mixture([range(n) for n in lengths], weights)
     places = [mixture.locate(number) for number in range(len(mixture))]
     taken = Counter(part for part, _ in places)
@@ -36,15 +36,15 @@ def test_shares_are_as_given_and_every_record_is_reached(lengths, weights):
 
 
 def mixed(folder):
-    """A manifest and a folder, three to one."""
+    """A mixture of a manifest and a folder, three to one."""
     layouts.manifest(folder / "a", 4)
     layouts.triples(folder / "b")
     parts = f"{{name: manifest, path: {folder / 'a'}, weight: 3}}, {{name: folder, path: {folder / 'b'}, weight: 1}}"
     return load_config("tiny", ["data.name=mixture", f"data.mixture=[{parts}]"])
 
 
-def test_drawn_records_have_the_shares_and_a_resumed_run_the_same_ones(tmp_path):
-    """Which numbers a step takes needs nothing of a model."""
+def test_drawn_records_have_the_shares_and_are_the_same_after_resuming(tmp_path):
+    """The indices of a step do not depend on the model."""
 
     def run():
         cfg = mixed(tmp_path)
@@ -80,6 +80,6 @@ def test_the_vocabulary_is_that_of_all_parts(tmp_path):
 
 
 @pytest.mark.parametrize("weight", [0, -1, float("inf"), float("nan")])
-def test_a_weight_that_is_no_share_is_said(weight):
+def test_an_invalid_weight_is_an_error(weight):
     with pytest.raises(UserError, match=f"data.mixture: weight {weight} must be"):
         Mixture([range(3), range(3)], [1, weight])

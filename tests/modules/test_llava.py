@@ -140,6 +140,6 @@ def no_cues() -> Cues:
 
 
 @pytest.mark.parametrize("size", THIN)
-def test_a_picture_of_three_rows_is_not_taken_for_three_channels(plug, size) -> None:
+def test_three_rows_are_not_mistaken_for_three_channels(plug, size) -> None:
     values, expected = (plug.pixels(red(*shape))["pixel_values"].unique() for shape in (size, (56, 56)))
     torch.testing.assert_close(values, expected)

@@ -230,6 +230,6 @@ def test_an_empty_instruction_is_no_trouble(mllm, inputs, cues):
 
 
 @pytest.mark.parametrize("size", THIN)
-def test_a_picture_of_three_rows_is_not_taken_for_three_channels(mllm, size):
+def test_three_rows_are_not_mistaken_for_three_channels(mllm, size):
     values, expected = (mllm.pixels(red(*shape))["pixel_values"].unique() for shape in (size, (56, 56)))
     torch.testing.assert_close(values, expected)

@@ -133,7 +133,7 @@ def test_checkpoint_with_sam(hub, images, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("size", THIN)
-def test_a_picture_of_three_rows_is_not_taken_for_three_channels(hub, monkeypatch, size) -> None:
+def test_three_rows_are_not_mistaken_for_three_channels(hub, monkeypatch, size) -> None:
     """What SAM gets of a red picture: in every channel one value, and 0 where it is padded."""
     part, seen = build(hub), []
     embed = part.sam.get_image_embeddings

@@ -1,4 +1,4 @@
-"""ReasonMini, a small procedural data set with known ground truth: ``world`` defines it, ``scenes/`` has its scenes."""
+"""ReasonMini, a small procedural data set with known ground truth, defined in ``world`` and ``scenes/``."""
 
 from reasonbrain.modules.data.reasonmini.dataset import ReasonMini
 from reasonbrain.modules.data.reasonmini.world import (

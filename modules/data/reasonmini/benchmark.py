@@ -27,16 +27,16 @@ from reasonbrain.utils.images import to_pil, to_tensor
 
 SPLITS = ("test", "paraphrase", "compositional")
 COUNT = 200  # records per split, unless a limit is given
-SEED = 7  # of the records: everyone measures the same ones
+SEED = 7  # of the records, fixed so that results are comparable
 SIZE = 64  # pixels
 
 
 class MiniSplits:
-    """The first ``count`` records of each split, drawn on the fly. The ``notes`` of a record: its split, its kind, and
-    the scene's params as JSON.
+    """The first ``count`` records of each split, generated on the fly. A record's ``notes`` are its split, its kind,
+    and the scene's params as JSON.
 
-    ``splits``: one split (None: all three). ``names``: the kinds, in turn (none: all). Raises UserError for an unknown
-    split."""
+    ``splits``: one split; None for all three. ``names``: the kinds that take turns; empty for all. Raises UserError for
+    an unknown split."""
 
     def __init__(self, splits: str | None, count: int | None, names: Sequence[str] = ()) -> None:
         self.names = names or [kind.name for _, kind in kinds()]
@@ -66,9 +66,9 @@ def happened(case: Case, models: Models) -> float:
 
 
 class MiniBenchmark(Benchmark):
-    """Outcome check and distance from the target, on three splits drawn on the fly: new scenes (``test``), phrasings
-    never trained on (``paraphrase``), and combinations of object, colour and background never trained on
-    (``compositional``). ``data`` names one of them. ``limit`` counts the records of each.
+    """Outcome check and distance from the target, on three splits generated on the fly: new scenes (``test``),
+    held-out phrasings (``paraphrase``), and held-out combinations of object, colour and background
+    (``compositional``). ``data`` selects one of them. ``limit`` is the number of records of each.
 
     Baselines: the unchanged source and the true target; for a model, also its edits without the instruction, and the
     true target passed through its autoencoder, which bounds the quality of its edits."""
@@ -78,7 +78,7 @@ class MiniBenchmark(Benchmark):
     groups = ("split", "category", "kind")
 
     def records(self, data: str | None, limit: int | None, trained_on: DataConfig | None = None) -> MiniSplits:
-        """With ``trained_on``, only the kinds in that data. Raises UserError for an unknown split."""
+        """With ``trained_on``, only the kinds that occur in that data. Raises UserError for an unknown split."""
         turns = trained_on.options.get("turns", {}) if trained_on else {}
         return MiniSplits(data, limit, tuple(dict.fromkeys(ReasonMini(turns=turns).order)))
 
@@ -92,12 +92,12 @@ class MiniBenchmark(Benchmark):
 
 
 def reconstruct(pipe: ReasonBrainPipeline) -> Callable[[Record], Image.Image | None]:
-    """The system that passes the true target through the pipeline's autoencoder."""
+    """The system whose edit is the true target, encoded and decoded by the pipeline's autoencoder."""
 
     @torch.no_grad()
-    def through(record: Record) -> Image.Image:
+    def autoencode(record: Record) -> Image.Image:
         assert record.target
         target = to_tensor([record.target]).to(pipe.device)
         return to_pil(pipe.diffusion.decode(pipe.diffusion.encode(target)))[0]
 
-    return through
+    return autoencode

@@ -1,4 +1,4 @@
-"""Drawing of ReasonMini's pictures, and pixel statistics for its outcome checks.
+"""Draws ReasonMini's pictures, and computes pixel statistics for its outcome checks.
 
 All coordinates are in the unit square, with (0, 0) at the top left and (1, 1) at the bottom right, so that scenes are
 independent of the resolution. Colours are names of ``PALETTE`` or RGB tuples.
@@ -39,7 +39,7 @@ def rgb(color: Color) -> tuple[int, int, int]:
 
 
 def shade(color: Color, factor: float) -> tuple[int, int, int]:
-    """The colour made darker (factor < 1) or blended towards white (factor > 1, 2 = white)."""
+    """A darker shade of the colour (factor < 1), or a blend with white (factor > 1; 2 is white)."""
     if factor <= 1:
         r, g, b = (int(round(c * factor)) for c in rgb(color))
     else:
@@ -48,7 +48,7 @@ def shade(color: Color, factor: float) -> tuple[int, int, int]:
 
 
 def rotate(points: Sequence[Point], degrees: float, center: Point) -> list[Point]:
-    """Points turned clockwise (as seen on screen, y down) about ``center``."""
+    """Rotates points clockwise (as seen on screen, y down) about ``center``."""
     c, s = cos(radians(degrees)), sin(radians(degrees))
     cx, cy = center
     return [(cx + (x - cx) * c - (y - cy) * s, cy + (x - cx) * s + (y - cy) * c) for x, y in points]
@@ -103,7 +103,7 @@ class Canvas:
         self.polygon([(x + r * sin(i * pi / 5), y - r * cos(i * pi / 5)) for i, r in enumerate(radii)], color)
 
     def tint(self, color: Color, alpha: float) -> None:
-        """Blend the whole picture drawn so far with one colour (night, fog)."""
+        """Blends the picture drawn so far with one colour (night, fog)."""
         self._image = Image.blend(self._image, Image.new("RGB", self._image.size, rgb(color)), alpha)
         self._draw = ImageDraw.Draw(self._image)
 
@@ -113,7 +113,7 @@ class Canvas:
 
 
 class Look:
-    """Pixel statistics of a picture, from which the outcome checks are built."""
+    """Pixel statistics of a picture, used by the outcome checks."""
 
     def __init__(self, image: Image.Image) -> None:
         self.pixels = np.asarray(image.convert("RGB"), dtype=np.int16)

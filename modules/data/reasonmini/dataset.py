@@ -1,4 +1,4 @@
-"""ReasonMini as a data set to train on: ``data.name=mini``."""
+"""ReasonMini as a training set: ``data.name=mini``."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from reasonbrain.modules.data.reasonmini.world import SPLITS, kinds, make, vocab
 
 
 class ReasonMini(DataSet):
-    """A split of ReasonMini, drawn on the fly. A record has all phrasings of its kind.
+    """A split of ReasonMini, generated on the fly. A record has all phrasings of its kind.
 
     Args:
         count: number of records
-        turns: how often each kind occurs, relative to the others; a kind that is not named has 1
+        turns: relative frequency of each kind; 1 for kinds that are not named
         seed: seed of the records
         split: ``train``, ``val``, ``test``, ``paraphrase`` or ``compositional``
 

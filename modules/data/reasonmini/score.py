@@ -21,7 +21,7 @@ from reasonbrain.utils.images import load_image
 
 
 def score(folder: str | Path, edits: str | Path) -> dict[str, Any]:
-    """Scores the edits, and as references the unchanged sources and the ground-truth targets. Returns JSON values::
+    """Scores the edits and, for reference, the unchanged sources and the ground-truth targets. Returns JSON values::
 
         {"count": 50, "missing": 0, "broken": 0,
          "edits": {"passed": 0.96, "by_category": {"physical": 1.0, ...}, "by_kind": {"candle_burns_down": 1.0, ...},
@@ -30,17 +30,17 @@ def score(folder: str | Path, edits: str | Path) -> dict[str, Any]:
 
     ``passed`` is the share (0..1) of outcome checks passed; an edit that is missing or cannot be read counts as failed.
     The errors are mean absolute differences from the target (0..1), inside and outside the change mask, averaged over
-    the records whose edit could be read; null where there are none. A mask that covers the whole picture (night falls)
-    has no outside and does not count there. An edit of another size is resized to its target's.
+    the records whose edit could be read; null if there are none. A mask that covers the whole picture (night falls) has
+    no outside and is left out of that mean. An edit of another size is resized to the size of its target.
 
-    Raises UserError if ``edits`` holds no edit at all, or if ``folder`` is not one that ``write_split`` wrote.
+    Raises UserError if ``edits`` has no edit of a record, or if ``folder`` was not written by ``write_split``.
     """
     folder, edits = Path(folder), Path(edits)
     records = list(read_manifest(folder))
     if not records:
-        raise UserError(f"'{folder / MANIFEST}' holds no record")
+        raise UserError(f"'{folder / MANIFEST}' has no record")
     if not any(_edit_path(edits, r).is_file() for r in records):
-        raise UserError(f"no edit in '{edits}': expected pictures such as {_edit_path(edits, records[0]).name}")
+        raise UserError(f"no edit in '{edits}': expected images such as {_edit_path(edits, records[0]).name}")
     rows: dict[str, list[dict[str, Any]]] = {"edits": [], "sources": [], "targets": []}
     missing = broken = 0
     for record in records:
@@ -106,6 +106,6 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Mean of the values that are known, to 4 decimals; None if none is."""
+    """Mean of the values that are not None, to 4 decimals; None if there are none."""
     known = [v for v in values if v is not None]
     return round(float(np.mean(known)), 4) if known else None

@@ -1,4 +1,4 @@
-"""ReasonMini on disk: a folder of pictures and masks with ``manifest.jsonl``, one record a line.
+"""ReasonMini on disk: a folder of pictures and masks with ``manifest.jsonl``, one record per line.
 
 write_split("test", count=50, seed=7, folder="mini-test")
 for record in read_manifest("mini-test"): ...
@@ -32,9 +32,9 @@ FIELDS = {  # of a record, see Sample.record
 def write_split(split: str, count: int, seed: int, folder: str | Path, size: int = 64) -> Path:
     """Writes the first ``count`` records of a split, ``size`` x ``size`` pixels each, and returns the manifest's path.
 
-    In ``folder``: images/<id>_src.png, images/<id>_tgt.png, masks/<id>.png (white where the picture changes) and, last
-    of all, manifest.jsonl. The same arguments give the same bytes. Raises UserError for an unknown split, a number out
-    of range, a folder that is not empty, and one that cannot be written, which is left empty.
+    Writes images/<id>_src.png, images/<id>_tgt.png, masks/<id>.png (white where the picture changes) and, last,
+    manifest.jsonl to ``folder``. The same arguments give the same bytes. Raises UserError for an unknown split, a
+    number out of range, a folder that is not empty, and one that cannot be written, which is left empty.
     """
     if split not in SPLITS:
         raise UserError(f"split '{split}' is not one of {', '.join(SPLITS)}")
@@ -61,7 +61,7 @@ def write_split(split: str, count: int, seed: int, folder: str | Path, size: int
             lines.append(json.dumps(record) + "\n")
         with whole_file(folder / MANIFEST) as file:
             file.writelines(lines)
-    except BaseException as error:  # also when interrupted: the same command can be given again
+    except BaseException as error:  # also if interrupted, so that the same command can be repeated
         for part in PARTS:
             shutil.rmtree(folder / part, ignore_errors=True)
         if isinstance(error, OSError):
@@ -78,7 +78,7 @@ def read_manifest(folder: str | Path) -> Iterator[dict[str, Any]]:
     """
     path = Path(folder) / MANIFEST
     try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait for its writer
+        if path.exists() and not path.is_file():  # reading a FIFO would wait for a writer
             raise UserError(f"'{path}' is not a file")
         lines = path.read_bytes().splitlines()
     except OSError as error:

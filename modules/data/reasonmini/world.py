@@ -1,9 +1,9 @@
 """ReasonMini: a small procedural data set with known ground truth, in Reason50K's record format.
 
-A ``Scene`` samples its parameters and draws itself in any state. A ``Kind`` is one event that may happen in it: it maps
+A ``Scene`` samples parameters and draws itself in any state. A ``Kind`` is an event that may happen in a scene: it maps
 the parameters to those of the outcome, describes the outcome in words, and checks from pixels whether a picture shows
-it. Source and target are two drawings of the same scene, so everything that a kind does not change is identical.
-Several kinds share a scene, so the edit cannot be guessed from the picture alone.
+it. Source and target are drawings of the same scene, so everything that a kind does not change is identical. Several
+kinds share a scene, so the edit cannot be guessed from the picture alone.
 
 See ``reasonbrain data mini --help`` for the command that writes a split to disk.
 """
@@ -45,19 +45,19 @@ FLOOR = 0.82  # y of the line where the wall meets the floor
 @cache
 def _words() -> dict[str, dict[str, Any]]:
     """The texts of each kind in ``words.yaml``, by the kind's name."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one is ten times faster, where PyYAML has it
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's is ten times faster, if PyYAML was built with it
     return yaml.load((files(__package__) / "words.yaml").read_text(encoding="utf-8"), loader)
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One thing that may happen in a scene. Its words are those of ``words.yaml`` under its name (KeyError if none).
+    """An event that may happen in a scene. Its texts are those of ``words.yaml`` under its name (KeyError if missing).
 
-    ``phrasings`` (12 or more, from explicit to truly hypothetical) are what training sees;
-    ``paraphrases`` (4 or more) are held out. They and ``outcome`` are format strings over the scene's
-    parameters, e.g. ``"the {color} candle"``. ``after`` maps the source's parameters to the outcome's,
-    deterministically and without changing its argument. ``check`` says from the pixels whether a
-    picture of this scene shows the outcome; it is given the source's parameters.
+    ``after`` maps the source's parameters to the outcome's, deterministically and without changing its argument.
+    ``check`` returns whether a picture of this scene shows the outcome, from its pixels and the source's parameters.
+    ``phrasings`` (12 or more, from explicit to truly hypothetical) are the training instructions; ``paraphrases`` (4 or
+    more) are held out. They and ``outcome`` are format strings over the scene's parameters, e.g.
+    ``"the {color} candle"``.
     """
 
     name: str
@@ -75,7 +75,8 @@ class Kind:
 
 
 class Scene:
-    """A place where things happen. Subclasses set the three attributes and the three methods."""
+    """A scene in which events happen. Subclasses set the three attributes and implement ``sample``, ``zone`` and
+    ``draw``."""
 
     name: str
     colors: tuple[str, ...]  # names of PALETTE that the main object may have, as params["color"]
@@ -88,22 +89,22 @@ class Scene:
         raise NotImplementedError
 
     def zone(self, p: Params) -> Box:
-        """The box that holds everything this scene draws, in the source and in every outcome;
-        distractors keep out of it."""
+        """The box around everything that this scene draws, in the source and in every outcome. Distractors are placed
+        outside it."""
         raise NotImplementedError
 
     def draw(self, canvas: Canvas, p: Params) -> None:
-        """Draws the scene's own objects, over the background and the distractors."""
+        """Draws the scene's own objects over the background and the distractors."""
         raise NotImplementedError
 
     def backdrop(self, canvas: Canvas, p: Params) -> None:
-        """Wall and floor; scenes that play outdoors draw their own."""
+        """Draws wall and floor; outdoor scenes override this."""
         wall, floor = BACKGROUNDS[p["background"]]
         canvas.rect((0, 0, 1, FLOOR), wall)
         canvas.rect((0, FLOOR, 1, 1), floor)
 
     def finish(self, canvas: Canvas, p: Params) -> None:
-        """Drawn last, over everything (the tint of night); nothing by default."""
+        """Draws last, over everything (the tint of night); nothing by default."""
 
     def render(self, p: Params, size: int = 64) -> Image.Image:
         """The picture of the scene in state ``p``."""
@@ -148,7 +149,7 @@ def _distractors(rng: np.random.Generator, zone: Box) -> list[dict[str, Any]]:
 
 
 def held_out(scene: str, color: str, background: str) -> bool:
-    """Whether a combination of object, colour and background is kept for the compositional split."""
+    """Whether a combination of object, colour and background is reserved for the compositional split."""
     return zlib.crc32(f"{scene}/{color}/{background}".encode()) % 6 == 0
 
 
@@ -179,9 +180,9 @@ class Sample:
 
     @property
     def narration(self) -> str:
-        """The whole story around ``outcome``: what is seen, what is asked in plain words, what happens, what stays."""
+        """The full narration: what is seen, what is asked in plain words, the outcome, and what stays unchanged."""
         stays = [f"{d['color']} {d['shape']}" for d in self.params["distractors"]]
-        if self.mask.mean() < 0.5:  # night or a storm changes it
+        if self.mask.mean() < 0.5:  # night and a storm change the background
             stays.append(f"{self.params['background']} background")
         asked = self.kind.phrasings[0].format(**self.params)
         told = f"The picture shows {', '.join(self.objects)}. {asked} {self.outcome.capitalize()}."
@@ -234,7 +235,7 @@ def find_kind(name: str) -> tuple[Scene, Kind]:
 
 
 def sample_params(scene: Scene, rng: np.random.Generator, compositional: bool = False) -> Params:
-    """Parameters of one source, distractors included, from the training or the held-out combinations."""
+    """Samples the parameters of a source, distractors included, from the training or the held-out combinations."""
     while True:
         color, background = str(rng.choice(scene.colors)), str(rng.choice(list(BACKGROUNDS)))
         if held_out(scene.name, color, background) == compositional:
@@ -261,7 +262,7 @@ def make(split: str, index: int, seed: int = 0, size: int = 64, kind: str | None
 
 
 def _draw(split: str, index: int, seed: int = 0, kind: str | None = None) -> tuple[Scene, Kind, Params, str]:
-    """What is random in a record: its scene and kind, the source's parameters, the instruction."""
+    """Draws the random parts of a record: scene, kind, the source's parameters, instruction."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
     scene, chosen = kinds()[index % len(kinds())] if kind is None else find_kind(kind)
     p = sample_params(scene, rng, split == "compositional")

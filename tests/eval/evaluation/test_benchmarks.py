@@ -1,4 +1,4 @@
-"""Benchmarks: the built-in ones, and one that a third-party package adds."""
+"""Built-in benchmarks, and a benchmark from a third-party package."""
 
 import json
 import subprocess
@@ -25,7 +25,7 @@ from reasonbrain.eval.evaluation.metrics import Metric
 
 
 class Greys:
-    """Blue squares that are to become grey, each of a brightness of its own."""
+    """Blue squares that should become grey, each with another brightness."""
 
     def __init__(self, count):
         self.count = count

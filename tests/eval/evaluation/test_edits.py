@@ -1,4 +1,4 @@
-"""Edits of an evaluation: found again only for what they were made from, never written over foreign files, and no
+"""Edits of an evaluation: reused only if made from the same inputs, never written over foreign files, and no
 record ends an evaluation."""
 
 import json
@@ -38,7 +38,7 @@ def scored(records, edits):
     return score_records(records, benchmark, metrics, Models(), edits, benchmark.baselines(None, edits.folder, 0))
 
 
-def test_an_edit_is_found_again_only_for_what_it_was_made_from(pipe, tmp_path):
+def test_an_edit_is_reused_only_for_the_same_inputs(pipe, tmp_path):
     first = Edits(tmp_path / "a", pipe)(record())
     path = tmp_path / "a" / "1.png"
     before = path.stat().st_mtime_ns
@@ -49,7 +49,7 @@ def test_an_edit_is_found_again_only_for_what_it_was_made_from(pipe, tmp_path):
     assert Edits(tmp_path / "a", pipe)(record()).tobytes() == first.tobytes()
 
 
-def test_two_records_with_one_id_are_refused(pipe, tmp_path):
+def test_repeated_ids_are_refused(pipe, tmp_path):
     with pytest.raises(UserError, match="records 0 and 2 have the same id '1'"):
         scored([record(), record("2"), record(colour="blue")], Edits(tmp_path, pipe))
 
@@ -81,7 +81,7 @@ def test_foreign_files_are_never_written_over(pipe, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "5", "null", "{}", "[" * 100_000])
-def test_a_damaged_made_by_is_one_line(text, pipe, tmp_path):
+def test_a_damaged_made_by_is_a_one_line_error(text, pipe, tmp_path):
     Edits(tmp_path, pipe)
     (tmp_path / "made-by.json").write_text(text)
     with pytest.raises(UserError, match="made-by.json' is not JSON|holds 'made-by.json', which this command did"):
@@ -104,7 +104,7 @@ class Odd:
 
 
 def torn():
-    """A reader's picture that is decoded only when it is used, and is truncated then."""
+    """A truncated picture from a reader, which is decoded only on use."""
     file = BytesIO()
     Image.effect_noise((64, 64), 50).save(file, "png")
     return replace(record("torn"), source=Image.open(BytesIO(file.getvalue()[:500])))
@@ -128,7 +128,7 @@ def test_no_record_ends_an_evaluation(pipe, tmp_path):
         scored([torn()], lost)
 
 
-def test_any_id_is_a_short_file_name_of_valid_unicode():
+def test_any_id_gives_a_short_file_name_of_valid_unicode():
     names = ["x" * 5000, "x" * 5001, "ü" * 300, "\ud800", "\ud801", "a", "%D800"]
     assert len({file_stem(name) for name in names}) == len(names)
     assert all(len(file_stem(name).encode()) <= 200 for name in names)
@@ -168,7 +168,7 @@ BROKEN = [None, 5, "x", [], {}, [5], [{}], [[]], float("nan"), 10**400, True]
         *({k: v for k, v in GOOD.items() if k != key} for key in GOOD),
     ],
 )
-def test_a_damaged_report_to_compare_with_is_one_line(report, tmp_path):
+def test_a_damaged_report_to_compare_with_is_a_one_line_error(report, tmp_path):
     (tmp_path / "report.json").write_text(json.dumps(report))
     with pytest.raises(UserError, match="^--against '.*' has no report.json of `reasonbrain eval`") as e:
         read_other(tmp_path, FOUND)

@@ -1,4 +1,4 @@
-"""The eval command and its report: edits, records, intervals, significance, and the page."""
+"""`reasonbrain eval` and its report: edits, records, intervals, significance, and the page."""
 
 import json
 
@@ -34,7 +34,7 @@ def run(*args):
 
 
 def ok(output, *args):
-    """The report of a command that must succeed."""
+    """Runs a command that must succeed. Returns its report."""
     result = run(*args, "-o", output)
     assert result.exit_code == 0, result.stderr or result.exception
     return json.loads((output / "report.json").read_text())
@@ -54,7 +54,7 @@ def records():
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory, records):
-    """Edits of another system: the true targets under noise, which increases from record to record."""
+    """Edits of another system: the targets with noise that increases from record to record."""
     folder = tmp_path_factory.mktemp("theirs")
     rng = np.random.default_rng(0)
     for i in range(8):
@@ -128,7 +128,7 @@ def test_the_same_command_writes_the_same_bytes(theirs, tmp_path):
 
 
 def test_edits_are_made_once(checkpoint, tmp_path):
-    """An existing edit is kept; a missing one is made as it would have been made at first."""
+    """An existing edit is reused; a missing one is made with the same result as in the first run."""
     command = ("eval", "--benchmark", "mini", "--data", "test", "--checkpoint", checkpoint)
     first = ok(tmp_path, *command, "--limit", "2")
     kept = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in (tmp_path / "edits").glob("*.png")}
@@ -164,7 +164,7 @@ def test_edits_of_a_model_with_other_weights_are_refused(model, settings, tmp_pa
 @pytest.mark.parametrize(
     "name", ["a/b", "../../up", "/root", "..", "a\\b", "white space", "ünï 1.0", "a%2Fb", "x" * 40]
 )
-def test_any_id_is_one_file_in_the_folder(name, tmp_path):
+def test_any_id_gives_one_file_in_the_folder(name, tmp_path):
     folder = tmp_path / "edits"
     folder.mkdir()
     Image.new("RGB", (4, 4)).save(folder / f"{file_stem(name)}.png")
@@ -233,8 +233,8 @@ def test_mistakes_are_one_line(theirs, split, tmp_path):
         assert said in refused(*args)
 
 
-def test_pictures_are_read_whole(tmp_path):
-    """Pictures of any size are not cropped: the edits may come from another system."""
+def test_pictures_are_not_cropped(tmp_path):
+    """Pictures may have any size, as the edits may come from another system."""
     wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (33, 131, 3), dtype=np.uint8))
     wide.save(tmp_path / "a.png")
     row = {"id": "a", "src_image": "a.png", "tgt_image": "a.png", "instruction": "what if"}
@@ -270,7 +270,7 @@ def test_the_page(theirs, tmp_path):
     assert f"{found['tables'][0]['scores']['L1']['systems']['edits']['mean']:.4g}" in " ".join(shown.text)
 
 
-def test_texts_are_shown_and_never_executed(theirs, records, tmp_path):
+def test_texts_are_escaped(theirs, records, tmp_path):
     found = ok(tmp_path, *MINI, "--edits", theirs)
     found["records"][0] |= {"instruction": HOSTILE, "id": HOSTILE}
     found["records"][0]["groups"]["category"] = HOSTILE

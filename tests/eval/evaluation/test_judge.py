@@ -33,7 +33,7 @@ RED, GREEN, BLUE = (Image.new("RGB", (12, 8), c) for c in ("red", "green", "blue
 
 
 class Server(ThreadingHTTPServer):
-    """``say(question, number of the request)``: the answer's text, an HTTP error status, or a whole body."""
+    """``say(question, number of the request)`` returns the text of the answer, an HTTP error status, or a body."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -88,7 +88,7 @@ def endpoint(monkeypatch):
 
 @pytest.fixture(scope="module")
 def edits(tmp_path_factory):
-    """Edits of four records of ReasonMini: the true targets."""
+    """Edits of four records of ReasonMini, equal to the targets."""
     folder, records = tmp_path_factory.mktemp("edits"), mini.MiniSplits("test", 4)
     for i in range(4):
         records[i].target.save(folder / f"{records[i].id}.png")
@@ -159,7 +159,7 @@ def test_a_long_answer_is_read_in_linear_time(answer):
     assert time.monotonic() - start < 2
 
 
-def test_a_scale_of_its_own():
+def test_another_scale():
     assert read_score("score: 10", judged.TENTHS) == 1.0 and read_score("score: 3/10", judged.TENTHS) == 0.3
     assert read_score("score: 0", judged.RIGHT_OR_WRONG) == 1.0 and read_score("score: 1", judged.RIGHT_OR_WRONG) == 5.0
 
@@ -195,12 +195,12 @@ def test_risebenchs_score_and_accuracy(of, scores, score, accuracy):
 
 
 def asked(name, of):
-    """Of a question: the pictures shown, the expected result, the valid answers."""
+    """The pictures shown, the expected result and the valid answers of a question."""
     question = JUDGED[name].ask(of)
     return question and (question.shown, question.facts.get("Expected result"), list(question.values))
 
 
-def test_what_risebench_asks():
+def test_questions_of_risebench():
     five = [1, 2, 3, 4, 5]
     plain = record("causal_reasoning", reference="a bitten apple")
     assert asked("RISE reasoning", plain) == (("edit",), "a bitten apple", five)
@@ -219,7 +219,7 @@ def test_what_risebench_asks():
     assert asked("RISE reasoning", record("causal_reasoning")) is None  # nothing to hold it against
 
 
-def test_what_kris_bench_asks():
+def test_questions_of_kris_bench():
     known = record("chemistry", explain_en="it turns green")
     assert asked("KRIS knowledge", known)[:2] == (("source", "edit"), "it turns green")
     assert asked("KRIS instruction", known)[:2] == (("source", "edit"), None)
@@ -230,7 +230,7 @@ def test_what_kris_bench_asks():
     assert asked("KRIS instruction", record("anomaly_correction", explain_en="five legs"))[1] == "five legs"
 
 
-def test_what_is_sent(endpoint, tmp_path, monkeypatch):
+def test_the_request(endpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "secret")
     wide = Image.fromarray(np.random.default_rng(0).integers(0, 255, (400, 1000, 3), dtype=np.uint8))
     assert Endpoint(endpoint.url, "m", tmp_path).ask("Why?", {"one": RED, "two": wide}) == "It is done.\nscore: 1"
@@ -244,8 +244,8 @@ def test_what_is_sent(endpoint, tmp_path, monkeypatch):
     assert sent[0].tobytes() == RED.tobytes() and sent[1].size == (768, 307) and wide.size == (1000, 400)
 
 
-def test_an_answer_is_asked_for_once(endpoint, tmp_path):
-    """A question with another model, text, picture, caption or order of pictures is asked anew."""
+def test_a_question_is_asked_once(endpoint, tmp_path):
+    """Another model, text, picture, caption or order of pictures is another question."""
     ask = Endpoint(endpoint.url, "m", tmp_path).ask
     for _ in range(2):
         ask("Why?", {"a": RED, "b": BLUE})
@@ -316,7 +316,7 @@ def test_an_interrupted_run_resumes(endpoint, edits, tmp_path, monkeypatch):
 
 
 def test_risebench_from_its_files(endpoint, tmp_path):
-    """Pictures of any size. The score is computed from its parts, also if these are not requested by name."""
+    """With pictures of any size. The score is computed from its parts even if these are not requested."""
     data, edits = tmp_path / "data", tmp_path / "edits"
     edits.mkdir()
     (data / "logical_reasoning_images").mkdir(parents=True)
@@ -410,7 +410,7 @@ def served(tmp_path_factory):
 
 
 @pytest.mark.long
-def test_a_real_model_that_makes_no_sense_is_not_scored(served, edits, tmp_path):
+def test_unparsable_answers_of_a_real_model_are_not_scored(served, edits, tmp_path):
     name, url = served
     args = ("--limit", 1, "--judge-model", name)
     found = report(run(url, edits, tmp_path, *args, "--metric", "ins-align"), tmp_path)

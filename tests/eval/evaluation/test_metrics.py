@@ -186,7 +186,7 @@ def test_dino(case, mask, models, vit):
 
 
 def test_the_background_as_smartedit_measures_it(case, mask, models):
-    """Whole pictures, black inside the mask: the black counts in every mean."""
+    """Pictures that are black inside the mask; the black pixels are part of every mean."""
     names = ("PSNR of background", "SSIM of background", "L2 of background")
     found = measure(case, models, *names)
     assert set(found) == set(names)
@@ -285,6 +285,6 @@ def test_lpips(case, mask, vit, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("size", THIN)
 @pytest.mark.parametrize("name", ["clip", "dino"])
-def test_a_picture_of_three_rows_is_not_taken_for_three_channels(models, name, size):
+def test_three_rows_are_not_mistaken_for_three_channels(models, name, size):
     thin, square = (getattr(models, name).image(to_pil(red(*shape))[0]) for shape in (size, (40, 40)))
     torch.testing.assert_close(thin, square)

@@ -1,4 +1,4 @@
-"""The statistics against theory and enumeration."""
+"""Statistics, compared with theory and enumeration."""
 
 from itertools import product
 
@@ -8,7 +8,7 @@ import pytest
 from reasonbrain.eval.evaluation.stats import holm, interval, p_value
 
 
-def test_the_interval_covers_the_mean_as_often_as_it_says():
+def test_the_interval_has_its_nominal_coverage():
     rng = np.random.default_rng(0)
     covered = 0
     for seed in range(200):
@@ -17,7 +17,7 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
     assert 0.88 <= covered / 200 <= 0.98  # 95 % less what the percentile method loses on a skewed sample
 
 
-def test_the_interval_is_what_theory_says_of_many_values():
+def test_the_interval_of_many_values_agrees_with_theory():
     values = np.random.default_rng(1).normal(3.0, 2.0, 4000)
     low, high = interval(values, 0)
     half = 1.96 * values.std() / np.sqrt(4000)
@@ -25,7 +25,7 @@ def test_the_interval_is_what_theory_says_of_many_values():
     assert high == pytest.approx(values.mean() + half, abs=0.15 * half)
 
 
-def test_it_depends_on_the_seed_alone():
+def test_the_interval_depends_only_on_the_seed():
     values = list(np.random.default_rng(2).random(20))
     assert interval(values, 5) == interval(values, 5) != interval(values, 6)
     differences = [v - 0.4 for v in values]
@@ -38,14 +38,14 @@ def test_few_or_equal_values():
     assert p_value([], 0) is None and p_value([0.3], 0) is None and p_value([0.0, 0.0, 0.0], 0) == 1.0
 
 
-def test_the_paired_test_counts_all_signs():
+def test_the_paired_test_enumerates_all_signs():
     differences = [0.5, -0.1, 0.7, 0.2, 0.9, 0.4, -0.3]
     means = [np.mean(np.multiply(signs, differences)) for signs in product((1, -1), repeat=len(differences))]
     exact = np.mean([abs(m) >= abs(np.mean(differences)) - 1e-12 for m in means])
     assert p_value(differences, 0) == pytest.approx(exact)
 
 
-def test_the_paired_test_sees_a_difference_and_no_other():
+def test_the_paired_test_detects_differences_only():
     rng = np.random.default_rng(3)
     assert p_value(rng.normal(0.5, 1.0, 200), 0) < 0.001
     rejected = np.mean([p_value(rng.normal(0.0, 1.0, 10), seed) < 0.05 for seed in range(200)])

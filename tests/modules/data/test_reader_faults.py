@@ -1,4 +1,4 @@
-"""What readers do with names, encodings, order and files that are not as expected."""
+"""Readers and unexpected names, encodings, orders and files."""
 
 import io
 import json
@@ -43,7 +43,7 @@ def shard(path: Path, *members: tuple[str, bytes], **header) -> str:
 
 
 def rows_in_every_format(folder: Path, rows: list[dict]) -> list:
-    """The same table as a manifest, Parquet, and shards; whole numbers as a table with gaps holds them."""
+    """The same table as a manifest, Parquet and shards, with whole numbers as floats, as in a column with gaps."""
     (folder / "m").mkdir(parents=True)
     picture(0).save(folder / "m" / "a.png")
     lines = [json.dumps(row | {"source": "a.png"}) + "\n" for row in rows]
@@ -66,7 +66,7 @@ def test_a_table_reads_the_same_in_every_format(tmp_path):
 
 
 @pytest.mark.parametrize("field", ["id", "instruction", "objects", "category"])
-def test_text_that_no_file_can_hold_is_named_in_one_line(field, tmp_path):
+def test_invalid_text_is_a_one_line_error(field, tmp_path):
     row = {"id": "a", "instruction": "go", "category": "x", "objects": ["cup"]}
     for bad in ("\ud800", "a\0b"):
         spoilt = row | {field: [bad] if field == "objects" else bad}
@@ -83,7 +83,7 @@ def test_text_that_no_file_can_hold_is_named_in_one_line(field, tmp_path):
             open_reader("webdataset", path).raw(0)
 
 
-def test_wrong_encodings_are_one_line(tmp_path):
+def test_wrong_encodings_are_one_line_errors(tmp_path):
     path = Path(layouts.manifest(tmp_path / "m", 1))
     text = path.read_text().replace("fell", "fällt")
     path.write_bytes(text.encode("latin-1"))
@@ -99,7 +99,7 @@ def test_wrong_encodings_are_one_line(tmp_path):
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.txt", b"caf\xe9_source.png"])
-def test_a_file_name_in_another_encoding_is_one_line(name, tmp_path):
+def test_a_file_name_in_another_encoding_is_a_one_line_error(name, tmp_path):
     layouts.triples(tmp_path)
     with open(os.path.join(os.fsencode(tmp_path), name), "wb") as file:
         file.write(b"x")
@@ -117,7 +117,7 @@ def test_an_id_has_a_limit(tmp_path):
 
 
 @pytest.mark.parametrize("blank", ["   \n", "\t\n", " \r\n", "   ", "\n \n"])
-def test_lines_of_spaces_are_no_records(blank, tmp_path):
+def test_lines_of_spaces_are_skipped(blank, tmp_path):
     path = Path(layouts.manifest(tmp_path, 2))
     first, second = path.read_text().splitlines(keepends=True)
     path.write_text(blank.rstrip(" ") + first + ("   " + second) + blank)
@@ -134,7 +134,7 @@ def test_lines_across_chunks_are_found(tmp_path, monkeypatch):
         assert ids(open_reader("manifest", str(path))) == ["r0", "r1", "r2"]
 
 
-def test_two_records_of_one_id_are_refused_where_they_are_stored_by_it(tmp_path):
+def test_repeated_ids_are_refused_where_records_are_stored_by_id(tmp_path):
     rows = [{"id": name, "instruction": "go"} for name in ("a", "b", "a")]
     for reader in rows_in_every_format(tmp_path, rows):
         reader.check_ids(2)
@@ -149,7 +149,7 @@ def test_files_that_would_give_the_same_id_keep_their_folder(tmp_path):
     assert ids(open_reader("folder", str(tmp_path))) == ["a-b", "a/b", "c-d"]
 
 
-def test_the_same_key_in_two_shards_is_told_apart_and_in_one_refused(tmp_path):
+def test_a_key_may_be_in_two_shards_but_not_twice_in_one(tmp_path):
     source = encoded(picture(0))
     for name in ("a", "b"):
         keys = ("0", "1") if name == "a" else ("0",)
@@ -158,7 +158,7 @@ def test_the_same_key_in_two_shards_is_told_apart_and_in_one_refused(tmp_path):
     assert ids(open_reader("webdataset", str(tmp_path))) == ["a.tar/0", "1", "b.tar/0"]
     apart = [("0.source.png", source), ("1.source.png", source), ("1.txt", b"go"), ("0.txt", b"go")]
     reader = open_reader("webdataset", shard(tmp_path / "b.tar", *apart))
-    with pytest.raises(UserError, match="record '0' of .*its files are not neighbours"):
+    with pytest.raises(UserError, match="record '0' of .*its files are not adjacent"):
         reader.raw(0)
     assert reader.raw(1).id == "1"
 
@@ -180,7 +180,7 @@ def test_the_order_of_a_records_files_does_not_matter(role, tmp_path):
     assert found[0].instructions == ["txt's"] and isinstance(found[0].source, bytes)
 
 
-def test_what_macos_adds_to_a_tar_file_is_no_record(tmp_path):
+def test_files_that_macos_adds_to_a_tar_file_are_skipped(tmp_path):
     members = [("./._0.source.png", b"mac"), ("./0.source.png", encoded(picture(0))), ("./._0.txt", b"mac")]
     reader = open_reader("webdataset", shard(tmp_path / "a.tar", *members, ("./0.txt", b"go")))
     assert len(reader) == 1 and reader.raw(0).instructions == ["go"]
@@ -195,13 +195,13 @@ def test_what_macos_adds_to_a_tar_file_is_no_record(tmp_path):
         ([("0.source.png", b"a"), ("0.txt", b"\xff\xfe")], "codec can't decode"),
     ],
 )
-def test_a_malformed_record_of_a_shard_is_one_line(members, said, tmp_path):
+def test_a_malformed_record_of_a_shard_is_a_one_line_error(members, said, tmp_path):
     with pytest.raises(UserError, match=f"record '0' of .*{said}"):
         open_reader("webdataset", shard(tmp_path / "a.tar", *members)).raw(0)
 
 
 def test_a_sparse_tar_file_takes_no_memory(tmp_path):
-    """31 KB that say they hold 15 GB."""
+    """A file of 31 KB that declares 15 GB."""
     data = b""
     for number in range(60):
         head = bytearray(512)
@@ -224,7 +224,7 @@ def test_a_sparse_tar_file_takes_no_memory(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["train[1].parquet", "[v1]/a.parquet", "a*b?.parquet", "[a/b].parquet"])
-def test_the_name_of_a_file_is_no_pattern(name, tmp_path):
+def test_a_file_name_is_not_read_as_a_pattern(name, tmp_path):
     row = {"source": cell(picture(0)), "instruction": "go"}
     path = parquet(tmp_path / "data" / name, [row])
     assert len(open_reader(guess(path), path)) == 1 and len(open_reader("parquet", str(Path(path).parent))) == 1
@@ -255,7 +255,7 @@ def test_a_damaged_page_is_named_with_its_file_and_rows(tmp_path):
     ("reader", "name"),
     [("manifest", "a.jsonl"), ("parquet", "a.parquet"), ("webdataset", "a.tar"), ("folder", "0.txt")],
 )
-def test_pipes_and_dangling_links_are_one_line(reader, name, kind, tmp_path):
+def test_pipes_and_dangling_links_are_one_line_errors(reader, name, kind, tmp_path):
     layouts.save(picture(0), tmp_path / "0_source.png")
     os.mkfifo(tmp_path / name) if kind == "pipe" else (tmp_path / name).symlink_to("gone")
     for path in (tmp_path / name, tmp_path):
@@ -276,7 +276,7 @@ def test_a_pipe_as_a_picture_is_found_without_decoding(tmp_path):
         assert counts == {"not a file": 2}
 
 
-def test_nothing_in_a_folder_is_left_out_unsaid(tmp_path):
+def test_nothing_in_a_folder_is_skipped_silently(tmp_path):
     layouts.triples(tmp_path / "d")
     heat = tmp_path / "d" / "heat"
     heic = b"\0\0\0\x18ftypheic" + bytes(40)
@@ -295,7 +295,7 @@ def test_nothing_in_a_folder_is_left_out_unsaid(tmp_path):
     assert any("pillow-heif" in detail or "damaged" in detail for detail in details)
 
 
-def test_a_key_that_occurs_twice_is_not_left_out(tmp_path):
+def test_a_repeated_key_is_an_error(tmp_path):
     layouts.kris(tmp_path)
     file = tmp_path / "viewpoint_change" / "annotation.json"
     row = file.read_text().strip()[1:-1]
@@ -307,7 +307,7 @@ def test_a_key_that_occurs_twice_is_not_left_out(tmp_path):
 @pytest.mark.parametrize(
     ("make", "suffix"), [(layouts.hub, ".parquet"), (layouts.shards, ".tar"), (layouts.kris, ".json")]
 )
-def test_fuzzed_files_give_records_or_one_line(make, suffix, tmp_path):
+def test_fuzzed_files_give_records_or_one_line_errors(make, suffix, tmp_path):
     path = make(tmp_path / "data")
     file = next(f for f in sorted((tmp_path / "data").rglob("*" + suffix)))
     whole, told = file.read_bytes(), 0

@@ -1,4 +1,4 @@
-"""Every reader on a small data set in its public layout, and what it refuses."""
+"""Every reader on a small data set in its public layout, and its errors."""
 
 import json
 import os
@@ -52,7 +52,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def close(image, wanted):
-    """The same picture, but for JPEG's rounding."""
+    """Whether two pictures are equal up to JPEG artefacts."""
     assert image.mode == "RGB" and image.size == wanted.size
     return np.abs(np.asarray(image, float) - np.asarray(wanted, float)).mean() < 8
 
@@ -83,14 +83,14 @@ def test_a_manifests_fields(tmp_path):
     assert close(record.source, picture(2)) and close(record.target, picture(3))
 
 
-def test_records_to_train_on_are_scaled(tmp_path):
+def test_training_records_are_scaled(tmp_path):
     cfg = DataConfig(name="manifest", path=layouts.manifest(tmp_path), size=24)
     record = open_records(cfg, 1)[0]
     assert record.source.size == record.target.size == (28, 20)  # of 24 x 24 pixels, shaped 3:2
     assert open_data(cfg)[0].source.size == (48, 32)
 
 
-def test_blank_lines_and_any_line_ends_are_no_records(tmp_path):
+def test_blank_lines_and_line_endings(tmp_path):
     path = Path(layouts.manifest(tmp_path))
     lines = path.read_text().splitlines()
     path.write_bytes(("\n\r\n" + lines[0] + "\r\n\n" + lines[1] + "\n\n" + lines[2]).encode())
@@ -106,7 +106,7 @@ def test_blank_lines_and_any_line_ends_are_no_records(tmp_path):
             open_reader("manifest", str(path)).raw(index)
 
 
-def test_magicbrush_has_masks_and_turns_that_follow_each_other(tmp_path):
+def test_magicbrush_has_masks_and_consecutive_turns(tmp_path):
     reader = open_reader("magicbrush", layouts.magicbrush(tmp_path))
     first, second = reader[0], reader[1]
     assert first.target.tobytes() == second.source.tobytes() and second.instructions == ["turn 2 of 139306"]
@@ -122,7 +122,7 @@ def test_emu_edit_has_captions_and_no_target(tmp_path):
     assert record.notes == {"split": "test", "hash": "h1"} and close(record.source, picture(1))
 
 
-def test_editworld_is_read_beside_its_json_in_both_spellings(tmp_path):
+def test_editworld_pictures_are_next_to_the_json_in_both_spellings(tmp_path):
     reader = open_reader("editworld", layouts.editworld(tmp_path))
     for record in (reader[1], reader[3]):
         assert record.instructions == ["leave it in the sun 1"]
@@ -150,7 +150,7 @@ def test_instructpix2pix_in_both_layouts(tmp_path):
     assert close(record.target, picture(1))
 
 
-def test_benchmarks_bring_what_their_judges_are_told(tmp_path):
+def test_benchmarks_have_notes_for_the_judge(tmp_path):
     first, second = (open_reader("risebench", layouts.risebench(tmp_path / "rise"))[i] for i in (0, 1))
     assert first.notes == {"reference": "A bitten apple."} and first.target is None
     assert first.category == "causal_reasoning" and close(second.target, picture(3))
@@ -186,7 +186,7 @@ def test_links_in_a_shard_are_not_followed(tmp_path):
 
 
 def hostile(folder: Path, name: str):
-    """A manifest whose source is ``name``, and a picture outside its folder."""
+    """Writes a manifest whose source is ``name``, and a picture outside its folder."""
     picture(0).save(folder / "secret.png")
     data = folder / "data"
     data.mkdir()
@@ -224,7 +224,7 @@ def test_links_that_stay_inside_are_read(tmp_path, name):
         (layouts.reasonedit, "6-Reasoning/001_mask.jpg"),
     ],
 )
-def test_files_of_a_layout_that_are_links_out_of_it_are_not_read(make, file, tmp_path):
+def test_links_out_of_the_folder_are_not_read(make, file, tmp_path):
     path = make(tmp_path / "data")
     (tmp_path / "data" / file).rename(tmp_path / "moved")
     (tmp_path / "data" / file).symlink_to(tmp_path / "moved")
@@ -234,7 +234,7 @@ def test_files_of_a_layout_that_are_links_out_of_it_are_not_read(make, file, tmp
             reader.raw(i)
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_reading_does_not_wait_for_a_pipe(tmp_path):
     layouts.pix2pix(tmp_path)
     (tmp_path / "0000000" / "prompt.json").unlink()
     os.mkfifo(tmp_path / "0000000" / "prompt.json")
@@ -243,7 +243,7 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 
 def test_a_line_without_end_is_not_read(tmp_path):
-    """Sparse: takes no disk."""
+    """The file is sparse and takes no disk space."""
     path = Path(layouts.manifest(tmp_path))
     with path.open("ab") as file:
         file.truncate(300 << 20)
@@ -261,7 +261,7 @@ def test_a_parquet_file_cannot_name_a_file_outside(tmp_path):
         reader[0]
 
 
-def test_a_bomb_in_a_shard_is_told_by_its_header(tmp_path):
+def test_a_bomb_in_a_shard_is_rejected_by_its_header(tmp_path):
     header = bytearray(encoded(Image.new("L", (8, 8))))
     header[16:24] = (60000).to_bytes(4, "big") * 2
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
@@ -272,7 +272,7 @@ def test_a_bomb_in_a_shard_is_told_by_its_header(tmp_path):
 
 @pytest.mark.parametrize("form", ["PPM", "JPEG2000", "PNG", "GIF"])
 def test_fuzzed_pictures_are_pictures_or_one_error(form):
-    """Pillow raises more than OSError on a broken header."""
+    """Pillow raises not only OSError for a broken header."""
     whole = encoded(picture(1), form)
     told = 0
     for seed in range(150):
@@ -292,7 +292,7 @@ def fuzzed(seed: int, line: bytes) -> bytes:
     return bytes(data)
 
 
-def test_a_fuzzed_manifest_gives_records_or_one_line(tmp_path):
+def test_a_fuzzed_manifest_gives_records_or_one_line_errors(tmp_path):
     path = Path(layouts.manifest(tmp_path, 1))
     line = path.read_bytes()
     odd = [b"null", b'"text"', b"\xff\xfe{}", b"[" * 100_000, b'{"id": 1}', line.replace(b"0_src.png", b"a" * 5000)]
@@ -319,9 +319,9 @@ def test_a_fuzzed_manifest_gives_records_or_one_line(tmp_path):
     [
         ("editworld", {"group_0/img_txt.json": "[1]"}, "not in the layout group_K"),
         ("editworld", {"group_0/img_txt.json": "{"}, "is not JSON"),
-        ("editworld", {}, "holds no record"),
+        ("editworld", {}, "no record in the layout"),
         ("kris", {"task/annotation.json": '{"1": {"ins_en": "x"}}'}, "not in the layout TASK"),
-        ("risebench", {"data_total.json": "{}"}, "holds no record"),
+        ("risebench", {"data_total.json": "{}"}, "no record in the layout"),
         ("risebench", {}, "datav2_total_w_subtask.json' does not exist"),
         ("instructpix2pix", {"seeds.json": "[[1]]"}, "not in the layout seeds.json"),
         ("parquet", {"a.parquet": "no parquet"}, "cannot be read as Parquet"),
@@ -329,11 +329,11 @@ def test_a_fuzzed_manifest_gives_records_or_one_line(tmp_path):
         ("magicbrush", {}, r"has none of edit_sessions.json, \*\*/\*.parquet"),
         ("webdataset", {}, r"has no \*.tar file"),
         ("webdataset", {"a.tar": "no tar"}, "is not an uncompressed tar file"),
-        ("manifest", {"manifest.jsonl": "\n\n"}, "holds no record"),
+        ("manifest", {"manifest.jsonl": "\n\n"}, "has no record"),
         ("manifest", {}, "does not exist"),
     ],
 )
-def test_what_is_not_in_the_layout_is_said(tmp_path, name, content, said):
+def test_another_layout_is_an_error(tmp_path, name, content, said):
     for file, text in content.items():
         (tmp_path / file).parent.mkdir(exist_ok=True)
         (tmp_path / file).write_text(text)
@@ -354,7 +354,7 @@ def test_missing_columns_are_named(tmp_path):
         guess(str(tmp_path / "x"))
 
 
-def test_a_fingerprint_is_of_the_content(tmp_path):
+def test_a_fingerprint_depends_on_the_content(tmp_path):
     one, two, less = (layouts.manifest(tmp_path / name, count) for name, count in (("a", 3), ("b", 3), ("c", 2)))
     assert fingerprint(one) == fingerprint(two) != fingerprint(less)
     one, two = (fingerprint(layouts.triples(tmp_path / name)) for name in ("d", "e"))

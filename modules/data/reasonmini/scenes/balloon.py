@@ -10,7 +10,7 @@ from reasonbrain.modules.data.reasonmini.scenes.mechanics import COLORS, DARK, S
 from reasonbrain.modules.data.reasonmini.world import Kind, Params, Scene
 
 CEILING = 0.06
-SCRAPS = (-0.27, -0.15, 0.28)  # x from the weight
+SCRAPS = (-0.27, -0.15, 0.28)  # x relative to the weight
 
 
 def _balloon_old(look: Look, p: Params) -> float:

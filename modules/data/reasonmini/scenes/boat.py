@@ -17,7 +17,7 @@ SUN = (255, 220, 50)
 
 
 def _boat_box(p: Params, x: float, left: float, top: float, right: float, bottom: float) -> Box:
-    """A box in boat lengths from the boat's middle at the water line."""
+    """A box in boat lengths, relative to the boat's middle at the water line."""
     return x + left * p["s"], p["y"] + top * p["s"], x + right * p["s"], p["y"] + bottom * p["s"]
 
 
@@ -27,7 +27,7 @@ def _boat_sail_box(p: Params, x: float) -> Box:
 
 
 def _boat_harbour(p: Params) -> float:
-    """Where the boat lies when it is at the island."""
+    """The position of the boat at the island."""
     return round(p["island_x"] - 0.2, 4)
 
 

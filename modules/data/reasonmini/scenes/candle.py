@@ -44,7 +44,7 @@ def _fire_share(look: Look, center: Point) -> float:
 
 
 def _wax_share(look: Look, p: Params, box: Box) -> float:
-    """How much of the box's inside has the candle's colour; a wider tolerance would take pink for a slate wall."""
+    """Share of the box's inside in the candle's colour. A wider tolerance would confuse pink with a slate wall."""
     x0, y0, x1, y1 = box
     return look.share((x0 + 0.03, y0 + 0.03, x1 - 0.03, y1 - 0.02), p["color"], 50)
 

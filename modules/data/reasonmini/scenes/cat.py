@@ -14,7 +14,7 @@ BOWL_INSIDE = (50, 44, 60)
 
 
 def _cat_point(p: Params, dx: float, dy: float) -> Point:
-    """A point of the cat, in cat heights from the middle of its feet."""
+    """A point of the cat, in cat heights relative to the middle of its feet."""
     return p["x"] + dx * p["h"], p["ground"] - dy * p["h"]
 
 

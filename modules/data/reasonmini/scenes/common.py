@@ -21,14 +21,14 @@ def uniform(rng: np.random.Generator, low: float, high: float) -> float:
 
 
 def around(center: Point, half_width: float, half_height: float | None = None) -> Box:
-    """The box about a point; a square without ``half_height``."""
+    """The box around a point; a square without ``half_height``."""
     x, y = center
     half_height = half_height or half_width
     return (x - half_width, y - half_height, x + half_width, y + half_height)
 
 
 def wall_color(p: Params) -> Color:
-    """The colour of the wall, or of the sky out of doors."""
+    """The colour of the wall, or outdoors of the sky."""
     return BACKGROUNDS[p["background"]][0]
 
 
@@ -37,7 +37,7 @@ def _become(state: str, p: Params) -> Params:
 
 
 def becomes(state: str) -> Callable[[Params], Params]:
-    """An ``after`` that only sets the state; draw() knows how each state looks."""
+    """An ``after`` that only sets the state; ``draw`` draws each state."""
     return partial(_become, state)
 
 
@@ -48,7 +48,7 @@ def _teardrop(x: float, base: float, width: float, height: float) -> list[Point]
 
 
 def flames(canvas: Canvas, x: float, base: float, width: float, height: float) -> None:
-    """Three tongues of fire with yellow hearts, the middle one ``height`` high."""
+    """Draws three tongues of fire with yellow cores, the middle one ``height`` high."""
     tongues = ((-0.28, 0.65), (0.28, 0.75), (0, 1))
     for color, scale in ((FIRE, 1.0), (FIRE_CORE, 0.55)):
         for offset, part in tongues:
@@ -56,5 +56,5 @@ def flames(canvas: Canvas, x: float, base: float, width: float, height: float) -
 
 
 def burns(look: Look, box: Box) -> bool:
-    """Whether the box is full of fire, yellow and orange."""
+    """Whether the box is full of fire, both yellow and orange."""
     return look.share(box, FIRE) + look.share(box, FIRE_CORE) > 0.6 and look.share(box, FIRE_CORE) > 0.15

@@ -14,7 +14,7 @@ MUD, CRACK = (180, 104, 58), (74, 44, 26)
 
 
 def _dam_box(p: Params, x0: float, y0: float, x1: float, y1: float) -> Box:
-    """A box whose x counts from the lake's edge of the picture."""
+    """A box whose x is measured from the lake's edge of the picture."""
     return (x0, y0, x1, y1) if p["lake"] == "left" else (1 - x1, y0, 1 - x0, y1)
 
 

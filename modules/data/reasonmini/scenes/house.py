@@ -18,7 +18,7 @@ NIGHT_SKY, NIGHT_TINT = (36, 52, 132), (12, 16, 60)
 
 
 def _openings(p: Params) -> list[Box]:
-    """Three equal places along the wall: windows, except the one of the door."""
+    """Three equal places along the wall: one for the door, the others for windows."""
     top = p["ground"] - p["wall"] + 0.06
     return [(x - 0.06, top, x + 0.06, top + 0.12) for x in (p["x"] + k * 0.63 * p["w"] for k in (-1, 0, 1))]
 

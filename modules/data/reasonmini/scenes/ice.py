@@ -22,7 +22,7 @@ def _plate(p: Params) -> Box:
 
 
 def _shards(p: Params) -> list[tuple[Point, list[Point]]]:
-    """Middle and corners of every splinter, wide apart on the plate."""
+    """Centre and corners of every splinter, far apart on the plate."""
     s, x, y = p["s"], p["x"], p["y"]
     shapes = (
         ((-0.62, 0.0), ((-0.24, 0.06), (-0.1, -0.4), (0.24, 0.08))),
@@ -36,7 +36,7 @@ def _shards(p: Params) -> list[tuple[Point, list[Point]]]:
 
 
 def _cube_share(look: Look, p: Params) -> float:
-    """How much of the whole cube's upper half is still ice."""
+    """Share of the intact cube's upper half that is still ice."""
     x0, y0, x1, _ = _cube(p)
     return look.share((x0 + 0.04, y0 + 0.04, x1 - 0.04, y0 + 0.45 * p["s"]), ICE, 50)
 

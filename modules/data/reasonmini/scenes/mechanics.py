@@ -1,4 +1,4 @@
-"""Helpers shared by the scenes of mechanics: colours, and a small 2-D simulation (pymunk) that computes where an object
+"""Helpers shared by the mechanics scenes: colours, and a small 2-D simulation (pymunk) that computes where an object
 that falls, rolls or tips over comes to rest.
 
 Objects whose removal starts the motion (a peg, a prop) are always purple, and no main object is purple.
@@ -17,11 +17,11 @@ DARK: Color = "black"
 REMOVABLE: Color = "purple"
 COLORS = ("red", "orange", "yellow", "green", "blue", "pink")
 STRING = 0.028  # width
-UNITS = 100.0  # of the simulation, to the side of the picture
+UNITS = 100.0  # simulation units per side of the picture
 
 
 def new_space(ground: float) -> pymunk.Space:
-    """A world with a rough floor at y = ``ground`` (of the picture), where nothing bounces."""
+    """A simulation with a rough floor at y = ``ground`` of the picture, where nothing bounces."""
     space = pymunk.Space()
     space.gravity = (0, 5 * UNITS)
     space.collision_slop = 0.01
@@ -30,7 +30,8 @@ def new_space(ground: float) -> pymunk.Space:
 
 
 def add_shape(space: pymunk.Space, body: pymunk.Body, points: list[Point], friction: float = 1.0) -> None:
-    """Gives the body a convex shape; ``points`` are relative to the body's place, of the picture's size."""
+    """Adds a convex shape to the body. ``points``: relative to the body's position, in fractions of the picture's
+    side."""
     shape = pymunk.Poly(body, [(x * UNITS, y * UNITS) for x, y in points])
     shape.friction, shape.density = friction, 1.0
     space.add(shape)
@@ -65,7 +66,7 @@ def settle(space: pymunk.Space) -> None:
 
 
 def place(body: pymunk.Body) -> list[float]:
-    """Where the body is in the picture."""
+    """The position of the body in the picture."""
     return [round(v / UNITS, 4) for v in body.position]
 
 
@@ -75,7 +76,7 @@ def random_side(rng: np.random.Generator) -> int:
 
 
 def share_around(look: Look, center: Point, half: float, color: Color) -> float:
-    """Share of a colour in the square of half-side ``half`` about a point."""
+    """Share of a colour in the square of half-side ``half`` around a point."""
     return look.share(around(center, half), color, 52)
 
 

@@ -27,7 +27,7 @@ BEAM_TOP, BEAM_BOTTOM = 0.05, 0.12
 
 
 def _hanging(p: Params, sign: int = 1) -> Point:
-    """Where the ball hangs, or where it is on the other side with sign -1."""
+    """The position of the ball, or with sign -1 its mirror image on the other side."""
     angle = radians(p["angle"])
     return p["x"] + sign * p["side"] * p["length"] * sin(angle), BEAM_BOTTOM + p["length"] * cos(angle)
 

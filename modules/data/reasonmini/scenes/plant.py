@@ -42,7 +42,7 @@ def _droop(p: Params) -> list[Point]:
 
 
 def _leaf_share(look: Look, p: Params) -> float:
-    """How green it is where the source's leaves are."""
+    """Share of green at the positions of the source's leaves."""
     middles = [(p["x"] + side * 0.5 * p["leaf"], y - 0.23 * p["leaf"]) for y in _nodes(p) for side in (-1, 1)]
     return sum(look.share(around(middle, 0.03, 0.025), LEAF) for middle in middles) / len(middles)
 

@@ -23,11 +23,11 @@ from reasonbrain.modules.data.reasonmini.scenes.mechanics import (
 )
 from reasonbrain.modules.data.reasonmini.world import Kind, Params, Scene
 
-# Described as running down to the right; side -1 mirrors it.
+# Described as descending to the right; side -1 mirrors it.
 
 
 def _ramp_point(p: Params, along: float, above: float) -> Point:
-    """The point so far down the slope from its top and so far off its surface."""
+    """The point at these distances along the slope from its top and from its surface."""
     length = hypot(p["width"], p["height"])
     dx, dy = p["width"] / length, p["height"] / length
     return p["left"] + dx * along + dy * above, p["ground"] - p["height"] + dy * along - dx * above
@@ -49,7 +49,7 @@ def _ramp_stop(p: Params) -> list[Point]:
 def _ramp_released(p: Params) -> Params:
     space = new_space(p["ground"])
     add_shape(space, space.static_body, _ramp_wedge(p))
-    add_shape(space, space.static_body, _ramp_stop(p), friction=0)  # or the spinning ball would climb it
+    add_shape(space, space.static_body, _ramp_stop(p), friction=0)  # with friction the spinning ball would climb it
     ball = add_ball(space, _ramp_ball(p), p["radius"])
     settle(space)
     return {**p, "state": "released", "ball": place(ball)}

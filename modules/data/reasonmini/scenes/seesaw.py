@@ -23,7 +23,7 @@ from reasonbrain.modules.data.reasonmini.scenes.mechanics import (
 )
 from reasonbrain.modules.data.reasonmini.world import Kind, Params, Scene
 
-# Side 1 has the big weight at the right.
+# side 1: the big weight is at the right
 
 
 def _pivot(p: Params) -> Point:
@@ -31,19 +31,19 @@ def _pivot(p: Params) -> Point:
 
 
 def _plank(p: Params) -> list[Point]:
-    """The plank about the pivot."""
+    """The plank, relative to the pivot."""
     return box_points((-p["half"], -0.028, p["half"], 0.028))
 
 
 def _weight(p: Params, size: str) -> list[Point]:
-    """The weight, "big" or "small", about the pivot."""
+    """The weight, "big" or "small", relative to the pivot."""
     sign = p["side"] if size == "big" else -p["side"]
     x, s = sign * p[f"{size}_at"], p[size]
     return [(x - s / 2, -0.028), (x + s / 2, -0.028), (x + 0.36 * s, -0.028 - s), (x - 0.36 * s, -0.028 - s)]
 
 
 def _turned(p: Params, points: list[Point], angle: float) -> list[Point]:
-    """Points about the pivot in the picture, the plank turned clockwise by ``angle`` degrees."""
+    """Points relative to the pivot as points of the picture, with the plank turned clockwise by ``angle`` degrees."""
     x, y = _pivot(p)
     return [(x + a, y + b) for a, b in rotate(points, angle, (0, 0))]
 
@@ -73,7 +73,7 @@ def _weight_share(look: Look, p: Params, size: str, angle: float) -> float:
 
 
 def _full_tilt(p: Params) -> float:
-    """About how far the plank can turn to the big weight's side."""
+    """Approximate angle, in degrees, at which the plank touches the ground on the big weight's side."""
     return p["side"] * degrees(asin((p["height"] - 0.028) / p["half"]))
 
 

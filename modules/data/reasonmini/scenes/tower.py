@@ -23,18 +23,18 @@ from reasonbrain.modules.data.reasonmini.scenes.mechanics import (
 )
 from reasonbrain.modules.data.reasonmini.world import Kind, Params, Scene
 
-# A block is [its number from the bottom, x, y of its middle, angle].
+# A block is [its index from the bottom, x and y of its centre, angle].
 
 
 @cache
 def _toppled(count: int) -> list[list[float]]:
-    """Where the blocks come to rest, in block sides from the tower's foot (so that size does not matter)."""
+    """Where the blocks come to rest, in block sides relative to the tower's foot, independent of their size."""
     space = new_space(0)
     bodies = []
     for i in range(count):
         bodies.append(add_body(space, (0, -i - 0.5)))
         add_shape(space, bodies[-1], box_points((-0.5, -0.5, 0.5, 0.5)))
-        bodies[-1].velocity = (0.85 * UNITS * (i + 0.5), 0)  # any push of 0.6 to 1 ends much alike
+        bodies[-1].velocity = (0.85 * UNITS * (i + 0.5), 0)  # pushes of 0.6 to 1 end similarly
     settle(space)
     return [[i, *place(b), round(degrees(b.angle), 1)] for i, b in enumerate(bodies)]
 
@@ -58,7 +58,7 @@ def _block_color(p: Params, i: float) -> Color:
 
 
 def _blocks_seen(look: Look, p: Params) -> float:
-    """The least share of a block's own colour in any of the blocks' middles."""
+    """The minimum over the blocks of the share of a block's colour at its centre."""
     return min(share_around(look, (x, y), 0.25 * p["block"], _block_color(p, i)) for i, x, y, _ in _tower_blocks(p))
 
 
@@ -76,7 +76,7 @@ def _tower_lowered_seen(look: Look, p: Params) -> bool:
 
 
 class Tower(Scene):
-    """A tower of three or four square blocks, by turns in the main colour and black, at the left."""
+    """A tower of three or four square blocks at the left, alternating between the main colour and black."""
 
     name = "tower"
     colors = COLORS

@@ -1,4 +1,4 @@
-"""The embedded default on ReasonMini, measured by the eval command."""
+"""The embedded default on ReasonMini, measured by `reasonbrain eval`."""
 
 import json
 
@@ -26,15 +26,15 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def means(folder):
-    """system -> score -> mean over the split."""
+    """system -> score -> mean over the split"""
     table = json.loads((folder / "report.json").read_text())["tables"][0]
     assert table["records"] == 33
     systems = table["scores"]["outcome"]["systems"]
     return {s: {name: of["systems"][s]["mean"] for name, of in table["scores"].items()} for s in systems}
 
 
-def test_the_embedded_default_does_what_is_asked(means):
-    """One record of each kind, never trained on. Untrained or broken weights pass almost no check."""
+def test_the_embedded_default_passes_its_checks(means):
+    """One held-out record of each kind. Untrained or broken weights pass almost no check."""
     edits = means["edits"]
     assert edits["outcome"] >= 0.9
     assert edits["L1 outside"] <= 0.01
@@ -42,18 +42,18 @@ def test_the_embedded_default_does_what_is_asked(means):
 
 
 def test_the_instruction_is_needed(means):
-    """Kinds share scenes: a model that sees only the picture can be right once per scene, 16 times in 33."""
+    """Kinds share scenes, so a model that sees only the picture can pass once per scene, 16 times in 33."""
     withheld = means["instruction withheld"]["outcome"]
     assert withheld <= len(scenes()) / len(kinds()) and withheld < 0.5 * means["edits"]["outcome"]
 
 
-def test_the_baselines_are_what_they_are_called(means):
+def test_the_baselines_have_the_expected_scores(means):
     assert means["do nothing"]["outcome"] < 0.05 and means["do nothing"]["L1 outside"] == 0
     assert means["true target"]["outcome"] == 1 and means["true target"]["L1 inside"] == 0
     assert 0 < means["autoencoder on the true target"]["L1 outside"] < 0.05
 
 
-def test_it_agrees_with_the_scores_of_a_written_split(folder, means, tmp_path):
+def test_scores_agree_with_those_of_a_written_split(folder, means, tmp_path):
     """`reasonbrain data score` reads the same pictures from a folder and computes the scores independently."""
     write_split("test", 33, mini.SEED, tmp_path / "split")
     scored = score(tmp_path / "split", folder / "edits")["edits"]
@@ -69,7 +69,7 @@ def test_all_three_splits_and_their_kinds():
     assert {records[i].notes["kind"] for i in range(33)} == {kind.name for _, kind in kinds()}
 
 
-def test_the_shipped_weights_are_small_and_name_no_machine():
+def test_the_shipped_weights_are_small_and_contain_no_local_paths():
     files = [f for f in embedded().rglob("*") if f.is_file()]
     assert sum(f.stat().st_size for f in files) <= 40_000_000
     for file in files:

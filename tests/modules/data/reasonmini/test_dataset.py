@@ -1,4 +1,4 @@
-"""ReasonMini as a data set: its records, how often a kind occurs, its validation split, its vocabulary."""
+"""ReasonMini as a training set: its records, the frequency of kinds, its validation split, its vocabulary."""
 
 from collections import Counter
 
@@ -18,7 +18,7 @@ def test_without_turns_the_records_are_the_training_split():
         assert records[i].source.tobytes() == sample.source.tobytes() and sample.instruction in records[i].instructions
 
 
-def test_a_kind_takes_as_many_turns_as_it_is_given():
+def test_a_kind_occurs_as_often_as_its_turns_say():
     first, second, third = (kind.name for _, kind in kinds()[:3])
     records = ReasonMini(turns={first: 3, second: 0})
     assert Counter(records.order)[first] == 3 and second not in records.order and Counter(records.order)[third] == 1
@@ -29,7 +29,7 @@ def test_a_kind_takes_as_many_turns_as_it_is_given():
     assert len(set(pictures)) == 3  # three records, not one thrice
 
 
-def test_cutting_leaves_its_pictures_as_they_are():
+def test_cropping_leaves_its_pictures_unchanged():
     """Training goes through CutRecords with every data set."""
     records = open_records(load_config("tiny", ["data.count=300"]).data, 8)
     assert records.sizes == [(64, 64)] * 300
@@ -47,8 +47,8 @@ def test_other_splits():
     assert not set(paraphrased.instructions) & set(open_data(cfg)[0].instructions)
 
 
-def test_the_vocabulary_is_the_words_of_training():
-    """Of its beginning alone, whatever is trained on: words that replace others stay the same."""
+def test_the_vocabulary_is_that_of_the_training_instructions():
+    """Of the first records only, whatever a run trains on, so that the replacement words stay the same."""
     words = ReasonMini(seed=3, turns={"tap_left_open": 0}).vocabulary()
     assert len(words) == 954 and list(words) == sorted(set(words))
     assert set(make("train", 17).instruction.split()) <= set(words)
@@ -70,7 +70,7 @@ def test_wrong_settings_are_named(given, message):
         ReasonMini(**given)
 
 
-def test_its_identity_is_what_its_records_depend_on():
+def test_its_identity_includes_all_that_its_records_depend_on():
     def of(*overrides):
         return identity(make_config({"data": {"name": "mini"}}, overrides).data)
 

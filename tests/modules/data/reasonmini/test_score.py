@@ -1,4 +1,4 @@
-"""Scores of edits: the truth gets everything, the sources next to nothing, and wrong, missing or broken edits fail."""
+"""Scores of edits: targets pass, sources hardly, and wrong, missing or broken edits fail."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def records(folder):
 
 @pytest.fixture
 def truth(folder, records, tmp_path):
-    """A folder of edits that are the true targets."""
+    """A folder of edits that equal the targets."""
     edits = tmp_path / "edits"
     edits.mkdir()
     for r in records:
@@ -91,7 +91,7 @@ def test_shares_are_counted_by_category_and_kind(folder, records, truth):
 @pytest.mark.parametrize("region", ["inside", "outside"])
 def test_errors_are_measured_against_the_mask(folder, records, truth, region):
     def off(record, old):
-        """Every channel of the region 51 of 255 off."""
+        """Shifts every channel of the region by 51 of 255."""
         pixels = np.asarray(old).astype(int)
         mask = np.asarray(Image.open(folder / record["mask"])) > 127
         where = mask if region == "inside" else ~mask
@@ -105,7 +105,7 @@ def test_errors_are_measured_against_the_mask(folder, records, truth, region):
 
 
 def test_errors_are_a_mean_over_records_not_pixels(folder, records, truth):
-    """One record all wrong weighs one record's share, however small its mask."""
+    """A record that is wrong everywhere counts as one record, however small its mask is."""
     sizes = [(np.asarray(Image.open(folder / r["mask"])) > 127).mean() for r in records]
     smallest = records[int(np.argmin(sizes))]
     redraw(truth, [smallest], lambda r, old: Image.eval(old, lambda v: v - 51 if v > 127 else v + 51))
@@ -160,7 +160,7 @@ def test_not_a_folder_of_reason_mini(folder, records, truth, tmp_path):
     with pytest.raises(UserError, match="manifest.jsonl"):
         score(tmp_path / "nowhere", truth)
     (tmp_path / "manifest.jsonl").write_text("")
-    with pytest.raises(UserError, match="holds no record"):
+    with pytest.raises(UserError, match="has no record"):
         score(tmp_path, truth)
     (tmp_path / "manifest.jsonl").write_text(json.dumps({**records[0], "kind": "candle_sings"}))
     with pytest.raises(UserError, match="no kind 'candle_sings'"):

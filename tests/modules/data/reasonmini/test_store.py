@@ -1,4 +1,4 @@
-"""ReasonMini on disk: what is written is what was made, twice the same, and bad folders are refused."""
+"""ReasonMini on disk: the files equal the generated records and are reproducible; invalid folders are refused."""
 
 import json
 import resource
@@ -16,7 +16,7 @@ def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_what_is_written_is_what_was_made(tmp_path):
+def test_written_files_equal_the_records(tmp_path):
     manifest = write_split("test", 6, 7, tmp_path / "new" / "folder")
     folder = tmp_path / "new" / "folder"
     assert manifest == folder / "manifest.jsonl"
@@ -52,7 +52,7 @@ def test_refuses_a_folder_that_is_not_empty(tmp_path):
     assert contents(tmp_path) == {"notes.txt": b"mine"}
 
 
-def test_refuses_a_folder_that_cannot_be_made(tmp_path):
+def test_refuses_a_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match="cannot write to folder .*file"):
@@ -110,7 +110,7 @@ def test_no_manifest(tmp_path):
         list(read_manifest(tmp_path / "nowhere"))
 
 
-def test_a_full_disk_is_one_line_and_leaves_an_empty_folder(tmp_path):
+def test_a_full_disk_is_a_one_line_error_and_leaves_an_empty_folder(tmp_path):
     """A real failing write: this process may make no file of more than 100 bytes."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))

@@ -1,4 +1,4 @@
-"""ReasonMini as a data set: the same everywhere, fairly split, balanced, its distractors out of the story's way."""
+"""ReasonMini's records: reproducible, with disjoint splits, balanced, and with distractors clear of the scene."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ SCENES = [pytest.param(s, id=s.name) for s in scenes().values()]
 
 
 def fingerprint() -> str:
-    """Of everything in a handful of records of every split."""
+    """A hash of everything in a few records of every split."""
     digest = hashlib.sha256()
     for split, index in product(SPLITS, range(0, 2 * COUNT, 3)):
         sample = make(split, index, seed=5)
@@ -45,7 +45,7 @@ def combination(sample):
 
 
 def said(kind, templates):
-    """The templates in every colour of the kind's scene."""
+    """The templates filled in with every colour of the kind's scene."""
     scene = next(s for s, k in kinds() if k is kind)
     return {t.format(color=c) for t in templates for c in scene.colors}
 
@@ -63,7 +63,7 @@ def test_the_same_seed_gives_the_same_records_in_any_process():
 
 
 def test_another_seed_split_or_index_gives_another_record():
-    # index 0 and COUNT are of the same kind, so only the parameters can tell them apart
+    # records 0 and COUNT have the same kind, so they can differ in their parameters only
     places = list(product(("train", "val", "test", "paraphrase"), (0, 1), (0, COUNT)))
     seen = {json.dumps(make(split, index, seed).params) for split, seed, index in places}
     ids = {make(split, index, seed).id for split, seed, index in places}
@@ -86,15 +86,15 @@ def test_paraphrases_are_never_trained_on():
         assert len(instructions) > COUNT, "records of a kind always say the same"
 
 
-def test_every_phrasing_can_come_up():
+def test_every_phrasing_occurs():
     kind = kinds()[0][1]
     shown = {make("train", i, kind=kind.name).instruction for i in range(200)}
     assert all(said(kind, [t]) & shown for t in kind.phrasings)
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_combinations_are_held_out_but_nothing_in_them_is_new(scene):
-    """Every colour and every background is seen in training, some pairs of them never."""
+def test_combinations_are_held_out_but_their_parts_are_not(scene):
+    """Every colour and every background occurs in training, but some pairs of them never do."""
     pairs = set(product(scene.colors, BACKGROUNDS))
     held = {(c, b) for c, b in pairs if held_out(scene.name, c, b)}
     assert held, "the compositional split has nothing to show"
@@ -117,8 +117,8 @@ def test_only_the_compositional_split_shows_held_out_combinations():
 
 
 @pytest.mark.parametrize("scene", [s for s in scenes().values() if len(s.kinds) > 1], ids=lambda s: s.name)
-def test_the_picture_alone_does_not_tell_what_is_asked(scene):
-    """Kinds of one scene start from the very same sources and end differently."""
+def test_the_picture_alone_does_not_determine_the_edit(scene):
+    """Kinds of one scene have the same sources and different targets."""
     for index in range(5):
         samples = [make("test", index, kind=k.name) for k in scene.kinds]
         assert len({s.source.tobytes() for s in samples}) == 1
@@ -134,7 +134,7 @@ def test_any_hundred_records_in_a_row_are_balanced(start):
 
 
 @pytest.mark.parametrize("scene", SCENES)
-def test_distractors_keep_out_of_the_zone(scene):
+def test_distractors_are_outside_the_zone(scene):
     rng = np.random.default_rng(3)
     for _ in range(60):
         p = sample_params(scene, rng)
@@ -153,7 +153,7 @@ def test_distractors_keep_out_of_the_zone(scene):
             assert not (first.any(-1) & second.any(-1)).any(), "distractors overlap"
 
 
-def test_distractors_come_up_and_stay_as_they_are():
+def test_distractors_occur_and_stay_unchanged():
     with_distractors = [s for s in (make("train", i) for i in range(2 * COUNT)) if s.params["distractors"]]
     assert len(with_distractors) > COUNT / 2
     for sample in with_distractors:
@@ -181,8 +181,8 @@ def test_record_fields(index):
 
 
 @pytest.mark.parametrize("kind", [k.name for _, k in kinds()])
-def test_the_narration_tells_the_whole_story(kind):
-    """What is seen, asked, happens and stays, each in a sentence of its own; of what stays, pixels know."""
+def test_the_narration(kind):
+    """One sentence each on what is seen, what is asked, the outcome, and what stays, which the pixels confirm."""
     for index in range(4):
         s = make("paraphrase", index, kind=kind)
         seen, asked, happens, *rest = re.split(r"(?<=\.) ", s.narration)
