@@ -1,4 +1,4 @@
-"""The shape of the code, read from its imports: no circle, no arrow from the framework upwards, no data set by name.
+"""The structure of the code: no import cycles, no imports from the framework upwards, no data set by name.
 
 Imports inside functions and behind ``TYPE_CHECKING`` count. A command in ``reasonbrain/cli`` may import from any
 folder.
@@ -28,7 +28,7 @@ def sources(root=ROOT):
 
 
 def imported(tree, modules):
-    """The modules of ours that a file names in its imports."""
+    """The modules of this package that a file imports."""
     found = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -45,7 +45,7 @@ def graph(trees):
 
 
 def without_lazy_public_name(edges):
-    """``from reasonbrain import ReasonBrainPipeline`` is resolved when it is asked for; the package imports nothing."""
+    """``from reasonbrain import ReasonBrainPipeline`` is resolved lazily; the package itself imports nothing."""
     return {name: set() if name == "reasonbrain" else targets for name, targets in edges.items()}
 
 
@@ -67,7 +67,7 @@ def upward(edges):
 
 
 def names_a_data_set(trees):
-    """Where a string of the framework, train or eval is the name of one data set."""
+    """Strings in the framework, train or eval that are the name of a data set."""
     return [
         f"{name}:{node.lineno}"
         for name, tree in trees.items()
@@ -87,11 +87,11 @@ def imports_a_data_set(edges):
     ]
 
 
-def test_no_circle():
+def test_no_import_cycle():
     assert circle(without_lazy_public_name(graph(sources()))) is None
 
 
-def test_no_arrow_from_the_framework_upwards():
+def test_the_framework_imports_nothing_above_it():
     assert upward(graph(sources())) == []
 
 
@@ -119,7 +119,7 @@ def test_no_data_set_by_name_outside_its_folder():
         ),
     ],
 )
-def test_a_planted_fault_is_seen(file, planted, check):
+def test_a_planted_fault_is_detected(file, planted, check):
     trees = sources()
     name = module_name(ROOT / file)
     trees[name] = ast.parse((ROOT / file).read_text(encoding="utf-8") + "\n" + planted)

@@ -1,4 +1,4 @@
-"""``model.attention``: every slot computes with the kernel that was chosen, and the outcome stays the same."""
+"""``model.attention``: every slot computes with the chosen kernel, with the same result."""
 
 import logging
 from dataclasses import replace
@@ -29,7 +29,7 @@ class Fused(TorchDispatchMode):
 
 @torch.no_grad()
 def slot_by_slot(model, inputs):
-    """Every slot's outcome, and how many fused kernels ran in it."""
+    """The output of every slot, and how many fused kernels ran in it."""
     latents = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     found, fused = {}, {}
 
@@ -50,7 +50,7 @@ def slot_by_slot(model, inputs):
     return found, fused
 
 
-def test_every_slot_computes_as_chosen_and_comes_to_the_same(build, wake, inputs):
+def test_every_slot_uses_the_chosen_kernel_with_the_same_result(build, wake, inputs):
     model = wake(build())
     inputs = replace(inputs, ready=model.image_features(inputs.images))  # which keeps its kernel
     before, fused = slot_by_slot(model, inputs)
@@ -68,14 +68,14 @@ def test_every_slot_computes_as_chosen_and_comes_to_the_same(build, wake, inputs
         assert as_before == fused and all(torch.equal(back[k], before[k]) for k in before)
 
 
-def test_a_model_made_afterwards_computes_as_before(build, wake, inputs):
+def test_a_model_built_afterwards_is_not_affected(build, wake, inputs):
     before, fused = slot_by_slot(wake(build()), inputs)
     set_attention(build(), "math")
     after, same = slot_by_slot(wake(build()), inputs)
     assert same == fused and all(torch.equal(after[k], before[k]) for k in before)
 
 
-def test_auto_takes_what_works_here_and_says_so(build, caplog):
+def test_auto_selects_an_available_kernel_and_logs_it(build, caplog):
     choose.cache_clear()
     with caplog.at_level(logging.INFO, "reasonbrain.attention"):
         assert set_attention(build(), "auto") == "sdpa"
@@ -87,12 +87,12 @@ def test_auto_takes_what_works_here_and_says_so(build, caplog):
 
 
 @pytest.mark.parametrize("name", FLASH)
-def test_a_kernel_that_does_not_work_here_is_named_with_the_choices(build, name):
+def test_an_unavailable_kernel_is_an_error_with_the_choices(build, name):
     with pytest.raises(UserError, match=f"model.attention: '{name}' .* cpu .*; choose from auto, sdpa, math"):
         set_attention(build(), name, autocast=torch.bfloat16)
 
 
-def test_a_kernel_nobody_knows_is_an_error_of_the_configuration():
+def test_an_unknown_kernel_is_an_error_of_the_configuration():
     with pytest.raises(UserError, match="model.attention: 'flash' is not one of auto, sdpa, math, flash_attention_2"):
         load_config("tiny", ["model.attention=flash"])
 
@@ -101,7 +101,7 @@ def test_every_choice_has_a_name_in_both_libraries():
     assert set(ATTENTION) == {"auto", *NAMES}
 
 
-def test_flux_gives_a_flash_kernel_what_it_takes(build, wake, monkeypatch):
+def test_flux_calls_a_flash_kernel_with_valid_input(build, wake, monkeypatch):
     """With flash-attn's kernel and CUDA's autocast (norms give float32) played by others: FLUX alone calls the kernel,
     without a mask, and all that it gets is in 16 bits; our own blocks keep torch's."""
     backend, seen = NAMES["flash_attention_2"][0], []

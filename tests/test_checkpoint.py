@@ -1,4 +1,4 @@
-"""Checkpoints: the same edit after loading, nothing pickled, and clear errors for what is not a good checkpoint."""
+"""Checkpoints: the same edit after loading, nothing pickled, and clear errors for invalid checkpoints."""
 
 import io
 import json
@@ -19,7 +19,7 @@ from reasonbrain.registry import SLOTS
 
 @pytest.fixture(scope="module")
 def saved(model, settings, tmp_path_factory):
-    """A checkpoint of ``model``. Not to be changed."""
+    """A checkpoint of ``model``. Tests must not change it."""
     folder = tmp_path_factory.mktemp("saved") / "model"
     save_model(model, settings(), folder)
     return folder
@@ -27,7 +27,7 @@ def saved(model, settings, tmp_path_factory):
 
 @pytest.fixture
 def damaged(saved, tmp_path):
-    """A copy of the checkpoint to spoil."""
+    """A copy of the checkpoint that a test may damage."""
     shutil.copytree(saved, tmp_path / "copy")
     return tmp_path / "copy"
 
@@ -64,8 +64,8 @@ def test_load_gives_every_tensor_and_the_identical_edit(saved, model, settings, 
     assert first.reasoning == second.reasoning and first.reasoning[0]
 
 
-def test_the_folder_stands_alone(saved, parts, monkeypatch):
-    """What the configuration calls ``pretrained`` need not be there any more: nothing is read outside the folder."""
+def test_the_folder_is_self_contained(saved, parts, monkeypatch):
+    """The folders of ``pretrained`` in the configuration need not exist: nothing outside the folder is read."""
     for cls in (AutoencoderKL, CLIPModel, Qwen2_5_VLForConditionalGeneration):
         monkeypatch.setattr(cls, "from_pretrained", lambda *_, **__: pytest.fail("reads the pretrained folder"))
     load_model(saved)
@@ -87,8 +87,8 @@ def test_tied_weights_are_stored_once_and_stay_tied(saved):
     assert qwen.lm_head.weight is qwen.get_input_embeddings().weight
 
 
-def test_files_of_another_program(saved, damaged, model):
-    """They lack our metadata, which names the tied tensors."""
+def test_files_written_by_another_program(saved, damaged, model):
+    """They lack the metadata that names tied tensors."""
     for file in damaged.rglob("*.safetensors"):
         save_file(load_file(file), file)
     again = load_model(damaged)[0].state_dict()
@@ -106,8 +106,8 @@ def test_weights_have_the_permissions_of_other_files(saved):
     assert {f.stat().st_mode for f in saved.rglob("*") if f.is_file()} == {(saved / "config.yaml").stat().st_mode}
 
 
-def test_nothing_in_a_checkpoint_runs(damaged, tmp_path, monkeypatch):
-    """A tokenizer with code of its own is refused, even if standard input would say yes."""
+def test_no_code_in_a_checkpoint_runs(damaged, tmp_path, monkeypatch):
+    """A tokenizer with code of its own is refused, even if stdin answers yes."""
     file = damaged / "encoders" / "tokenizer_config.json"
     config = json.loads(file.read_text()) | {"tokenizer_class": "T", "auto_map": {"AutoTokenizer": [None, "evil.T"]}}
     file.write_text(json.dumps(config))
@@ -139,13 +139,13 @@ def test_half_precision(saved, model, settings, tmp_path, records):
 
 @pytest.fixture(scope="module")
 def sharded(model, settings, tmp_path_factory):
-    """A checkpoint of ``model`` in small files. Not to be changed."""
+    """A checkpoint of ``model`` in small files. Tests must not change it."""
     folder = tmp_path_factory.mktemp("sharded")
     save_model(model, settings(), folder, max_shard_size="40KB")
     return folder
 
 
-def test_large_weights_lie_in_several_files(sharded, saved, model):
+def test_large_weights_are_sharded(sharded, saved, model):
     for slot in ("mllm", "diffusion"):
         index = json.loads((sharded / slot / "model.safetensors.index.json").read_text())
         files = {f.name: load_file(f) for f in (sharded / slot).glob("*.safetensors")}
@@ -245,7 +245,7 @@ def test_broken_config(damaged):
     assert "config.yaml" in message(damaged)
 
 
-def test_made_by_another_configuration(saved, settings, tmp_path):
+def test_made_with_another_configuration(saved, settings, tmp_path):
     said = message(saved, config="tiny")  # the shipped one is larger
     assert str(saved) in said and "128" in said
     for override, words in (
@@ -263,13 +263,13 @@ def test_a_slot_that_was_null_has_no_weights(model, build, settings, tmp_path):
     assert "model.cme" in said and "null" in said
 
 
-def test_what_does_not_touch_weights_may_change(saved):
+def test_settings_that_do_not_affect_weights_may_change(saved):
     model, cfg = load_model(saved, ["edit.steps=9", "model.cme=null"])
     assert cfg.edit.steps == 9 and model.slot("cme") is None
 
 
 def test_a_view_of_another_shape_is_not_shared(model, settings, tmp_path):
-    """Two tensors that begin at one address are one stored tensor only where they are equal in shape too."""
+    """Two tensors at one address are one stored tensor only if they also have one shape."""
     from reasonbrain.checkpoint import _read, _write
 
     whole = torch.arange(8.0)

@@ -1,4 +1,4 @@
-"""What `make lint` says about a repository with broken links, stale names and a large file."""
+"""`.ci/files.py` on a repository with broken links, stale names and a large file."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""The command as a user calls it: good input gives files, bad input one line, exit code 2 and nothing written."""
+"""The command line: valid input gives files; invalid input gives one line, exit code 2 and no files."""
 
 import json
 import os
@@ -27,7 +27,7 @@ ASK = "What would happen if someone blew on the candle?"
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory, model, settings):
-    """A whole checkpoint folder of the small model."""
+    """A complete checkpoint folder of the small model."""
     folder = tmp_path_factory.mktemp("checkpoint") / "model"
     ReasonBrainPipeline.from_model(model, settings()).save_pretrained(folder)
     return folder
@@ -48,7 +48,7 @@ def call(*args):
 
 
 def ok(*args):
-    """The lines that a successful command prints; it says nothing else."""
+    """The lines that a successful command prints. It must print nothing to stderr."""
     result = call(*args)
     assert result.exit_code == 0, result.stderr or result.exception
     assert result.stderr == ""
@@ -60,7 +60,7 @@ def everything(folder):
 
 
 def refused(*args):
-    """The one line on stderr of a command that a user has to mend; it must have left every file as it was."""
+    """The one line on stderr of a command with a user error. It must not have changed any file."""
     before = everything(".")
     result = call(*args)
     assert result.exit_code == 2, result.exception
@@ -76,7 +76,7 @@ def pixels(path):
 
 
 def bomb():
-    """A PNG of a few bytes that claims to be 60000 x 60000."""
+    """A PNG of a few bytes whose header declares 60000 x 60000 pixels."""
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)),
         (b"IDAT", zlib.compress(b"")),
@@ -92,8 +92,8 @@ def bomb():
 
 
 @pytest.mark.parametrize("args", [["--help"], ["edit", "--help"], ["modules"]])
-def test_light_commands_import_nothing_heavy(args):
-    """So that they are quick: torch alone takes seconds."""
+def test_light_commands_import_no_heavy_library(args):
+    """Importing torch alone takes seconds."""
     program = f"import sys, reasonbrain.cli as c; c.main({args}, standalone_mode=False)"
     program += (
         "; found = {'torch', 'numpy', 'transformers', 'ray', 'datasets'} & {*sys.modules}; assert not found, found"
@@ -111,7 +111,7 @@ def test_modules_lists_each_plugin_in_one_line():
     assert all(line[column - 1] == " " and line[column:].startswith("reasonbrain.") for line in lines[1:-1])
 
 
-def test_a_reader_that_leaves_early_causes_no_traceback():
+def test_a_closed_pipe_causes_no_traceback():
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run([*COMMAND, "modules"], stdout=writer, stderr=subprocess.PIPE, text=True)
@@ -122,13 +122,13 @@ def test_a_reader_that_leaves_early_causes_no_traceback():
 # --- edit
 
 
-def test_the_embedded_default_edits_and_says_only_where_the_result_is(here):
+def test_the_embedded_default_edits_and_prints_only_the_path(here):
     done = subprocess.run([*COMMAND, "edit", "in.png", ASK, "-o", "out.png"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "out.png\n", "")
     assert pixels("out.png").shape == pixels("in.png").shape
 
 
-def test_same_seed_same_pixels_and_what_made_them_is_in_the_file(checkpoint):
+def test_same_seed_same_pixels_and_settings_are_in_the_metadata(checkpoint):
     edit = ["edit", "in.png", ASK, "--checkpoint", checkpoint, "--steps", 2]
     assert ok(*edit, "-o", "a.png", "--seed", 3) == ["a.png"]
     ok(*edit, "-o", "b.png", "--seed", 3)
@@ -145,7 +145,7 @@ def test_seed_and_steps_have_defaults(checkpoint):
     assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
 
 
-def test_panel_is_written_beside_the_same_result_and_printed_last(checkpoint):
+def test_a_panel_does_not_change_the_result_and_is_printed_last(checkpoint):
     edit = ["edit", "in.png", ASK, "--checkpoint", checkpoint]
     assert ok(*edit, "-o", "out.png", "--panel", "panel.png") == ["out.png", "panel.png"]
     ok(*edit, "-o", "alone.png")
@@ -233,7 +233,7 @@ def test_usage_errors(args, word):
     assert everything(".") == before
 
 
-def test_a_users_mistake_in_a_real_shell_is_one_line():
+def test_a_user_error_in_a_real_shell_is_one_line():
     done = subprocess.run([*COMMAND, "edit", "no.png", ASK, "-o", "out.png"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "error: image 'no.png' does not exist\n")
     assert not Path("out.png").exists()
@@ -247,7 +247,7 @@ def test_only_tiny_has_weights_of_its_own(settings):
     assert "--checkpoint" in said and "reasonbrain train --config mine.yaml" in said
 
 
-def test_a_checkpoint_must_have_been_made_by_the_config_that_is_named(checkpoint, settings):
+def test_a_checkpoint_must_match_the_given_config(checkpoint, settings):
     from reasonbrain.config.loading import dump_config
 
     Path("same.yaml").write_text(dump_config(settings()))
@@ -294,7 +294,7 @@ def training(overrides):
     return ["train", "-o", "run", *overrides, *keys]
 
 
-def test_train_then_edit_then_train_on(training):
+def test_train_then_edit_then_resume(training):
     assert ok(*training) == ["run/model"]
     log = Path("run/log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in log] == [1, 2]

@@ -1,4 +1,4 @@
-"""The core install edits; a command that needs more names the extra that brings it, in one line."""
+"""The core install edits; a command that needs an extra that is not installed names it in one line."""
 
 import json
 import subprocess
@@ -11,7 +11,7 @@ from layouts import manifest, picture, save
 ROOT = Path(__file__).parents[1]
 HIDDEN = "pymunk tensorboard deepspeed bitsandbytes torchmetrics datasets pyarrow imagehash ray"
 
-# Hides the packages of all extras, but for those that the core's own dependencies bring, then runs the commands.
+# Hides the packages of all extras, except those that the core's dependencies install, then runs the commands.
 SCRIPT = f"""
 import json, sys
 sys.modules.update(dict.fromkeys("{HIDDEN}".split()))
@@ -64,6 +64,6 @@ def test_the_core_edits(ended, words):
 
 
 @pytest.mark.parametrize(("words", "extra"), EXTRAS.items())
-def test_what_is_missing_is_named(ended, words, extra):
+def test_a_missing_extra_is_named(ended, words, extra):
     code, (line,) = ended[words]
     assert code == 2 and line.startswith("error: ") and f"pip install 'reasonbrain[{extra}]'" in line

@@ -1,4 +1,4 @@
-"""The whole model: which parameters train, the losses' sum, every slot null, batch = single."""
+"""The whole model: trained parameters, the sum of the losses, null slots, independence of the batch."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ ALL_NULL = [f"model.{slot}=null" for slot in SLOTS]
 
 
 def trains(name):
-    """What should train in the tiny configuration, said by name: all but CLIP, the MLLM's base and the VAE."""
+    """The parameters that train in the tiny configuration, by name: all but CLIP, the MLLM's base and the VAE."""
     return "lora_" in name or not name.startswith(FROZEN)
 
 
@@ -24,7 +24,7 @@ def latents():
     return torch.randn(LATENTS), torch.randn(LATENTS)
 
 
-def test_gradients_reach_exactly_what_should_train(build, wake, inputs, latents):
+def test_gradients_reach_exactly_the_trained_parameters(build, wake, inputs, latents):
     model = wake(build()).train()
     model(inputs, *latents, range(3))["loss"].backward()
     for name, p in model.named_parameters():
@@ -38,8 +38,8 @@ def test_gradients_reach_exactly_what_should_train(build, wake, inputs, latents)
     }
 
 
-def test_one_step_moves_what_trains_and_nothing_else(build, inputs, latents):
-    """From the very start, where LoRA and FLUX's new inputs are zero: after two steps all have moved."""
+def test_steps_change_trained_parameters_and_no_others(build, inputs, latents):
+    """From initialisation, where LoRA and FLUX's new inputs are zero. All have changed after two steps."""
     model = build().train()
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=1e-2)
@@ -72,7 +72,7 @@ def test_both_losses_train_the_lora(build, wake, inputs, latents):
 
 
 @torch.no_grad()
-def test_batch_is_single(model, records, inputs):
+def test_a_row_does_not_depend_on_its_batch(model, records, inputs):
     both, _ = model.condition(inputs)
     for i, sample in enumerate(records):
         one = model.make_inputs(to_tensor([sample.source]), [sample.instruction], [sample.objects])
@@ -83,7 +83,7 @@ def test_batch_is_single(model, records, inputs):
 
 @torch.no_grad()
 def test_the_instruction_and_the_picture_matter(model, inputs):
-    """Each alone changes both sides of the condition, through the whole model."""
+    """Each changes both sides of the condition."""
     before, _ = model.condition(inputs)
     other = model.make_inputs(inputs.images, inputs.instructions[::-1], inputs.objects, inputs.regions)
     flipped = model.make_inputs(inputs.images.flip(-1), inputs.instructions, inputs.objects, inputs.regions)
@@ -93,7 +93,7 @@ def test_the_instruction_and_the_picture_matter(model, inputs):
             assert (getattr(after, name) - getattr(before, name))[0].abs().max() > 1e-4
 
 
-def test_prepare_finds_what_is_not_given(model, records):
+def test_make_inputs_computes_missing_inputs(model, records):
     images = to_tensor([r.source for r in records])
     texts = ["What if the red candle were lit?"] * 3
     found = model.make_inputs(images, texts, [None, [], ["wick"]])
@@ -108,7 +108,7 @@ NULLS = [[f"model.{s}=null"] for s in (*SLOTS, "frce")] + [ALL_NULL, ALL_NULL[:-
 
 @pytest.mark.parametrize("null", NULLS, ids=str)
 def test_null_slots(build, settings, records, latents, tmp_path, null):
-    """Loss, edit, save and load work without a slot, without any, and with nothing but FLUX."""
+    """Loss, edit, save and load work without one slot, without any slot, and with FLUX only."""
     torch.manual_seed(0)
     model = build(*null)
     named = {o.split("=")[0].removeprefix("model.") for o in null}
@@ -138,7 +138,7 @@ def test_null_slots(build, settings, records, latents, tmp_path, null):
 
 @pytest.mark.parametrize("null", ["cme", "frce"])
 def test_null_of_a_trained_slot_keeps_the_rest(model, settings, tmp_path, null):
-    """A checkpoint can be loaded without one of its slots, or without FRCE as a whole (ablation)."""
+    """A checkpoint can be loaded without one of its slots, or without the whole FRCE (ablation)."""
     ReasonBrainPipeline.from_model(model, settings()).save_pretrained(tmp_path)
     pipe = ReasonBrainPipeline.from_pretrained(tmp_path, [f"model.{null}=null"])
     assert {s for s in SLOTS if pipe.model.slot(s) is None} == {s for s in SLOTS if s.startswith(null)}
@@ -155,7 +155,7 @@ def test_without_weights_published_models_come_from_their_architecture(settings)
 
 
 def test_visual_cues_and_their_masks_are_patches_then_regions(model, inputs):
-    """A mask in another order would let absent regions count and present patches not."""
+    """With a mask in another order, absent regions would be used and present patches would not."""
     with torch.no_grad():
         features = model.encode(inputs)
         cues = model.cues(features, inputs)

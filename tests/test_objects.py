@@ -52,7 +52,7 @@ def test_objects_of_a_sentence(instruction, objects):
         ("Put out the cat's candle 😀 and 3 torches", ["cat candle", "torches"]),
     ],
 )
-def test_where_the_parser_errs(instruction, objects):
+def test_corrections_of_the_parser(instruction, objects):
     assert find_objects(instruction) == objects
 
 
@@ -87,7 +87,7 @@ def head(phrase: str) -> str:
 
 
 def test_on_reasonmini_nearly_every_named_object_is_found():
-    """Of the phrasings that name the head noun of a true object at all (84 %), 98.9 % give it as a head noun."""
+    """Of the phrasings that contain the head noun of a true object (84 %), the finder returns it for 98.9 %."""
     rng = np.random.default_rng(0)
     named = found = 0
     for scene, kind in kinds():
@@ -102,7 +102,7 @@ def test_on_reasonmini_nearly_every_named_object_is_found():
     assert found / named >= 0.96
 
 
-def test_the_parser_is_imported_when_first_needed():
+def test_the_parser_is_imported_on_first_use():
     code = "import sys, reasonbrain.objects; print([m for m in ('textblob', 'nltk', 'spacy') if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""What `python -m build` makes: a wheel that holds every file and edits without the repository."""
+"""`python -m build` makes a wheel that contains every file and edits without the repository."""
 
 import os
 import re
@@ -18,7 +18,7 @@ FOLDERS = {"reasonbrain": "reasonbrain"} | {n: f"reasonbrain/{n}" for n in ("mod
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Built from the source distribution, as published ones are."""
+    """A wheel built from the source distribution, as published ones are."""
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -29,7 +29,7 @@ def wheel(tmp_path_factory):
 
 
 @pytest.mark.long
-def test_the_wheel_holds_every_file_and_no_other(wheel):
+def test_the_wheel_contains_every_file_and_no_other(wheel):
     expected = set()
     for source, installed in FOLDERS.items():
         files = [f.relative_to(ROOT / source) for f in (ROOT / source).rglob("*") if f.is_file()]
@@ -41,8 +41,8 @@ def test_the_wheel_holds_every_file_and_no_other(wheel):
 
 
 @pytest.mark.long
-def test_its_description_leads_nowhere_but_out(wheel):
-    """A package index shows README.md without the repository."""
+def test_its_description_has_only_external_links(wheel):
+    """A package index shows README.md without the files of the repository."""
     archive = zipfile.ZipFile(wheel)
     (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
     text = archive.read(name).decode()
@@ -52,7 +52,7 @@ def test_its_description_leads_nowhere_but_out(wheel):
 
 @pytest.mark.long
 def test_it_edits_in_an_environment_of_its_own(wheel, tmp_path):
-    """Its dependencies are those of this interpreter, so nothing is downloaded; the repository is on no path."""
+    """It uses the dependencies of this interpreter, so nothing is downloaded. The repository is not on the path."""
     venv.create(tmp_path / "env", with_pip=False)
     python = tmp_path / "env" / "bin" / "python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--no-index", "--no-deps", str(wheel)]

@@ -1,4 +1,4 @@
-"""What training may ask of every plug-in: to keep less of the forward pass, and to compile its repeated blocks."""
+"""Activation checkpointing and compilation of the repeated blocks of every plug-in."""
 
 import copy
 
@@ -48,7 +48,7 @@ def plain(several, inputs):
 
 
 @pytest.mark.parametrize("slot", SLOTS)
-def test_checkpointed_activations_cost_memory_no_more_and_change_no_gradient(several, plain, inputs, slot):
+def test_checkpointing_saves_memory_and_changes_no_gradient(several, plain, inputs, slot):
     model = several()
     assert len(model.slot(slot).repeated()) >= 2
     model.slot(slot).checkpoint_activations()
@@ -58,7 +58,7 @@ def test_checkpointed_activations_cost_memory_no_more_and_change_no_gradient(sev
     assert kept < plain[2]
 
 
-def test_most_of_a_step_is_kept_by_the_repeated_blocks(several, plain, inputs):
+def test_repeated_blocks_save_most_of_the_activations(several, plain, inputs):
     model = several()
     for slot in SLOTS:
         model.slot(slot).checkpoint_activations()
@@ -79,7 +79,7 @@ def test_a_copy_computes_with_its_own_weights(several, inputs):
         assert not torch.equal(twin.condition(inputs)[0].visual, before)
 
 
-def test_a_slot_without_blocks_has_nothing_to_do(several, plain, inputs):
+def test_a_slot_without_blocks_is_unchanged(several, plain, inputs):
     model = several()
     encoders = model.slot("encoders")
     assert encoders.repeated() == []
@@ -96,7 +96,7 @@ def compiled(several):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2, "FLUX's two kinds of block are not compiled"
 
 
-def test_compiled_flux_edits_the_same(several, compiled, inputs):
+def test_compiled_flux_gives_the_same_edit(several, compiled, inputs):
     compiled.slot("diffusion").compile_blocks()
     with torch.no_grad():
         condition, latents = compiled.condition(inputs)[0], torch.randn(LATENTS)
@@ -105,7 +105,7 @@ def test_compiled_flux_edits_the_same(several, compiled, inputs):
 
 
 @pytest.mark.long
-def test_compiled_flux_trains_the_same_and_still_recomputes(several, compiled, plain, inputs):
+def test_compiled_flux_gives_the_same_losses_and_still_recomputes(several, compiled, plain, inputs):
     eager = several()
     eager.slot("diffusion").checkpoint_activations()
     saved = plain[2] - step(eager, inputs)[2]

@@ -87,7 +87,7 @@ def test_unknown_and_dotted_names_are_refused_with_the_choices(name):
     assert str(e.value) == f"model.cme.name: there is no plug-in '{name}'; choose from hybrid, or null"
 
 
-def test_register_adds_a_plugin_and_knows_the_slots(monkeypatch):
+def test_register_adds_a_plugin_and_checks_the_slot(monkeypatch):
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
 
     @register("cme", "mine")

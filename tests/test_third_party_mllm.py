@@ -1,4 +1,4 @@
-"""An MLLM that a third-party package brings, with parameters of its own names: it plans, benches, trains and edits."""
+"""An MLLM from a third-party package, with parameter names of its own: it plans, benches, trains and edits."""
 
 import json
 
@@ -8,7 +8,7 @@ from packages import install, run_with
 from safetensors.torch import save_file
 
 THEIRS = '''
-"""Letters and picture patches in one small transformer."""
+"""Letters and image patches in one small transformer."""
 
 from pathlib import Path
 

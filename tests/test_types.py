@@ -1,4 +1,4 @@
-"""``make lint`` checks types across folders: faulty calls planted between them are refused, each at its own line."""
+"""``make lint`` checks types across folders: planted faulty calls between them are reported with their lines."""
 
 import re
 import shutil

@@ -28,7 +28,7 @@ def test_null_empties_a_slot():
 
 
 def test_a_null_frce_is_three_null_branches():
-    """As an override, in a file, and below an override that fills a branch again."""
+    """As an override, in a file, and before an override that fills a branch again."""
     branches = [f"model.frce.{branch}=null" for branch in ("patch", "region", "text")]
     expected = load_config("tiny", branches)
     assert load_config("tiny", ["model.frce=null"]) == expected
@@ -37,7 +37,7 @@ def test_a_null_frce_is_three_null_branches():
     assert (filled.patch, filled.region, filled.text) == (None, None, {"name": "id_controller"})
 
 
-def test_another_plugin_drops_the_old_ones_parameters():
+def test_another_plugin_drops_the_parameters_of_the_old_one():
     cfg = load_config("tiny", ["model.mllm.name=llava", "model.mllm.pretrained=x"])
     assert cfg.model.mllm == {"name": "llava", "pretrained": "x"}
     kept = load_config("tiny", ["model.mllm.name=qwen2_5_vl"])
@@ -48,13 +48,13 @@ def test_a_null_slot_can_be_filled():
     assert make_config({}, ["model.cme.name=hybrid", "model.cme.blocks=2"]).model.cme == {"name": "hybrid", "blocks": 2}
 
 
-def test_nested_architecture_keeps_the_rest():
+def test_an_override_in_an_architecture_keeps_the_rest():
     before = load_config("tiny").model.diffusion["architecture"]["transformer"]
     after = load_config("tiny", ["model.diffusion.architecture.transformer.num_layers=7"])
     assert after.model.diffusion["architecture"]["transformer"] == before | {"num_layers": 7}
 
 
-def test_what_is_written_is_read_back_the_same(tmp_path):
+def test_a_written_configuration_is_read_back_unchanged(tmp_path):
     cfg = load_config("tiny", ["model.cme=null", "train.lr=1e-5", "edit.preserve=false"])
     file = tmp_path / "config.yaml"
     file.write_text(dump_config(cfg))
@@ -99,7 +99,7 @@ def test_mistakes_are_named(override, said):
     assert all(s in text for s in said), text
 
 
-def test_unknown_presets_and_unreadable_files_are_named(tmp_path):
+def test_unknown_presets_and_unreadable_files_are_errors(tmp_path):
     assert "teeny" in message(name="teeny") and all(p in message(name="teeny") for p in presets())
     assert "gone.yaml" in message(name=str(tmp_path / "gone.yaml"))
     broken = tmp_path / "broken.yaml"

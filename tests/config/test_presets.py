@@ -1,4 +1,4 @@
-"""The shipped configurations: each loads, and the big ones are built at their true size on the meta device."""
+"""The shipped configurations: each loads, and the large ones are built at true size on the meta device."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def count(module: nn.Module) -> int:
 
 @pytest.fixture(scope="module", params=BIG)
 def built(request):
-    """A configuration's name, itself, and its model without memory."""
+    """The name of a configuration, the configuration, and its model on the meta device."""
     cfg = load_config(request.param, [f"model.{s}.precision=float32" for s in ("mllm", "diffusion")])
     start = time.monotonic()
     with torch.device("meta"):
@@ -48,7 +48,7 @@ def test_loads(name) -> None:
         assert cfg.model.width % heads == 0, slot
 
 
-def test_the_big_ones_are_shipped() -> None:
+def test_the_large_configurations_are_shipped() -> None:
     assert set(presets()) == {*BIG, "tiny"}
 
 
@@ -65,7 +65,7 @@ def test_sizes_are_the_published_ones(built) -> None:
 
 
 def test_what_trains(built) -> None:
-    """Everything but the published parts; of these LoRA, and FLUX where the configuration says so."""
+    """Everything except the published parts; of these, LoRA, and FLUX if the configuration says so."""
     name, cfg, model = built
     width = cfg.model.width
     published = ("encoders.clip.", "frce_region.sam.", "mllm.model.", "diffusion.vae.", "diffusion.transformer.")
@@ -84,8 +84,8 @@ def test_what_trains(built) -> None:
     assert model.slot("diffusion").transformer.x_embedder.in_features == 64 + joined
 
 
-def test_shapes_fit_all_the_way(built) -> None:
-    """The true shapes of an edit at 1024 x 1024, from the picture's patches to the loss of FLUX."""
+def test_shapes_of_the_whole_path(built) -> None:
+    """The shapes of an edit at 1024 x 1024, from the picture's patches to the loss of FLUX."""
     _, cfg, model = built
     width = cfg.model.width
     with torch.device("meta"):
@@ -111,7 +111,7 @@ def test_shapes_fit_all_the_way(built) -> None:
 
 
 def test_tokens_of_a_picture(built) -> None:
-    """LLaVA-1.5 sees 24 x 24 patches of its 336 pixels; Qwen merges 2 x 2 patches of 14 pixels."""
+    """LLaVA-1.5 has 24 x 24 patches of its 336 pixels; Qwen merges 2 x 2 patches of 14 pixels."""
     name, _, model = built
     mllm = model.slot("mllm")
     if "llava" in name:

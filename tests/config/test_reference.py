@@ -104,7 +104,7 @@ def test_every_field_of_the_configuration_has_a_meaning():
     assert {s.key.split(".")[0] for s in found} == {"model", "edit", "data", "train"}
 
 
-def test_a_default_is_what_one_may_write():
+def test_a_default_is_written_as_on_the_command_line():
     plain = [s for s in settings() if "[" not in s.key and "<" not in s.key and s.default]
     assert make_config({}, [f"{s.key}={s.default}" for s in plain]) == make_config({})
 

@@ -1,4 +1,4 @@
-"""The commands in README.md, CONTRIBUTING.md and docs/*.md: each is run here, or listed with why it is not.
+"""The commands in README.md, CONTRIBUTING.md and docs/*.md: each is run here, or listed with the reason why not.
 
 A command in a document that is in neither table fails, and so does a row that is in no document any more.
 """
@@ -189,7 +189,7 @@ WRITTEN_BY_READERS = {"my_plan.yaml"}
 
 
 def documented():
-    """The command lines of the ``bash`` blocks, and what the variables set in the blocks stand for."""
+    """The command lines of the ``bash`` blocks, with the variables that the blocks set expanded."""
     commands, variables = [], {}
     for document in DOCUMENTS:
         for block in re.findall(r"^```bash\n(.*?)^```", document.read_text(encoding="utf-8"), re.M | re.S):
@@ -212,7 +212,7 @@ def test_every_documented_command_is_listed_once():
 
 @pytest.fixture
 def here(tmp_path, monkeypatch):
-    """A folder in which the documents' commands find what they name."""
+    """A folder with the files that the documents' commands name."""
     monkeypatch.chdir(tmp_path)
     for name in ("docs", "train", "configs"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -231,7 +231,7 @@ def here(tmp_path, monkeypatch):
 
 
 def prepare(story, here):
-    """Makes the files that the commands of this story read and do not write."""
+    """Creates the files that the commands of this story read but do not write."""
     if story == "mini":
         write_split("test", 2, 7, here / "drawn", 64)
         (here / "EDITS").mkdir()
@@ -255,7 +255,7 @@ def prepare(story, here):
 
 
 def package(site):
-    """The package that CONTRIBUTING.md shows, as an installer would lay it out."""
+    """The package of CONTRIBUTING.md, laid out as by an installer."""
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     sources = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
     for name, sign in (("mean", "class Mean("), ("diary", "class Diary("), ("benchmark", "class DiaryBench(")):
@@ -300,7 +300,7 @@ def execute(command, here, process):
 
 @pytest.mark.parametrize("story", [*RUN, *(pytest.param(story, marks=pytest.mark.long) for story in LONG)])
 def test_the_commands_run(story, here):
-    """A path that a command prints is there."""
+    """The paths that a command prints exist."""
     prepare(story, here)
     for command in (RUN | LONG)[story]:
         if command.startswith("reasonbrain export"):
@@ -353,7 +353,7 @@ def test_a_command_that_is_not_run_is_well_formed(command, here):
 
 
 def well_formed(words):
-    """Raises for a command line that click, or the configuration, does not take. Nothing is run."""
+    """Raises for a command line that click or the configuration rejects. Nothing is run."""
     command, rest = main, list(words)
     while isinstance(command, click.Group):
         command = command.commands[rest.pop(0)]
@@ -365,7 +365,7 @@ def well_formed(words):
         read_plan(given["plan"])
 
 
-def test_a_mistyped_command_is_noticed(here):
+def test_a_mistyped_command_is_detected(here):
     for words in ("edti a b -o c", "edit a b -o c --step 3", "train -o R train.stesp=3", "train --config tny -o R"):
         with pytest.raises(Exception, match="edti|--step|stesp|tny"):
             well_formed(words.split())

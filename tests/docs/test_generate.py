@@ -1,4 +1,4 @@
-"""The reference pages in docs/ say what the code says."""
+"""The reference pages in docs/ are up to date with the code."""
 
 import runpy
 from pathlib import Path

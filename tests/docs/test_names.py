@@ -1,4 +1,4 @@
-"""The folders that README maps and the keys that the documents name are there. (Links and paths: .ci/files.py.)"""
+"""The folders that README maps and the keys that the documents name exist. (Links and paths: .ci/files.py.)"""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ DOCUMENTS = sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "docs
 
 
 def test_the_map_of_the_folders_is_true():
-    """README's tree: an entry is there at the indentation of its folder."""
+    """Each entry of README's tree exists in the folder that its indentation implies."""
     tree = (ROOT / "README.md").read_text().split("## Where things are")[1].split("```")[1].splitlines()[1:]
     above = [ROOT]
     for line in tree:

@@ -1,4 +1,4 @@
-"""The documentation site builds in strict mode from docs/ alone, and its pages load nothing from elsewhere."""
+"""The documentation site builds in strict mode from docs/ alone, and its pages load nothing from other hosts."""
 
 import re
 import subprocess
@@ -17,7 +17,7 @@ needs_zensical = pytest.mark.skipif(sys.version_info < (3, 11), reason="zensical
 
 @pytest.fixture
 def project(tmp_path):
-    """What the site is built from, in a folder of its own."""
+    """A folder with the files that the site is built from."""
     (tmp_path / "mkdocs.yml").write_text((ROOT / "mkdocs.yml").read_text())
     (tmp_path / "reasonbrain").symlink_to(ROOT / "reasonbrain")
     for file in DOCS.rglob("*"):
@@ -34,7 +34,7 @@ def build(project):
 
 
 @needs_zensical
-def test_the_site_builds_and_loads_nothing_from_elsewhere(project):
+def test_the_site_builds_and_loads_nothing_from_other_hosts(project):
     done = build(project)
     assert done.returncode == 0, done.stdout + done.stderr
     site = project / "site"
@@ -58,7 +58,7 @@ def test_a_broken_reference_fails(project, planted):
 
 
 def test_every_page_is_in_the_navigation():
-    """Which strict mode does not check."""
+    """Strict mode does not check this."""
 
     def listed(node):
         for entry in node:

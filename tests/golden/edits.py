@@ -1,6 +1,6 @@
-"""Edits every record of a manifest with the embedded default and writes what comes out. ``record.py`` starts it.
+"""Edits every record of a manifest with the embedded default and writes the results. ``record.py`` starts it.
 
-python tests/golden/edits.py MANIFEST OUT    # OUT/edits.json, and a picture a record
+python tests/golden/edits.py MANIFEST OUT    # OUT/edits.json, and one picture per record
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ def sha(*parts: str | bytes) -> str:
 
 
 def sha_array(array: np.ndarray | None) -> str | None:
-    """Of type, shape and bytes."""
+    """A hash of type, shape and bytes."""
     return None if array is None else sha(str(array.dtype), str(array.shape), np.ascontiguousarray(array).tobytes())
 
 
 def main(manifest: Path, out: Path) -> None:
-    """One call of the pipeline a batch, always from seed 7, with objects found by the pipeline and a sentence."""
+    """Calls the pipeline once per batch, always with seed 7, with objects found by the pipeline and sentences."""
     records = [json.loads(line) for line in manifest.read_text().splitlines()]
     pipe = ReasonBrainPipeline.from_pretrained("tiny")
     pipe.set_progress_bar_config(disable=True)

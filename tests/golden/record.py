@@ -1,20 +1,20 @@
-"""Golden values: what the embedded default edits, trains, batches and scores. They show that a change changes nothing.
+"""Golden values: edits, training, batches and scores of the embedded default. They show that results are unchanged.
 
     make golden    # or: python tests/golden/record.py; three minutes, two more where DeepSpeed builds
 
-writes values.json, and edits.png and batch.png with the pictures themselves. Record anew only where a change of the
-results is meant, and say so in the commit. Everything goes through the command line and ``ReasonBrainPipeline``, in
+writes values.json, and edits.png and batch.png with the pictures themselves. Record them anew only if a change is meant
+to change results, and say so in the commit. Everything runs through the command line and ``ReasonBrainPipeline``, in
 processes of one thread.
 
-``differences`` compares. Where the fingerprint of the machine is the recorded one, everything must be the same to the
-bit. On another machine hashes are left out, and so are the weights, which the losses depend on; it must hold that
+``differences`` compares. On a machine with the recorded fingerprint, everything must be bit-identical. On another
+machine, hashes and weights are not compared, and these tolerances apply:
 
-- sentences, objects, sizes, names, errors and everything else that is a text are the same,
-- a picture differs by no more than 1 of 255 in the mean over its values,
-- losses differ by no more than 1%, norms of gradients by no more than 5%,
-- the mean scores of the evaluation differ by no more than 0.02, or 2% where they are above one.
+- sentences, objects, sizes, names, errors and all other texts are equal,
+- a picture differs by at most 1 of 255 in the mean over its values,
+- losses differ by at most 1%, gradient norms by at most 5%,
+- the mean scores of the evaluation differ by at most 0.02, or by 2% if above one.
 
-With AVX2 in the place of AVX512 they differ by 0.0001 of 255, 0.15%, 1.5% and 0.00003 at most.
+With AVX2 instead of AVX512 they differ by at most 0.0001 of 255, 0.15%, 1.5% and 0.00003.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Pictures = dict[str, Image.Image]
 
 
 def fingerprint() -> Values:
-    """What decides how sums are rounded."""
+    """The properties of this machine that determine how sums are rounded."""
     info = Path("/proc/cpuinfo")
     lines = [line.split(":") for line in info.read_text().splitlines()] if info.exists() else []
     cpu = {line[0].strip(): line[1].strip() for line in lines if len(line) > 1}
@@ -63,7 +63,7 @@ def fingerprint() -> Values:
 
 
 def start(program: str, *args: Any, codes: tuple[int, ...] = (0,)) -> None:
-    """One of the programs beside this Python, in one thread."""
+    """Runs a program of this Python environment in one thread."""
     command = [str(Path(sys.executable).with_name(program)), *map(str, args)]
     env = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=900)
@@ -72,7 +72,7 @@ def start(program: str, *args: Any, codes: tuple[int, ...] = (0,)) -> None:
 
 
 def draw(folder: Path, count: int) -> list[Values]:
-    """The first records of the test split with seed 7, in FOLDER/mini. Kinds take turns, so 33 are one of each."""
+    """Writes the first records of the test split with seed 7 to FOLDER/mini. 33 records have one of each kind."""
     start("reasonbrain", "data", "mini", "--split", "test", "--count", count, "--seed", 7, "-o", folder / "mini")
     return [json.loads(line) for line in (folder / "mini" / "manifest.jsonl").read_text().splitlines()]
 
@@ -95,7 +95,7 @@ def edits(folder: Path) -> tuple[Values, Pictures]:
 
 
 def batch(folder: Path) -> tuple[Values, Pictures]:
-    """``reasonbrain batch``: eight rows, of several sizes, some with variants and sentences, and a missing picture."""
+    """``reasonbrain batch`` of eight rows: several sizes, some with variants and sentences, one without its picture."""
     mini = folder / "mini"
     records = draw(folder, 7)
     rows = [{"id": r["kind"], "image": r["src_image"], "instruction": r["instruction"], "seed": 3} for r in records]
@@ -122,7 +122,7 @@ def batch(folder: Path) -> tuple[Values, Pictures]:
 
 
 def evaluation(folder: Path) -> tuple[Values, Pictures]:
-    """``reasonbrain eval`` of 12 records: the means over all of them, and a hash of everything measured."""
+    """``reasonbrain eval`` of 12 records: the means over all of them, and a hash of the report."""
     start("reasonbrain", "eval", "--benchmark", "mini", "--data", "test", "--limit", 12, "-o", folder / "out")
     report = json.loads((folder / "out" / "report.json").read_text())
     for volatile in ("versions", "command", "device", "config"):
@@ -133,7 +133,7 @@ def evaluation(folder: Path) -> tuple[Values, Pictures]:
 
 
 def training(stage: int) -> Callable[[Path], tuple[Values, Pictures]]:
-    """20 steps from the shipped parts: in one process without a stage, otherwise in two processes of ZeRO."""
+    """20 training steps from the shipped parts: in one process (stage 0), or in two processes under ZeRO."""
 
     def run(folder: Path) -> tuple[Values, Pictures]:
         common = ["--config", "tiny", "-o", folder / "run", *TRAIN]
@@ -153,7 +153,7 @@ def training(stage: int) -> Callable[[Path], tuple[Values, Pictures]]:
 
 
 def tensors(folder: Path) -> Iterator[str | bytes]:
-    """File, name, type, shape and bytes of every tensor: not the files' own bytes, whose order may differ."""
+    """File, name, type, shape and bytes of every tensor. Not of the files, whose order may differ."""
     for path in sorted(folder.rglob("*.safetensors")):
         with safe_open(path, "pt") as file:
             for name in sorted(file.keys()):
@@ -167,7 +167,7 @@ PARTS |= {"train": training(0), "zero2": training(2), "zero3": training(3)}
 
 
 def cells(pictures: Pictures) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
-    """Where a picture is on the sheet."""
+    """The position of each picture on the sheet."""
     side = max(max(p.size) for p in pictures.values())
     for i, (name, p) in enumerate(pictures.items()):
         x, y = i % COLUMNS * side, i // COLUMNS * side
@@ -175,7 +175,7 @@ def cells(pictures: Pictures) -> Iterator[tuple[str, tuple[int, int, int, int]]]
 
 
 def sheet(pictures: Pictures) -> Image.Image:
-    """All pictures on one."""
+    """All pictures on one sheet."""
     side = max(max(p.size) for p in pictures.values())
     made = Image.new("RGB", (min(len(pictures), COLUMNS) * side, -(-len(pictures) // COLUMNS) * side))
     for name, box in cells(pictures):
@@ -184,7 +184,7 @@ def sheet(pictures: Pictures) -> Image.Image:
 
 
 def differences(part: str, values: Values, pictures: Pictures, here: Values | None = None) -> list[str]:
-    """What is not as recorded, a line each; ``here``: the fingerprint of the machine that made the values."""
+    """The differences from the recorded values, one line each. ``here``: the fingerprint of the values' machine."""
     golden = json.loads(VALUES.read_text())
     exact = (here or fingerprint()) == golden["fingerprint"]
     found = list(_differ(part, golden[part], values, exact))
@@ -216,7 +216,7 @@ def _differ(where: str, was: Any, now: Any, exact: bool) -> Iterator[str]:
 
 
 def main() -> None:
-    """Writes all files, once all parts are through."""
+    """Writes all files after all parts have run."""
     import tempfile
 
     golden, sheets = {"fingerprint": fingerprint()}, {}

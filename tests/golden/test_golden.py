@@ -1,4 +1,4 @@
-"""Today's results are the recorded ones: to the bit on the machine that recorded them, nearly so on others.
+"""Results equal the golden values: bit-identical on the machine that recorded them, within tolerances on others.
 
 pytest tests/golden -m "not long"    # the tolerances, and how to record: see record.py
 """
@@ -15,7 +15,7 @@ OTHER = {"cpu": "another"}
 
 
 @pytest.mark.parametrize("part", [pytest.param(p, marks=[pytest.mark.long] * (p in LONG)) for p in record.PARTS])
-def test_the_results_are_the_recorded_ones(part, tmp_path):
+def test_results_equal_the_golden_values(part, tmp_path):
     if part in LONG:
         pytest.importorskip("deepspeed")
     assert record.differences(part, *record.PARTS[part](tmp_path)) == []
@@ -27,7 +27,7 @@ def golden():
 
 
 def changed(values, way, to):
-    """A copy with another value, or another function of the value, at ``way``."""
+    """A copy in which the value at ``way`` is replaced by ``to``, or by ``to(value)``."""
     values = copy.deepcopy(values)
     *path, last = way
     at = values
@@ -62,8 +62,8 @@ def test_all_kinds_and_all_steps_are_recorded(golden):
         ("zero3", ("checkpoint sha",), "0", True),
     ],
 )
-def test_a_changed_value_is_seen(golden, part, way, to, elsewhere):
-    """Here every change; on another machine those beyond the tolerance."""
+def test_a_changed_value_is_detected(golden, part, way, to, elsewhere):
+    """On this machine every change; on another machine changes beyond the tolerance."""
     values = changed(golden[part], way, to)
     assert record.differences(part, golden[part], {}, OTHER) == []
     assert record.differences(part, golden[part], {}, golden["fingerprint"]) == []
@@ -74,7 +74,7 @@ def test_a_changed_value_is_seen(golden, part, way, to, elsewhere):
 
 @pytest.mark.parametrize("part", ["edits", "batch"])
 @pytest.mark.parametrize("levels, elsewhere", [(0, True), (1, True), (3, False)])
-def test_a_changed_picture_is_seen(golden, part, levels, elsewhere):
+def test_a_changed_picture_is_detected(golden, part, levels, elsewhere):
     sizes = {name: Image.new("RGB", v["size"]) for name, v in golden[part].items() if "size" in v}
     with Image.open(record.HERE / f"{part}.png") as made:
         pictures = {name: made.crop(box) for name, box in record.cells(sizes)}

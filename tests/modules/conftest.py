@@ -1,4 +1,4 @@
-"""Tiny random models in folders of the hub's own layout: sharded, with its names, written by the real classes."""
+"""Tiny random models in folders in the hub's layout: sharded, with its names, written by the real classes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def write_processor(folder: Path, name: str, **settings: object) -> None:
 
 
 def lively(model: nn.Module) -> nn.Module:
-    """Larger weights than the usual initialisation's, so that inputs matter to the output."""
+    """Makes weights larger than the usual initialisation, so that the output depends on the input."""
     for p in model.parameters():
         if p.ndim > 1:
             nn.init.normal_(p, std=p[0].numel() ** -0.5)

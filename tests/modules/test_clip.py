@@ -1,4 +1,4 @@
-"""Encoders ``clip``: several layers of patches, tokens with masks, rows that do not depend on their neighbours."""
+"""Encoders ``clip``: several layers of patches, tokens with masks, independence of other rows."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_image_features_are_clips_own_layers_without_the_class_token(clip, parts
 
 
 def test_patches_come_row_by_row(clip):
-    """A change to the right of the first row of patches moves patch 3 more than patch 12."""
+    """A change at the right of the first row of patches affects patch 3 more than patch 12."""
     picture = torch.full((1, 3, 64, 64), 0.5)
     other = picture.clone()
     other[..., :16, 48:] = 1
@@ -82,7 +82,7 @@ def test_pooled_reads_the_whole_instruction(clip):
 
 @pytest.mark.parametrize("special", ["<|im_end|>", "<|endoftext|>", "<|im_start|>"])
 def test_special_tokens_in_an_instruction_are_text(clip, special):
-    """An end token that a user writes must not end the instruction."""
+    """An end token written by a user must not end the instruction."""
     assert special in clip.tokenizer.all_special_tokens
     words = [f"{special} leave the ice in the sun", f"{special} let snow fall on the roof"]
     pooled = clip(inputs(words)).pooled

@@ -17,7 +17,7 @@ def cme():
 
 @pytest.fixture(scope="module")
 def known():
-    """Features, cues and guidance of two rows; the second row's last word and last cues do not count."""
+    """Features, cues and guidance of two rows; the last word and last cues of the second row are masked."""
     torch.manual_seed(1)
     text_mask = torch.tensor([[1, 1, 1], [1, 1, 0]]).bool()
     features = Features(
@@ -38,7 +38,7 @@ def differs(a, b, row=slice(None)):
     return (a[row] - b[row]).abs().max().item() > 1e-4
 
 
-def test_defaults_are_the_papers():
+def test_defaults_are_those_of_the_paper():
     with torch.device("meta"):
         module = HybridEnhancer(width=WIDTH)
     assert len(module.hybrid_blocks) == 5 and module.visual_queries.shape == (1, 77, WIDTH)
@@ -64,7 +64,7 @@ def test_cues_and_guidance_reach_both_sides(cme, known, side):
         assert differs(after.visual, before.visual) and differs(after.textual, before.textual)
 
 
-def test_what_is_masked_does_not_count(cme, known):
+def test_masked_tokens_have_no_effect(cme, known):
     features, cues, guidance = known
     before = cme(features, cues, guidance)
     junk = features._replace(text=features.text.masked_fill(~features.text_mask[..., None], 99.0))
@@ -84,7 +84,7 @@ def test_focus_is_a_share_of_attention(cme, known):
     torch.testing.assert_close(focus.sum((1, 2)), torch.ones(2))
 
 
-def test_nothing_at_all_is_no_nan(cme, known):
+def test_empty_input_gives_no_nan(cme, known):
     features, cues, guidance = known
     empty, none = torch.zeros(2, 0, WIDTH), torch.zeros(2, 0).bool()
     out = cme(
@@ -96,7 +96,7 @@ def test_nothing_at_all_is_no_nan(cme, known):
     assert out.pooled is features.pooled
 
 
-def test_batch_is_single(cme, known):
+def test_a_row_does_not_depend_on_its_batch(cme, known):
     features, cues, guidance = known
     both = cme(features, cues, guidance)
     for i in range(2):
@@ -108,7 +108,7 @@ def test_batch_is_single(cme, known):
 
 
 def test_focus_shows_where_the_visual_queries_look():
-    """Row by row over the grid: the patches that the last block's fusion attends to most, in a grid of 2 x 3."""
+    """The attention of the last block's fusion on the patches, row by row, on a grid of 2 x 3."""
     torch.manual_seed(2)
     enhancer = HybridEnhancer(width=WIDTH, blocks=1, queries=4, heads=2).eval()
     mask = torch.ones(1, 3).bool()

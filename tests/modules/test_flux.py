@@ -1,4 +1,4 @@
-"""Diffusion ``flux``: FLUX is called as diffusers calls it, starts as plain FLUX, and trains what it should."""
+"""Diffusion ``flux``: FLUX is called as by diffusers, starts as plain FLUX, and trains the right parameters."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def known():
 
 
 class Oracle(nn.Module):
-    """In the transformer's place: knows the data, reads noise level and z from its inputs, remembers what it got."""
+    """Replaces the transformer: knows the data, reads noise level and z from its inputs, and records its inputs."""
 
     def __init__(self, plug, data):
         super().__init__()
@@ -44,21 +44,21 @@ class Oracle(nn.Module):
         return ((z - self.data) / timestep[:, None, None],)
 
 
-def test_packing_is_fluxs():
+def test_packing_is_that_of_flux():
     latents = torch.randn(2, 4, H, W)
     tokens = pack(latents)
     assert torch.equal(tokens, FluxPipeline._pack_latents(latents, 2, 4, H, W))
     assert torch.equal(unpack(tokens, H), latents)
 
 
-def test_ids_are_fluxs():
+def test_ids_are_those_of_flux():
     expected = FluxPipeline._prepare_latent_image_ids(1, H // 2, W // 2, torch.device("cpu"), torch.float32)
     assert torch.equal(position_ids(H, W, 0, torch.device("cpu")), expected)
     expected[:, 0] = 1  # Kontext's mark of the source
     assert torch.equal(position_ids(H, W, 1, torch.device("cpu")), expected)
 
 
-def test_places_differ():
+def test_positions_differ():
     assert torch.pdist(position_sinusoids(position_ids(H, W, 0, torch.device("cpu")), 32)).min() > 1e-2
 
 
@@ -93,7 +93,7 @@ def test_starts_as_plain_flux(flux, known, source):
 
 
 @pytest.mark.parametrize("source", ["channel", "sequence"])
-def test_everything_told_matters_once_trained(flux, wake, known, source):
+def test_every_input_matters_after_training(flux, wake, known, source):
     plug = wake(flux(f"source={source}"))
     condition, latents = known
     z, sigma = torch.randn(2, H * W // 4, 16), torch.tensor([0.3, 0.9])
@@ -128,8 +128,8 @@ def l_dm(plug, *args, **kwargs):
 
 
 @pytest.mark.parametrize("source", ["channel", "sequence"])
-def test_a_perfect_prediction_costs_nothing(flux, known, source):
-    """Target = noise - data, at the noise level the transformer is told, in 0..1, with a guidance value."""
+def test_a_perfect_prediction_has_no_loss(flux, known, source):
+    """Target = noise - data, at the noise level that the transformer is given, in 0..1, with a guidance value."""
     plug = flux(f"source={source}")
     condition, latents = known
     plug.transformer = oracle = Oracle(plug, latents.flip(0))
@@ -157,7 +157,7 @@ def test_noise_levels_are_shifted_logit_normal(flux):
 
 
 @pytest.mark.parametrize("source", ["channel", "sequence"])
-def test_every_draw_has_its_own_noise_and_its_own_rows_condition(flux, known, source):
+def test_every_draw_has_its_own_noise_and_the_condition_of_its_row(flux, known, source):
     plug = flux(f"source={source}")
     condition, latents = known
     plug.transformer = oracle = Oracle(plug, latents.flip(0))
@@ -174,7 +174,7 @@ def test_every_draw_has_its_own_noise_and_its_own_rows_condition(flux, known, so
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_the_sampler_finds_what_the_oracle_knows(flux, known, steps):
+def test_the_sampler_recovers_the_oracles_data(flux, known, steps):
     plug = flux()
     condition, latents = known
     plug.transformer = oracle = Oracle(plug, latents.flip(0))
@@ -200,7 +200,7 @@ def test_latents_are_shifted_and_scaled(flux):
 
 
 @pytest.mark.parametrize("trained", ["full", "lora", "frozen"])
-def test_gradients_reach_what_trains(flux, wake, known, trained):
+def test_gradients_reach_trained_parameters(flux, wake, known, trained):
     plug = wake(flux(f"trained={trained}")).train()
     condition, latents = known
     l_dm(plug, condition, latents, latents, [1, 2]).backward()
@@ -235,7 +235,7 @@ def _same(adapted, full):
 
 
 def test_without_distilled_guidance(flux, known):
-    """FLUX.1-schnell's shape: no guidance embedding."""
+    """The architecture of FLUX.1-schnell has no guidance embedding."""
     plug = flux("architecture.transformer.guidance_embeds=false")
     assert torch.isfinite(l_dm(plug, *known, known[1], [1, 2]))
 
@@ -260,7 +260,7 @@ def test_a_wrong_choice_is_named(flux, wrong):
 
 
 def test_the_loss_is_the_mean_squared_error(flux, wake, known):
-    """With the random numbers drawn again by hand."""
+    """Compared with a computation from the same random numbers."""
     plug = wake(flux())
     condition, latents = known
     with torch.no_grad():
@@ -276,8 +276,8 @@ def test_the_loss_is_the_mean_squared_error(flux, wake, known):
     torch.testing.assert_close(loss, F.mse_loss(predicted, noise - data), rtol=1e-5, atol=1e-5)
 
 
-def test_a_rows_noise_is_its_seeds(flux, known):
-    """Two rows' loss is the mean of each alone, in whatever company."""
+def test_the_noise_of_a_row_depends_on_its_seed(flux, known):
+    """The loss of two rows is the mean of the losses of each alone, in any batch."""
     plug = flux()
     condition, latents = known
     with torch.no_grad():
@@ -301,7 +301,7 @@ def test_a_rows_noise_is_its_seeds(flux, known):
 
 @pytest.mark.parametrize("source", ["channel", "sequence"])
 def test_every_noised_copy_keeps_the_source_of_its_own_row(flux, wake, known, source):
-    """The errors of two rows with three draws each are those of each row alone."""
+    """The errors of two rows with three draws each equal those of each row alone."""
     plug = wake(flux(f"source={source}"))
     condition, latents = known
     target = torch.randn(latents.shape, generator=torch.Generator().manual_seed(9))
@@ -316,7 +316,7 @@ def test_every_noised_copy_keeps_the_source_of_its_own_row(flux, wake, known, so
 
 
 def test_the_order_of_the_inputs_is_noised_latent_then_source_then_image_term(flux, wake, known):
-    """Trained weights depend on it: x_embedder's columns belong to these parts."""
+    """Trained weights depend on this order: the columns of x_embedder belong to these parts."""
     plug = wake(flux("source=channel"))
     condition, latents = known
     given = plug.conditioning(condition, latents)

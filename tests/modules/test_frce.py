@@ -1,4 +1,4 @@
-"""FRCE: patch, region and text branch, and that nothing to see never becomes NaN."""
+"""FRCE: patch, region and text branch, and no NaN for empty input."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def iou(a, b):
     return (a & b).sum() / (a | b).sum()
 
 
-def test_a_regions_cue_is_the_mean_over_its_pixels_patches():
+def test_the_cue_of_a_region_is_the_mean_over_the_patches_of_its_pixels():
     f = features()
     branch = SuperpixelRegions(WIDTH, layers=0, heads=2, max_regions=5)
     branch.place.weight.data.zero_()
@@ -50,7 +50,7 @@ def test_a_regions_cue_is_the_mean_over_its_pixels_patches():
     assert (cues[:, 4] == 0).all()
 
 
-def test_a_region_says_where_and_how_large_it_is():
+def test_the_cue_of_a_region_has_its_position_and_size():
     f = features()
     f.patches[:] = f.patches[:, :1]  # the same everywhere
     regions = torch.full((2, 32, 32), -1)
@@ -66,7 +66,7 @@ def test_a_region_says_where_and_how_large_it_is():
     assert (cues[0, 0] - cues[1, 0]).abs().max() > 1e-3
 
 
-def test_regions_do_not_see_absent_ones():
+def test_regions_do_not_attend_to_absent_ones():
     f = features()
     regions = torch.zeros(2, 32, 32).long()
     regions[:, 16:] = 1
@@ -76,7 +76,7 @@ def test_regions_do_not_see_absent_ones():
 
 
 def test_superpixels_find_the_object_of_a_picture():
-    """The balloon that is going to burst: what changes and has the balloon's colour is one region."""
+    """A balloon that bursts: the changing pixels of its colour are one region."""
     branch = SuperpixelRegions(WIDTH)
     for index in range(6):
         sample = make("test", index, kind="balloon_pricked")
@@ -108,7 +108,7 @@ def test_patch_cues_are_means_of_neighbours():
     torch.testing.assert_close(cues[:, 4], F.layer_norm(square.mean(1), (WIDTH,)), rtol=1e-4, atol=1e-5)
 
 
-def test_patches_see_each_other():
+def test_patches_attend_to_each_other():
     f, branch = features(), PatchEncoder(WIDTH, layers=1, heads=2)
     before = branch(f)
     f.patches[:, 0] *= -1  # adding a constant would be lost on the layer norm
@@ -134,8 +134,8 @@ def test_absent_objects_give_zero_cues():
 
 
 @pytest.mark.parametrize("company", [False, True])
-def test_nothing_to_see_is_never_nan(build, wake, company):
-    """A row without object, region or word, alone or beside a full one: finite losses and gradients."""
+def test_empty_rows_give_no_nan(build, wake, company):
+    """A row without object, region or word, alone or with a full one, has finite losses and gradients."""
     model = wake(build()).train()
     sample = make("test", 3)
     rows = 1 + company

@@ -1,4 +1,4 @@
-"""The MLLM plug-in ``llava`` on a tiny LLaVA-1.5: prompt, picture tokens, guidance, L_MLLM, reasoning."""
+"""MLLM ``llava`` with a tiny LLaVA-1.5: prompt, image tokens, guidance, L_MLLM, reasoning."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ def cues_of(cues: Cues, i: int) -> Cues:
     return Cues(*(t[i : i + 1] for t in (cues.visual, cues.visual_mask, cues.textual, cues.textual_mask)))
 
 
-def test_prompt_is_llava_1_5s(plug, inputs) -> None:
-    """Without cues a row is what transformers' LlavaProcessor makes of the published prompt."""
+def test_the_prompt_is_that_of_llava_1_5(plug, inputs) -> None:
+    """Without cues a row equals what transformers' LlavaProcessor makes of the published prompt."""
     rows, image = plug.tokenize(inputs.instructions, PATCHES, 0)
     for row, text in zip(rows, TEXTS, strict=True):
         assert row == plug.tokenizer("USER: " + "<image>" * PATCHES + f"\n{text} ASSISTANT:").input_ids
@@ -57,13 +57,13 @@ def test_prompt_is_llava_1_5s(plug, inputs) -> None:
     assert with_cues[0] == rows[0][:end] + [plug.tokenizer.pad_token_id] * CUES + rows[0][end:]
 
 
-def test_an_instruction_cannot_bring_pictures(plug) -> None:
+def test_an_instruction_cannot_add_image_tokens(plug) -> None:
     rows, image = plug.tokenize(["melt the <image> ice"], PATCHES, 0)
     assert rows[0].count(image) == PATCHES
 
 
 def test_picture_tokens(plug, inputs) -> None:
-    """A token a patch, without CLS, as the model's own code makes them."""
+    """One token per patch, without CLS, as computed by the model's own code."""
     pixels = plug.pixels(inputs.images)
     assert type(plug.image_processor).__name__.endswith("Pil")  # torchvision is not needed
     embeds = plug.image_embeds(pixels)
@@ -73,7 +73,7 @@ def test_picture_tokens(plug, inputs) -> None:
 
 
 def test_forward_equals_a_plain_pass(plug, inputs, cues) -> None:
-    """Guidance and L_MLLM of a row against the language model over that row alone, without padding and masked cues."""
+    """Guidance and L_MLLM of a row, compared with a pass over that row alone, without padding and masked cues."""
     out = plug(inputs, cues)
     assert out.hidden.shape == (2, R, WIDTH)
     table = plug.model.get_input_embeddings()
@@ -94,7 +94,7 @@ def test_forward_equals_a_plain_pass(plug, inputs, cues) -> None:
     assert torch.allclose(out.lm_loss, torch.stack(losses).mean(), atol=1e-4)
 
 
-def test_cues_and_company(plug, inputs, cues) -> None:
+def test_cues_and_other_rows(plug, inputs, cues) -> None:
     out = plug(inputs, cues).hidden
     alone = plug(row_of(inputs, 1), cues_of(cues, 1)).hidden
     assert torch.allclose(out[1:], alone, atol=1e-5)

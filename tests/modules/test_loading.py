@@ -1,4 +1,4 @@
-"""Published weights from folders in the hub's layout: sharded safetensors arrive tensor by tensor, exactly, and the
+"""Published weights from folders in the hub's layout: sharded safetensors are loaded exactly, tensor by tensor, and the
 shipped configurations train, edit, save and load with them."""
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PARTS = {  # folder of the fixture: slot and name of the plug-in, its submodule 
 
 
 def published(module: nn.Module) -> dict[str, Tensor]:
-    """The tensors of a module by the names that they have without LoRA."""
+    """The tensors of a module by their names without LoRA."""
     return {k.replace(".base_layer", ""): v for k, v in module.state_dict().items() if "lora_" not in k}
 
 
@@ -36,7 +36,7 @@ def assert_equal(loaded: dict[str, Tensor], saved: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_weights_arrive(hub, name) -> None:
+def test_weights_are_loaded(hub, name) -> None:
     slot, plug, part = PARTS[name]
     folder, models = hub[name]
     assert (Path(folder) / "model.safetensors.index.json").exists()  # it is sharded
@@ -45,7 +45,7 @@ def test_weights_arrive(hub, name) -> None:
 
 
 @pytest.mark.parametrize(("source", "trained"), [("channel", "full"), ("sequence", "lora")])
-def test_flux_weights_arrive(hub, source, trained) -> None:
+def test_flux_weights_are_loaded(hub, source, trained) -> None:
     folder, models = hub["flux"]
     assert (Path(folder) / "transformer" / "diffusion_pytorch_model.safetensors.index.json").exists()
     flux = plugin("diffusion", "flux")(width=48, pretrained=folder, source=source, trained=trained)
@@ -59,7 +59,7 @@ def test_flux_weights_arrive(hub, source, trained) -> None:
     assert flux.scheduler.config.shift == 3.0
 
 
-def test_an_autoencoder_of_its_own(hub) -> None:
+def test_a_separate_autoencoder(hub) -> None:
     folder, models = hub["flux"]
     flux = plugin("diffusion", "flux")(width=48, pretrained=folder, autoencoder=f"{folder}/vae")
     assert_equal(flux.vae.state_dict(), models["vae"].state_dict())
@@ -67,8 +67,8 @@ def test_an_autoencoder_of_its_own(hub) -> None:
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
 @pytest.mark.parametrize("name", ["qwen", "llava"])
-def test_precision_is_of_the_base_and_not_of_what_trains(hub, name, tmp_path, precision, dtype) -> None:
-    """The MLLMs are published in 16 bits; what trains beside them is float32, and takes gradients so."""
+def test_precision_applies_to_the_base_only(hub, name, tmp_path, precision, dtype) -> None:
+    """The MLLMs are published in 16 bits. Parameters trained on top of them are float32."""
     slot, plug, part = PARTS[name]
     folder, models = hub[name]
     half = type(models[""]).from_pretrained(folder, dtype=torch.bfloat16)
@@ -115,7 +115,7 @@ def published_config(hub, name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", ["reasonbrain_flux_qwen", "reasonbrain_flux_llava", "reasonbrain_flux_kontext"])
 def test_shipped_configuration_on_small_parts(hub, name, tmp_path) -> None:
-    """All slots of the big configurations at work: a step's gradients, an edit, saving, loading, the same edit."""
+    """All slots of the large configurations: gradients of a step, an edit, saving, loading, the same edit."""
     cfg = load_config(name, published_config(hub, name))
     torch.manual_seed(0)
     model = ReasonBrain.from_config(cfg.model)
@@ -147,5 +147,5 @@ def test_shipped_configuration_on_small_parts(hub, name, tmp_path) -> None:
     pipe = ReasonBrainPipeline.from_model(again, cfg)
     pipe.set_progress_bar_config(disable=True)
     assert_equal(again.state_dict(), model.state_dict())
-    # not bit for bit: tensors of a sharded file lie unaligned in memory, and the kernels round differently there
+    # not bit-identical: tensors of a sharded file are unaligned in memory, for which kernels round differently
     assert torch.allclose(edit(pipe), first, atol=1e-5)

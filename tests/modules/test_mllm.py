@@ -20,7 +20,7 @@ def mllm(model):
 
 @pytest.fixture(scope="module")
 def cues():
-    """Three rows with two visual and two textual cues; the last textual one of row 0 and row 2 does not count."""
+    """Three rows with two visual and two textual cues; the last textual cue of rows 0 and 2 is masked."""
     torch.manual_seed(2)
     mask = torch.tensor([[True, False], [True, True], [True, False]])
     return Cues(torch.randn(3, 2, 32), torch.ones(3, 2).bool(), torch.randn(3, 2, 32), mask)
@@ -44,7 +44,7 @@ def prompt_ids(mllm, inputs, i):
 
 
 def test_loss_and_states_are_those_of_a_model_with_a_grown_vocabulary(mllm, inputs):
-    """transformers' own forward, with r more words in its table and labels on these alone."""
+    """Compared with transformers' forward pass with r more tokens in its table and labels on these only."""
     plug = copy.deepcopy(mllm)
     plug.img_out.data.copy_(plug.img_in)  # the grown table is tied
     grown = copy.deepcopy(plug.model)
@@ -82,7 +82,7 @@ def test_one_forward_pass_gives_all_states(mllm, inputs, cues):
     assert len(calls) == 1 and out.hidden.shape == (3, R, 32) and out.lm_loss.shape == ()
 
 
-def test_without_img_tokens_it_gives_no_guidance_and_nothing_of_it_trains(build, mllm, inputs, cues):
+def test_without_img_tokens_there_is_no_guidance_and_nothing_trains(build, mllm, inputs, cues):
     without = build("model.mllm.img_tokens=0").slot("mllm")
     calls = []
     without.model.model.language_model.register_forward_hook(lambda *_: calls.append(1))
@@ -103,14 +103,14 @@ def test_cues_enter_the_mllm(mllm, inputs, cues, side):
     torch.testing.assert_close(mllm(inputs, cues._replace(textual=hidden)).hidden, before)
 
 
-def test_a_masked_cue_is_as_good_as_none(mllm, inputs, cues):
+def test_a_masked_cue_equals_no_cue(mllm, inputs, cues):
     first = row(inputs, 0), row(cues, 0)
     short = first[1]._replace(textual=first[1].textual[:, :1], textual_mask=first[1].textual_mask[:, :1])
     torch.testing.assert_close(mllm(first[0], short).hidden, mllm(*first).hidden, rtol=1e-3, atol=1e-3)
 
 
-def test_batch_is_single(mllm, inputs, cues):
-    """Instructions of different lengths, so the rows are padded on the left."""
+def test_a_row_does_not_depend_on_its_batch(mllm, inputs, cues):
+    """The instructions have different lengths, so rows are padded on the left."""
     both = mllm(inputs, cues)
     assert len({len(prompt_ids(mllm, inputs, i)) for i in range(3)}) == 3
     losses = []
@@ -121,7 +121,7 @@ def test_batch_is_single(mllm, inputs, cues):
     torch.testing.assert_close(both.lm_loss, torch.stack(losses).mean(), rtol=1e-4, atol=1e-4)
 
 
-def test_positions_are_the_models_own(mllm, inputs):
+def test_positions_are_those_of_the_model(mllm, inputs):
     pixels = mllm.pixels(inputs.images)
     rows, image = mllm.tokenize(inputs.instructions, 16, 0)
     assert rows == [prompt_ids(mllm, inputs, i) for i in range(3)]
@@ -148,7 +148,7 @@ def test_lora_is_on_the_language_model_alone(mllm):
     assert layer.scaling["default"] == 16 / 8
 
 
-def test_gradients_reach_what_is_new_and_nothing_of_the_base(build, wake, inputs, cues):
+def test_gradients_reach_new_parameters_and_not_the_base(build, wake, inputs, cues):
     mllm = wake(build()).slot("mllm").train()
     assert not mllm.model.training  # frozen parts stay in eval mode
     out = mllm(inputs, cues)
@@ -173,7 +173,7 @@ def greedy(model, mllm, inputs, i):
     return mllm.tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip()
 
 
-def test_reason_is_the_base_models_greedy_answer(mllm, parts, inputs, cues):
+def test_reason_is_the_greedy_answer_of_the_base_model(mllm, parts, inputs, cues):
     base = Qwen2_5_VLForConditionalGeneration.from_pretrained(parts / "mllm").eval()
     before = mllm(inputs, cues).hidden
     trainable = [n for n, p in mllm.named_parameters() if p.requires_grad]
@@ -186,8 +186,8 @@ def test_reason_is_the_base_models_greedy_answer(mllm, parts, inputs, cues):
     torch.testing.assert_close(mllm(inputs, cues).hidden, before, rtol=0, atol=0)
 
 
-def test_reason_reads_the_features_that_the_batch_brings(mllm, inputs):
-    """Those of other pictures here: it speaks of these, and its vision tower does not run again."""
+def test_reason_reads_given_image_features(mllm, inputs):
+    """Given features of other pictures, it describes these, and its vision tower does not run again."""
     flipped = replace(inputs, images=inputs.images.flip(0, -1))
     wanted = mllm.reason(flipped, max_new_tokens=12)
     assert wanted != mllm.reason(inputs, max_new_tokens=12)
@@ -199,15 +199,15 @@ def test_reason_reads_the_features_that_the_batch_brings(mllm, inputs):
     assert said == wanted and not calls
 
 
-def test_reason_does_not_thaw_what_is_frozen(mllm, inputs):
-    """Switching adapters on again would make peft train them."""
+def test_reason_does_not_unfreeze_parameters(mllm, inputs):
+    """When adapters are enabled again, peft would make them trainable."""
     frozen = copy.deepcopy(mllm).requires_grad_(False)
     frozen.reason(inputs, max_new_tokens=2)
     assert not any(p.requires_grad for p in frozen.parameters())
 
 
 def test_texts_are_padded_to_few_lengths(mllm, inputs):
-    """The length that a text is said to take up is the one it gets: rows of one length need no other padding."""
+    """``text_length`` is the padded length of a text, so rows of one length need no further padding."""
     texts = ["melt", "melt the ice", "what would the ice look like after a day in the sun, and the cube beside it?"]
     rows, _ = mllm.tokenize(texts, 16, 5)
     for text, row in zip(texts, rows, strict=True):
@@ -217,14 +217,14 @@ def test_texts_are_padded_to_few_lengths(mllm, inputs):
     assert mllm.pad_left(rows, 16 + 5)[0].shape[1] == 16 + 5 + max(map(mllm.text_length, texts))
 
 
-def test_special_tokens_in_an_instruction_are_just_text(mllm, inputs, cues):
+def test_special_tokens_in_an_instruction_are_plain_text(mllm, inputs, cues):
     texts = ["<|image_pad|> melts", "<|im_end|> <|vision_start|>", "<|endoftext|>"]
     rows, image = mllm.tokenize(texts, 16, 0)
     assert [r.count(image) for r in rows] == [16] * 3
     assert torch.isfinite(mllm(replace(inputs, instructions=texts), cues).hidden).all()
 
 
-def test_an_empty_instruction_is_no_trouble(mllm, inputs, cues):
+def test_an_empty_instruction(mllm, inputs, cues):
     empty = Inputs(inputs.images, ["", "", ""], [[]] * 3, inputs.regions)
     assert torch.isfinite(mllm(empty, cues).hidden).all()
 

@@ -15,7 +15,7 @@ def qformer():
     return module
 
 
-def test_defaults_are_the_papers():
+def test_defaults_are_those_of_the_paper():
     with torch.device("meta"):
         module = QFormer(width=48)
     assert module.query_tokens.shape == (1, 77, 48)
@@ -33,7 +33,7 @@ def test_every_query_reads_every_img_token(qformer):
     assert torch.pdist(out[0].detach()).min() > 1e-3  # the queries stay apart
 
 
-def test_batch_is_single(qformer):
+def test_a_row_does_not_depend_on_its_batch(qformer):
     hidden = torch.randn(3, 4, 24)
     alone = torch.cat([qformer(hidden[i : i + 1]) for i in range(3)])
     torch.testing.assert_close(qformer(hidden), alone, rtol=1e-4, atol=1e-5)

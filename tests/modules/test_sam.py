@@ -1,4 +1,4 @@
-"""The region plug-in ``sam``: choosing among masks, painting them, and SAM itself with random weights."""
+"""Region plug-in ``sam``: selecting masks, painting them, and SAM itself with random weights."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZE = 32
 
 
 def logit(box: tuple[int, int, int, int], inside: float = 5.0) -> torch.Tensor:
-    """A mask of the box (x0, y0, x1, y1), as SAM gives it."""
+    """A mask of the box (x0, y0, x1, y1), as SAM returns it."""
     out = torch.full((SIZE, SIZE), -5.0)
     out[box[1] : box[3], box[0] : box[2]] = inside
     return out
@@ -29,19 +29,19 @@ LARGE, SAME, SMALL, APART = (0, 0, 20, 20), (0, 0, 20, 19), (5, 5, 9, 9), (24, 2
 def test_select_keeps_the_better_of_two_masks_and_drops_bad_ones() -> None:
     logits = torch.stack([logit(LARGE), logit(SAME), logit(SMALL), logit(APART), logit(APART, inside=0.5)])
     scores = torch.tensor([0.90, 0.95, 0.92, 0.50, 0.99])
-    # 0 nearly equals 1, which is better; 3 is below the IoU threshold; 4 vanishes when cut one logit higher
+    # 0 nearly equals 1, which is better; 3 is below the IoU threshold; 4 is empty with a threshold one logit higher
     assert select(logits, scores, 0.88, 0.95).tolist() == [1, 2]
     assert select(logits, scores, 0.88, 0.95, overlap=0.99).tolist() == [1, 2, 0]
     assert select(logits, scores, 0.88, 0.0).tolist() == [1, 2]
     assert select(logits, scores, 0.40, 0.95).tolist() == [1, 2, 3]
 
 
-def test_select_of_nothing_good_is_empty() -> None:
+def test_select_is_empty_if_no_mask_is_good() -> None:
     assert select(torch.full((3, SIZE, SIZE), -5.0), torch.ones(3), 0.88, 0.0).tolist() == []
     assert select(torch.zeros(0, SIZE, SIZE), torch.zeros(0), 0.88, 0.95).tolist() == []
 
 
-def test_paint_lays_small_masks_on_large_ones() -> None:
+def test_small_masks_are_painted_over_large_ones() -> None:
     masks = np.stack([(logit(box) > 0).numpy() for box in (SMALL, LARGE, APART, LARGE)])
     labels = paint(masks)
     assert labels.dtype == np.int64
@@ -67,8 +67,8 @@ def images() -> torch.Tensor:
     return torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
 
 
-def test_segment_gives_what_sam_says(hub, images) -> None:
-    """All masks kept, points in two different batch sizes, against SAM called as its own processor calls it."""
+def test_segment_agrees_with_sam(hub, images) -> None:
+    """With all masks kept and points in two batch sizes, compared with SAM called through its own processor."""
     region = build(hub, **EVERYTHING)
     labels = region.segment(images)
     assert labels.shape == (2, 40, 56) and labels.dtype == torch.int64
@@ -117,7 +117,7 @@ def test_sam_is_frozen(hub) -> None:
 
 
 def test_checkpoint_with_sam(hub, images, tmp_path) -> None:
-    """Weights that SAM shares with itself and the image processor come back; the hub folder is not needed."""
+    """Weights that SAM ties, and the image processor, are restored; the hub folder is not needed."""
     params = {"name": "sam", "pretrained": hub["sam"].folder, "heads": 2, "layers": 1, "max_regions": 6, **EVERYTHING}
     cfg = make_config({"model": {"width": 16, "frce": {"region": params}}})
     model = ReasonBrain.from_config(cfg.model).eval()
@@ -134,7 +134,7 @@ def test_checkpoint_with_sam(hub, images, tmp_path) -> None:
 
 @pytest.mark.parametrize("size", THIN)
 def test_three_rows_are_not_mistaken_for_three_channels(hub, monkeypatch, size) -> None:
-    """What SAM gets of a red picture: in every channel one value, and 0 where it is padded."""
+    """For a red picture, SAM gets one value per channel, and 0 in the padding."""
     part, seen = build(hub), []
     embed = part.sam.get_image_embeddings
     monkeypatch.setattr(part.sam, "get_image_embeddings", lambda pixels: seen.append(pixels) or embed(pixels))

@@ -1,4 +1,4 @@
-"""Aspect-ratio buckets: a step has one size, every record its turn, and non-square pictures train like square ones."""
+"""Aspect-ratio buckets: a step has one size, every record is used, and non-square pictures train like square ones."""
 
 import json
 from collections import Counter
@@ -22,7 +22,7 @@ RUN = ["train.batch_size=4", "train.micro_batch=2", "train.log_every=1", "train.
 
 
 def write_manifest(folder):
-    """Records of SHAPES whose edit recolours the picture."""
+    """Writes records of SHAPES whose edit recolours the picture."""
     rows = []
     for i, size in enumerate(SHAPES):
         for end in ("src", "tgt"):
@@ -43,13 +43,13 @@ def tensors(run):
 
 
 def test_one_size_draws_as_before():
-    """So that runs on square pictures go on as they began."""
+    """So that runs on square pictures resume unchanged."""
     rng, plain = np.random.default_rng([3, 5]), np.random.default_rng([3, 5])
     assert Buckets([(64, 64)] * 50).draw(rng, 16) == plain.integers(0, 50, 16).tolist()
     assert rng.integers(0, 1 << 32) == plain.integers(0, 1 << 32)
 
 
-def test_a_draw_has_one_size_and_all_records_their_turn():
+def test_a_draw_has_one_size_and_all_records_are_used():
     sizes = [(64, 64)] * 5 + [(48, 80)] * 2 + [(80, 48)] * 12 + [(40, 80)]
     buckets = Buckets(sizes)
     taken, drawn = Counter(), Counter()
@@ -63,7 +63,7 @@ def test_a_draw_has_one_size_and_all_records_their_turn():
     assert all(abs(taken[n] / 1600 - 1) < 0.35 for n in range(20))
 
 
-def test_the_next_of_its_size_takes_a_records_place():
+def test_a_bad_record_is_replaced_by_the_next_of_its_size():
     buckets = Buckets([(64, 64), (48, 80), (64, 64), (80, 48), (48, 80), (64, 64)])
     assert list(buckets.instead(2)) == [2, 5, 0, 3, 4, 1]  # its own, then bucket after bucket
     assert list(buckets.instead(4)) == [4, 1, 5, 0, 2, 3]
@@ -87,7 +87,7 @@ def test_batches_hold_one_bucket(settings, model, manifest):
 
 
 def test_a_bad_record_is_replaced_within_its_size(settings, model, tmp_path):
-    """Cut off behind their headers: one of two records of 80x48, and both squares."""
+    """Truncated after their headers: one of two records of 80x48, and both squares."""
     manifest = write_manifest(tmp_path)
     for i in (0, 2, 6):
         picture = (tmp_path / f"{i}_tgt.png").read_bytes()
@@ -112,8 +112,8 @@ def test_two_processes_take_the_rows_of_one(settings, model, manifest, monkeypat
             assert mine[step][0][1] + mine[step][1][1] == seeds[rank::2]
 
 
-def test_mixed_shapes_train_and_resume_to_the_bit(settings, manifest, tmp_path):
-    """Every gradient is a number, the loss falls, and a run stopped between buckets ends as one never stopped."""
+def test_mixed_shapes_train_and_resume_bit_identically(settings, manifest, tmp_path):
+    """All gradients are finite, the loss falls, and an interrupted run ends like an uninterrupted one."""
     cfg = [*RUN, *manifest, "train.warmup=2", "train.final_lr=1", "train.lr=3e-3", "train.draws=4"]
     train(settings(*cfg, "train.steps=20"), tmp_path / "whole")
     lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
@@ -127,8 +127,8 @@ def test_mixed_shapes_train_and_resume_to_the_bit(settings, manifest, tmp_path):
     assert one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
 
 
-def test_features_beforehand_need_no_pictures(settings, model, manifest, tmp_path):
-    """Rows and pictures are those of a run without them; the manifest lies where no picture is."""
+def test_precomputed_features_need_no_pictures(settings, model, manifest, tmp_path):
+    """Batches equal those of a run without features. The manifest is in a folder without pictures."""
     FeatureCache(settings(*manifest), model).write(tmp_path / "f")
     copy = tmp_path / "train.jsonl"
     copy.write_bytes(Path(manifest[1].removeprefix("data.path=")).read_bytes())

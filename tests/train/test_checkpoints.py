@@ -1,4 +1,4 @@
-"""Checkpoints: complete or not there, checked, and only the last few kept."""
+"""Checkpoints: complete or absent, verified, and only the last few are kept."""
 
 import pytest
 import torch
@@ -8,14 +8,14 @@ from reasonbrain.train import checkpoints
 
 
 def write(run, step, keep=2, processes=2):
-    """A checkpoint of ``processes`` shards."""
+    """Writes a checkpoint of ``processes`` shards."""
     new = checkpoints.folder_of(run, step).with_suffix(".new")
     for i in range(processes):
         checkpoints.shard({f"param/w{i}": torch.full((3,), float(step))}, new, i, processes)
     checkpoints.finish(run, step, new, keep)
 
 
-def test_all_shards_come_back(tmp_path):
+def test_all_shards_are_read(tmp_path):
     write(tmp_path, 5)
     folder = checkpoints.last(tmp_path)
     assert checkpoints.step_of(folder) == 5
@@ -23,14 +23,14 @@ def test_all_shards_come_back(tmp_path):
     assert found == [("param", "w0", [5.0] * 3), ("param", "w1", [5.0] * 3)]
 
 
-def test_the_oldest_go(tmp_path):
+def test_the_oldest_are_removed(tmp_path):
     for step in (1, 2, 10):
         write(tmp_path, step)
     assert [checkpoints.step_of(f) for f in checkpoints.complete(tmp_path)] == [2, 10]
     assert len(list((tmp_path / "checkpoints").iterdir())) == 2
 
 
-def test_a_half_written_one_is_none(tmp_path):
+def test_an_incomplete_one_is_ignored(tmp_path):
     write(tmp_path, 1)
     checkpoints.shard({"param/w": torch.ones(1)}, checkpoints.folder_of(tmp_path, 2).with_suffix(".new"), 0, 2)
     (tmp_path / "checkpoints" / "step-00000000.old").mkdir()
@@ -58,7 +58,7 @@ def flip(folder):
         (lambda f: (f / "done.json").write_text("{"), "done.json is truncated"),
     ],
 )
-def test_a_broken_one_is_passed_over(tmp_path, caplog, harm, named):
+def test_a_corrupt_one_is_skipped(tmp_path, caplog, harm, named):
     write(tmp_path, 1)
     write(tmp_path, 2)
     harm(checkpoints.folder_of(tmp_path, 2))
@@ -69,7 +69,7 @@ def test_a_broken_one_is_passed_over(tmp_path, caplog, harm, named):
 
 
 def test_a_step_can_be_written_again(tmp_path):
-    """After the run fell back behind a broken checkpoint."""
+    """After the run fell back to the one before a corrupt checkpoint."""
     write(tmp_path, 2)
     cut(checkpoints.folder_of(tmp_path, 2))
     write(tmp_path, 2)

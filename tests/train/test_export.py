@@ -1,4 +1,4 @@
-"""`reasonbrain export`: merged adapters edit the same picture, and trained tensors find their published parts again."""
+"""`reasonbrain export`: merged adapters give the same edit, and trained tensors load on top of published parts."""
 
 import shutil
 
@@ -42,7 +42,7 @@ def places(folder):
 
 
 def make_run(cfg, folder):
-    """A run whose last checkpoint has everything trained away from its start, and RUN/model."""
+    """A run in whose last checkpoint every trained tensor differs from its initial value, and RUN/model."""
     trained = trained_parameters(build(cfg), cfg.train)
     torch.manual_seed(6)
     moved = {f"average/{n}": p.detach() + 0.05 * torch.randn_like(p) for n, p in trained.items()}
@@ -55,7 +55,7 @@ def make_run(cfg, folder):
 
 @pytest.fixture(scope="module")
 def run(published, settings, tmp_path_factory):
-    """A run whose MLLM and FLUX trained with LoRA, beside published weights. Not to be changed."""
+    """A run whose MLLM and FLUX trained with LoRA on published weights. Tests must not change it."""
     folder = tmp_path_factory.mktemp("run")
     none = [f"model.diffusion.{key}=null" for key in ("architecture", "autoencoder")]
     make_run(settings(*LORA, *none, *places(published)), folder)
@@ -68,7 +68,7 @@ def command(*args):
 
 @pytest.fixture
 def small(run, tmp_path):
-    """The run's trained tensors alone."""
+    """The run exported with --adapters."""
     assert command(run, "-o", tmp_path / "small", "--adapters").stdout == f"{tmp_path / 'small'}\n"
     return tmp_path / "small"
 
@@ -81,7 +81,7 @@ def edit(model, cfg, records):
     return pipe(sample.source, sample.instruction, generator=generator, preserve=False, output_type="pt").images[0]
 
 
-def test_merged_edits_the_same_picture_without_adapters(run, tmp_path, records):
+def test_a_merged_model_gives_the_same_edit_without_adapters(run, tmp_path, records):
     assert command(run, "-o", tmp_path, "--merged").exit_code == 0
     (beside, _), (merged, cfg) = load_model(run), load_model(tmp_path)
     assert cfg.model.mllm["lora_rank"] == 0 and cfg.model.diffusion["trained"] == "frozen"
@@ -106,7 +106,7 @@ def test_merged_edits_the_same_picture_without_adapters(run, tmp_path, records):
         assert (edit(without, cfg, records) - picture).abs().max() > 1e-3, slot
 
 
-def test_adapters_hold_what_trained_and_give_the_same_model(run, small, records):
+def test_adapters_contain_trained_tensors_and_give_the_same_model(run, small, records):
     whole, again = load_model(run)[0], load_model(small)[0]
     assert not again.training
     before, after = whole.state_dict(), again.state_dict()
@@ -135,8 +135,8 @@ def test_adapters_name_their_published_parts(published, small, tmp_path):
     assert all(torch.equal(v, after[n]) for n, v in before.items())
 
 
-def test_a_sentence_that_is_read_is_said_without_adapters(settings, tmp_path):
-    """Merged, they would change it: only FLUX's own can be."""
+def test_a_sentence_that_e_t_reads_is_generated_without_adapters(settings, tmp_path):
+    """Merging the MLLM's adapters would change it, so only FLUX's can be merged."""
     for rank, refused in ((8, True), (0, False)):
         words = ["model.encoders.reads=sentence", f"model.mllm.lora_rank={rank}"]
         run = tmp_path / str(rank)
@@ -169,8 +169,8 @@ def test_a_tensor_missing_or_too_many_or_of_another_shape_is_an_error(small, slo
         load_model(small)
 
 
-def test_weights_that_were_never_published_are_kept_whole(settings, tmp_path):
-    """A frozen transformer that is built from its architecture starts from chance: no folder has it."""
+def test_unpublished_weights_are_stored_completely(settings, tmp_path):
+    """A frozen transformer built from its architecture has random weights, which no folder has."""
     make_run(settings(*LORA, "train.slots.connector.train=false"), tmp_path / "run")
     export(tmp_path / "run", tmp_path / "small", adapters=True)
     before, after = (load_model(tmp_path / name)[0].state_dict() for name in ("run", "small"))
@@ -178,7 +178,7 @@ def test_weights_that_were_never_published_are_kept_whole(settings, tmp_path):
 
 
 def test_bases_in_bfloat16_and_in_four_bits(published, settings, tmp_path, records):
-    """Sixteen bits round the sum once; four bits take nothing in, but stay as they are beside adapters."""
+    """In bfloat16 the sum is rounded once. Nothing is merged into nf4, but its adapters can be exported."""
     pytest.importorskip("bitsandbytes")
     overrides = [*LORA, f"model.mllm.pretrained={published / 'mllm'}", "model.mllm.precision=nf4"]
     make_run(settings(*overrides, "model.diffusion.precision=bfloat16"), tmp_path / "run")

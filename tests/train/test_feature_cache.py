@@ -1,4 +1,4 @@
-"""Features: computed once, on disk the same to the bit, never those of other data or other models."""
+"""Features: computed once, bit-identical on disk, and refused for other data or models."""
 
 import json
 import threading
@@ -32,8 +32,8 @@ def losses(run):
     return [json.loads(line)["loss"] for line in (run / "log.jsonl").read_text().splitlines()]
 
 
-def test_a_run_that_reads_them_is_the_same_to_the_bit(settings, overrides, model, tmp_path, monkeypatch):
-    """As the command writes them, 70 records in two files; a run computes them itself between steps under autocast."""
+def test_a_run_that_reads_features_is_bit_identical(settings, overrides, model, tmp_path, monkeypatch):
+    """The command writes 70 records in two files. Without features, a run computes them between steps."""
     quick = [*QUICK, "data.count=70", "train.bf16=true"]
     written = CliRunner().invoke(cli.main, ["data", "cache", "-o", str(tmp_path / "f"), *overrides, "data.count=70"])
     assert written.exit_code == 0 and written.stdout == f"{tmp_path / 'f'}\n"
@@ -46,7 +46,7 @@ def test_a_run_that_reads_them_is_the_same_to_the_bit(settings, overrides, model
     assert one.keys() == other.keys() and all(torch.equal(v, other[k]) for k, v in one.items())
 
 
-def test_writing_goes_on_where_it_stopped(settings, model, tmp_path):
+def test_writing_resumes(settings, model, tmp_path):
     features = FeatureCache(settings("data.count=130"), model)
     features.write(tmp_path)
     before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
@@ -61,7 +61,7 @@ def test_writing_goes_on_where_it_stopped(settings, model, tmp_path):
     assert (tmp_path / "000000.safetensors").stat().st_mtime_ns == kept
 
 
-def test_others_features_are_refused(settings, model, build, tmp_path):
+def test_features_of_another_model_or_data_are_refused(settings, model, build, tmp_path):
     FeatureCache(settings("data.count=2"), model).write(tmp_path)
     folder = f"data.features={tmp_path}"
     assert FeatureCache(settings("data.count=2", folder), model)[0].id == "train-0-000000"
@@ -111,8 +111,8 @@ def towers(model):
     return model.slot("encoders").clip.vision_model, model.slot("mllm").model.model.visual
 
 
-def test_vision_towers_run_once_a_record_and_not_in_a_step(settings, build, tmp_path):
-    """With a folder not at all; what a step reads is what they would find, and it reads it from there."""
+def test_vision_towers_run_once_per_record_and_not_in_a_step(settings, build, tmp_path):
+    """With a folder of features they do not run at all. A step reads the features that they would compute."""
     model, calls = build(), []
     for tower in towers(model):
         tower.register_forward_hook(lambda *_: calls.append(1))
@@ -139,7 +139,7 @@ def test_vision_towers_run_once_a_record_and_not_in_a_step(settings, build, tmp_
         save_file(held, file, words)
 
 
-def test_what_trains_is_computed_in_every_step(settings, build, records):
+def test_trained_modules_are_computed_in_every_step(settings, build, records):
     model, images = build(), to_tensor([records[0].source])
     assert model.image_features(images).keys() == {"encoders", "mllm"}
     assert "clip.vision_model" in model.slot("encoders").prepares()
@@ -149,7 +149,7 @@ def test_what_trains_is_computed_in_every_step(settings, build, records):
     assert inputs.ready.keys() == {"mllm"}
 
 
-def test_reading_ahead_reads_once_and_keeps_errors_for_who_asks():
+def test_prefetching_reads_once_and_raises_errors_on_use():
     read = []
 
     def one(number):
@@ -168,8 +168,8 @@ def test_reading_ahead_reads_once_and_keeps_errors_for_who_asks():
     assert ahead(1) == 10 and read[-1] == (1, True)
 
 
-def test_the_next_pass_is_read_while_one_computes(settings, model, tmp_path):
-    """With a folder or without one, also within a step; the last batch is what another reader finds alone."""
+def test_the_next_pass_is_read_during_the_current_one(settings, model, tmp_path):
+    """With or without a folder of features, also within a step. The last batch equals that of a separate reader."""
     cfg = settings("data.count=40", "train.batch_size=4", "train.micro_batch=2")
     FeatureCache(cfg, model).write(tmp_path)
     for folder in (None, str(tmp_path)):

@@ -1,4 +1,4 @@
-"""The training loop: the learning rate, exact resume, averages, logs, and a loss that is not a number."""
+"""The training loop: the learning rate, exact resume, averages, logs, and NaN or infinite losses."""
 
 import json
 import math
@@ -18,7 +18,7 @@ CFG = TrainConfig(steps=8, lr=0.1, warmup=2, ema=0.5, save_every=3, log_every=2)
 
 
 class Toy(nn.Module):
-    """A weight, a bias and something frozen."""
+    """A module with a weight, a bias and a frozen parameter."""
 
     def __init__(self):
         super().__init__()
@@ -35,14 +35,14 @@ class Toy(nn.Module):
 
 
 class Deep(Toy):
-    """The same behind a block of hidden layers."""
+    """The same after a block of hidden layers."""
 
     def __init__(self):
         super().__init__()
         self.blocks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4, bias=False)])
 
     def losses(self, x):
-        """Weights beyond the blocks get gradients too."""
+        """Weights outside the blocks get gradients, too."""
         both = self.blocks[1](self.blocks[0](torch.randn(16, 4))).square().mean()
         return {k: v + both for k, v in super().losses(x).items()}
 
@@ -82,20 +82,20 @@ def test_resumed_is_bit_identical_to_uninterrupted(tmp_path, make, optimizer, te
     assert len(states[0]) == tensors  # tensor, average, AdamW's step and two moments, or Muon's one
 
 
-def test_a_finished_run_does_nothing_more(tmp_path):
+def test_a_finished_run_takes_no_step(tmp_path):
     module, _ = fit(tmp_path)
     weight = module.linear.weight.clone()
     again, loop = fit(tmp_path)
     assert torch.equal(again.linear.weight, weight) and loop.step == 8
 
 
-def test_only_what_trains_moves(tmp_path):
+def test_only_trained_parameters_change(tmp_path):
     module, _ = fit(tmp_path)
     assert torch.equal(module.frozen.weight, Toy().frozen.weight)
     assert not torch.equal(module.linear.weight, Toy().linear.weight)
 
 
-def test_average_is_the_exponential_one(tmp_path):
+def test_the_average_is_exponential(tmp_path):
     module = Toy()
     loop = Loop(module, CFG, tmp_path)
     expected, seen = module.linear.weight.detach().clone(), []
@@ -134,8 +134,8 @@ def test_a_batch_is_fetched_outside_the_contexts_of_its_forward_pass(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_steps_without_a_number_are_skipped_and_a_row_of_them_ends_the_run(tmp_path, bad, caplog):
-    """Steps 1, 4, 5 and 6 are bad: one is passed over, three in a row are too many."""
+def test_non_finite_steps_are_skipped_and_several_in_a_row_end_the_run(tmp_path, bad, caplog):
+    """Steps 1, 4, 5 and 6 are bad: a single one is skipped, three in a row end the run."""
     module = Toy()
 
     def batches(step, part):
@@ -156,7 +156,7 @@ def test_steps_without_a_number_are_skipped_and_a_row_of_them_ends_the_run(tmp_p
     assert all(torch.isfinite(p).all() for p in module.parameters())
 
 
-def test_a_gradient_that_is_no_number_moves_nothing(tmp_path):
+def test_a_nan_gradient_changes_nothing(tmp_path):
     module = Toy()
     before = module.linear.weight.detach().clone()
 
@@ -169,7 +169,7 @@ def test_a_gradient_that_is_no_number_moves_nothing(tmp_path):
 
 
 def test_accumulated_parts_are_one_batch(tmp_path):
-    """Four parts of four rows move as one of sixteen does."""
+    """Four passes of four rows give the same step as one of sixteen."""
     data = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
 
     def run(parts, folder):
@@ -188,7 +188,7 @@ def test_accumulated_parts_are_one_batch(tmp_path):
 
 
 def test_gradients_are_clipped(tmp_path):
-    """AdamW hides the size of a gradient, but not in its moments."""
+    """The size of a gradient shows in AdamW's moments only."""
     _, loop = fit(tmp_path, steps=1, grad_clip=1e-3)
     norm = math.sqrt(sum(float((s["exp_avg"] / 0.1).square().sum()) for s in loop.engine.optimizers[0].state.values()))
     assert norm == pytest.approx(1e-3, rel=1e-3)
@@ -196,7 +196,7 @@ def test_gradients_are_clipped(tmp_path):
 
 @pytest.mark.parametrize("off", [0, None])
 def test_no_clipping(tmp_path, off):
-    """0 is off, as under DeepSpeed: the same step as with a norm that no gradient reaches."""
+    """0 means no clipping, as under DeepSpeed: the step equals that with a norm that no gradient reaches."""
     none, _ = fit(tmp_path / "none", steps=2, grad_clip=off)
     high, _ = fit(tmp_path / "high", steps=2, grad_clip=1e9)
     start = Toy()
@@ -205,7 +205,7 @@ def test_no_clipping(tmp_path, off):
 
 
 def diverging(run, at, steps=20, **kwargs):
-    """A run whose weights give no finite loss after step ``at``."""
+    """A run whose loss is not finite after step ``at``."""
     module = Toy()
 
     def losses(batch):
@@ -217,7 +217,7 @@ def diverging(run, at, steps=20, **kwargs):
     loop.fit(lambda step, part: (step, module.batches(step)), losses)
 
 
-def test_a_run_that_diverges_keeps_the_checkpoints_before_and_goes_on_from_them(tmp_path):
+def test_a_diverged_run_keeps_earlier_checkpoints_and_resumes_from_them(tmp_path):
     with pytest.raises(FloatingPointError, match="5 steps in a row were skipped"):
         diverging(tmp_path, at=4, keep=3)
     assert [checkpoints.step_of(f) for f in checkpoints.complete(tmp_path)] == [2, 3]  # 4 gave no finite loss
@@ -234,7 +234,7 @@ def test_a_run_does_not_end_on_a_skipped_step(tmp_path):
 
 
 @pytest.mark.parametrize("what", ["param", "average", "exp_avg"])
-def test_what_is_not_finite_is_never_saved(tmp_path, what):
+def test_non_finite_weights_are_never_saved(tmp_path, what):
     module, loop = fit(tmp_path, steps=3)
     loop.engine.gather(what, "linear.weight").view(-1)[0] = math.inf
     loop.step = 4
@@ -244,7 +244,7 @@ def test_what_is_not_finite_is_never_saved(tmp_path, what):
     assert not list(tmp_path.rglob("*.new"))
 
 
-def test_the_log_holds_no_step_twice(tmp_path):
+def test_the_log_has_no_step_twice(tmp_path):
     """Killed after step 4 and before its checkpoint: step 4 is logged again."""
     fit(tmp_path / "whole", log_every=1)
     fit(tmp_path / "run", steps=3, log_every=1)
@@ -259,7 +259,7 @@ def test_the_log_holds_no_step_twice(tmp_path):
     assert [step for step, _ in run] == list(range(1, 9)) and run[3:] == whole[3:]
 
 
-def test_log_lines_are_means_and_saves_are_on_time(tmp_path):
+def test_log_lines_are_means_and_checkpoints_are_periodic(tmp_path):
     fit(tmp_path, keep=3)
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
@@ -269,7 +269,7 @@ def test_log_lines_are_means_and_saves_are_on_time(tmp_path):
         assert line["half"] == pytest.approx(line["loss"] / 2, abs=2e-5) and line["seconds_per_step"] >= 0
 
 
-def test_what_trains_must_be_what_trained(tmp_path):
+def test_a_resumed_run_must_train_the_same_parameters(tmp_path):
     fit(tmp_path, steps=1)
     with pytest.raises(UserError, match="did not train 'blocks.0.weight', which trains now"):
         fit(tmp_path, module=Deep())
@@ -295,8 +295,8 @@ def test_sigterm_saves_and_ends(tmp_path):
     assert torch.equal(whole.linear.weight, again.linear.weight)
 
 
-def test_a_skipped_step_leaves_no_gradient_and_moves_no_average(tmp_path):
-    """Of two passes the first is fine and the second is not: the next step must not see the first one's gradients."""
+def test_a_skipped_step_leaves_no_gradient_and_no_change_of_the_average(tmp_path):
+    """The second of two passes is not finite. The next step must not contain the gradients of the first."""
     toy = Toy()
     loop = Loop(toy, TrainConfig(**{**vars(CFG), "steps": 1, "bad_steps": 5}), tmp_path)
     before = {name: average.clone() for name, average in loop.engine.average.items()}

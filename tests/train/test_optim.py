@@ -1,4 +1,4 @@
-"""What trains at which rate: the schedule, slots of their own, and the optimizers."""
+"""Learning rates: the schedule, settings per slot, and the optimizers."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ from reasonbrain.train.optim import (
 )
 
 
-def test_learning_rate_warms_up_then_falls_by_a_cosine():
+def test_the_learning_rate_has_a_warm_up_and_a_cosine_decay():
     cfg = TrainConfig(steps=110, lr=2.0, warmup=10, final_lr=0.1)
     rates = [learning_rate(cfg, s) for s in range(111)]
     assert rates[:10] == pytest.approx([0.2 * (s + 1) for s in range(10)])
@@ -38,8 +38,8 @@ def test_the_rate_reaches_the_optimizer_and_biases_do_not_decay():
     assert [p.ndim for g in groups for p in g["params"]] == [2, 1]
 
 
-def test_muon_steps_the_hidden_matrices_as_its_paper_says():
-    """Orthogonal steps: all singular values near 0.2 sqrt(4) x rate; a gradient's lie far apart."""
+def test_muon_steps_of_hidden_matrices_are_orthogonal():
+    """All singular values of a step are near 0.2 sqrt(4) x rate, whereas those of a gradient are far apart."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     trained = {f"blocks.{n}": p for n, p in module.named_parameters()} | {"head": nn.Parameter(torch.randn(2, 4))}
@@ -56,8 +56,8 @@ def test_muon_steps_the_hidden_matrices_as_its_paper_says():
     assert step.max() < 1.3 and step.min() > 0.2  # 100 times apart before
 
 
-def test_a_step_from_parts_is_torchs_own():
-    """Three steps of one process that holds all of two matrices and a vector in flat tensors, beside whole ones."""
+def test_a_step_on_partitions_equals_torchs():
+    """Three steps of one process with two matrices and a vector in flat tensors, compared with whole tensors."""
     dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
     cfg = TrainConfig(optimizer="muon", lr=0.1, warmup=0, weight_decay=0.3)
     torch.manual_seed(0)
@@ -84,19 +84,19 @@ def test_a_step_from_parts_is_torchs_own():
     torch.testing.assert_close(vector, whole["blocks.0.bias"])
 
 
-def test_adapters_vectors_and_what_is_in_no_block_stay_with_adamw():
+def test_adapters_vectors_and_parameters_outside_blocks_use_adamw():
     matrix, vector = torch.zeros(2, 2), torch.zeros(2)
     assert is_hidden("cme.blocks.0.visual.to_q.weight", matrix)
     assert not is_hidden("cme.blocks.0.visual.norm.weight", vector)
     assert not is_hidden("connector.queries", matrix) and not is_hidden("mllm.layers.1.to_q.lora_A.weight", matrix)
 
 
-def test_an_unknown_optimizer_is_named():
+def test_an_unknown_optimizer_is_an_error():
     with pytest.raises(UserError, match="train.optimizer: 'sgd' is not one of adamw, adamw_8bit, muon"):
         make_optimizers({}, TrainConfig(optimizer="sgd"))
 
 
-def test_a_slot_has_its_own_rate_decay_and_warmup(model):
+def test_a_slot_may_have_its_own_rate_decay_and_warm_up(model):
     own = {"cme": SlotTrainConfig(lr=0.5, warmup=10), "mllm": SlotTrainConfig(weight_decay=0.0)}
     cfg = TrainConfig(lr=0.1, warmup=2, weight_decay=0.3, slots=own)
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -116,7 +116,7 @@ def test_a_slot_can_be_frozen(build):
     assert not any(p.requires_grad for p in model.slot("frce.patch").parameters())
 
 
-def test_eight_bit_adamw_moves_as_adamw_does():
+def test_eight_bit_adamw_steps_like_adamw():
     def run(name):
         torch.manual_seed(0)
         weight = nn.Parameter(torch.randn(64, 128))

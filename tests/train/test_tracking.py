@@ -1,4 +1,4 @@
-"""TensorBoard's own reader on what a run wrote; the other two where they are installed."""
+"""What a run logs, read by TensorBoard's own reader; wandb and trackio if they are installed."""
 
 import json
 import resource
@@ -22,8 +22,8 @@ def read(run):
     return found
 
 
-def test_a_run_can_be_watched(settings, tmp_path):
-    """Losses apart, by noise level; rates and gradient norms by slot; speed, memory, edits; and a run that went on."""
+def test_a_run_logs_its_metrics(settings, tmp_path):
+    """Losses, also by noise level; rates and gradient norms by slot; speed, memory, edits; also of a resumed run."""
     train(settings(*QUICK, "train.steps=2", "train.validate_every=2"), tmp_path)
     train(settings(*QUICK, "train.steps=4", "train.validate_every=2"), tmp_path)
     seen = read(tmp_path)
@@ -41,7 +41,7 @@ def test_a_run_can_be_watched(settings, tmp_path):
             assert line["norm"] == pytest.approx(sum(v**2 for v in slots) ** 0.5, rel=1e-4) and len(slots) > 4
 
 
-def test_what_was_lost_with_a_killed_run_is_not_shown_twice(tmp_path):
+def test_steps_repeated_after_a_kill_are_not_shown_twice(tmp_path):
     first = Tracker("tensorboard", tmp_path, 0, {})
     for step in range(1, 6):
         first.log({"loss": float(step)}, step)
@@ -52,7 +52,7 @@ def test_what_was_lost_with_a_killed_run_is_not_shown_twice(tmp_path):
     assert [(e.step, e.value) for e in read(tmp_path).Scalars("loss")] == [(1, 1), (2, 2), (3, 3), (4, 40)]
 
 
-def test_one_that_fails_is_let_go(tmp_path, caplog):
+def test_a_failed_tracker_does_not_end_the_run(tmp_path, caplog):
     tracker = Tracker("tensorboard", tmp_path, 0, {})
     tracker.log({"loss": object()}, 1)
     tracker.picture("edits", Image.new("RGB", (4, 4)), 2)
@@ -77,7 +77,7 @@ def test_a_full_disk_does_not_end_the_run(tmp_path, caplog):
     assert len(caplog.records) == 1 and "File too large" in caplog.text
 
 
-def test_a_wrong_or_missing_one_is_named(tmp_path):
+def test_an_unknown_or_missing_tracker_is_an_error(tmp_path):
     with pytest.raises(UserError, match="train.tracker: 'paper' is not one of tensorboard, wandb, trackio, null"):
         load_config("tiny", ["train.tracker=paper"])
     with pytest.raises(UserError, match="mlpaper is not installed"):
@@ -85,7 +85,7 @@ def test_a_wrong_or_missing_one_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_the_others(name, tmp_path, monkeypatch):
+def test_other_trackers(name, tmp_path, monkeypatch):
     pytest.importorskip(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # heeded if trackio was not imported before

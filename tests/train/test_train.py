@@ -1,4 +1,4 @@
-"""The training entry: a real run whose loss falls, exact resume of the whole model, and what it writes."""
+"""`reasonbrain train`: a real run whose loss falls, exact resume of the whole model, and its files."""
 
 import json
 import shutil
@@ -37,7 +37,7 @@ def tensors(folder):
 
 
 def numbers(run):
-    """The log without its times and memory."""
+    """The log without times and memory."""
     return [{k: v for k, v in line.items() if not k.startswith("seconds") and k != "gib"} for line in losses(run)]
 
 
@@ -58,7 +58,7 @@ def test_thirty_steps_lower_both_losses(settings, tmp_path, records):
 
 
 def test_interrupted_and_resumed_is_bit_identical(settings, tmp_path):
-    """Six steps, or six steps of which the first process dies in the fifth, with few records, so that they recur."""
+    """Six steps, or six steps whose first process dies in the fifth, with few records, so that they recur."""
     cfg = settings(*QUICK, "train.steps=6", "train.save_every=3")
     train(cfg, tmp_path / "whole")
 
@@ -82,7 +82,7 @@ def test_interrupted_and_resumed_is_bit_identical(settings, tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["adamw_8bit", "muon"])
-def test_every_optimizer_is_resumed_bit_identically(settings, tmp_path, optimizer):
+def test_every_optimizer_resumes_bit_identically(settings, tmp_path, optimizer):
     if optimizer == "adamw_8bit":
         pytest.importorskip("bitsandbytes")
     cfg = settings(*QUICK, "train.steps=4", "train.save_every=2", "train.keep=9", f"train.optimizer={optimizer}")
@@ -95,7 +95,7 @@ def test_every_optimizer_is_resumed_bit_identically(settings, tmp_path, optimize
     assert same(tensors(tmp_path / "whole"), tensors(tmp_path / "parts")) and tensors(tmp_path / "whole")
 
 
-def test_frozen_parts_stay_as_they_came(settings, build, tmp_path):
+def test_frozen_parts_are_unchanged(settings, build, tmp_path):
     before = build().state_dict()
     own = "train.slots.connector.train=false"
     train(settings(*QUICK, own, "train.steps=2"), tmp_path)
@@ -114,7 +114,7 @@ def test_a_run_of_another_model_is_refused(settings, tmp_path):
 
 
 def test_training_and_planning_without_frce(settings, overrides, tmp_path):
-    """A run without FRCE, resumed; it is not resumed with FRCE."""
+    """A run without FRCE is resumed, but not with FRCE."""
     cfg = settings(*QUICK, "train.steps=1", "model.frce=null")
     train(cfg, tmp_path)
     cfg.train.steps = 2
@@ -139,7 +139,7 @@ def test_a_null_slot_cannot_be_set(settings, tmp_path, key):
         train(settings("model.cme=null", key), tmp_path)
 
 
-def test_another_optimizer_wants_another_run(settings, tmp_path):
+def test_another_optimizer_needs_another_run(settings, tmp_path):
     train(settings(*QUICK, "train.steps=1", "train.optimizer=muon"), tmp_path / "muon")
     adamw = [*QUICK, "train.steps=2", "train.optimizer=adamw"]
     with pytest.raises(UserError, match="train.optimizer: run '.*muon' trains with muon, not adamw.*train.start="):
@@ -162,7 +162,7 @@ def test_batches_are_a_function_of_the_step(settings, model):
     assert first(0)[0].instructions != first(1)[0].instructions
 
 
-def test_latents_are_computed_once_a_record(settings, model):
+def test_latents_are_computed_once_per_record(settings, model):
     batches, calls = Batches(settings("data.count=3", "train.batch_size=4"), model), []
     hook = model.slot("diffusion").vae.encoder.register_forward_hook(lambda *_: calls.append(1))
     for step in range(6):
@@ -187,7 +187,7 @@ def test_a_batch_is_records_with_their_latents(settings, model):
         assert torch.equal(inputs.regions[row], model.slot("frce.region").segment(inputs.images[row : row + 1])[0])
 
 
-def test_most_rows_find_their_objects_in_their_own_words(settings, model):
+def test_most_rows_use_the_objects_of_their_instruction(settings, model):
     cfg = settings("data.count=8", "train.batch_size=64")
     batches = Batches(cfg, model)
     numbers, seeds = batches.rows(0, 0)
@@ -202,7 +202,7 @@ def test_most_rows_find_their_objects_in_their_own_words(settings, model):
 
 
 def test_a_manifest_trains(settings, tmp_path):
-    """Reason50K's format, pictures of several sizes, one record without objects."""
+    """Reason50K's format, with pictures of several sizes and one record without objects."""
     rows = []
     for i, size in enumerate([(80, 60), (64, 64)]):
         for end in ("src", "tgt"):
@@ -216,7 +216,7 @@ def test_a_manifest_trains(settings, tmp_path):
     assert np.isfinite(losses(tmp_path / "run")[0]["loss"])
 
     def taken(*more):
-        """The objects and the words of 8 steps: each has records of one size."""
+        """The objects and instructions of 8 steps; each step has records of one size."""
         here = settings("train.batch_size=4", "data.name=manifest", f"data.path={cfg.data.path}", *more)
         batches = Batches(here, model)
         inputs = [batches(step)[0] for step in range(8)]
@@ -233,7 +233,7 @@ def test_a_manifest_trains(settings, tmp_path):
 
 
 def broken_manifest(folder, count=4):
-    """Records 1 and 2 of four have a source that is no picture."""
+    """The sources of records 1 and 2 of four are not pictures."""
     rows = []
     for i in range(count):
         for end in ("src", "tgt"):
@@ -258,8 +258,8 @@ def test_a_bad_record_is_named_or_skipped(settings, model, tmp_path, caplog):
         FeatureCache(settings(*manifest, "data.skip_bad=true"), model)[0]
 
 
-def test_parts_and_processes_share_a_batch_out(settings, model, monkeypatch):
-    """All rows once, whoever takes them."""
+def test_passes_and_processes_share_a_batch(settings, model, monkeypatch):
+    """Every row is used once, by any pass and process."""
     whole = Batches(settings("train.batch_size=8"), model).rows(3, 0)
     rows = []
     for rank in (0, 1):
@@ -279,7 +279,7 @@ def test_a_batch_that_cannot_be_shared_is_refused():
 
 
 def test_export_writes_every_trained_tensor(settings, tmp_path):
-    """The averaged weights or the last ones, beside what did not train."""
+    """The averaged weights or the last ones, together with frozen weights."""
     cfg = settings(*QUICK, "train.steps=3", "train.ema=0.5")
     train(cfg, tmp_path)
     kept = {(what, name): value for what, name, value in checkpoints.read(checkpoints.last(tmp_path))}
@@ -293,8 +293,8 @@ def test_export_writes_every_trained_tensor(settings, tmp_path):
     assert any(not torch.equal(v, kept["param", n]) for (w, n), v in kept.items() if w == "average")
 
 
-def test_a_run_enters_no_folder_of_something_else_but_one_that_was_prepared(settings, tmp_path):
-    """Of a project with a folder ``checkpoints`` nothing is touched; model and checkpoints may be links to a disk."""
+def test_a_run_refuses_foreign_folders_but_accepts_prepared_ones(settings, tmp_path):
+    """Nothing in a project with a folder ``checkpoints`` is touched. Model and checkpoints may be links."""
     cfg = settings(*QUICK, "train.steps=1")
     for name in ("checkpoints/step-00000001.new/thesis.txt", "log.jsonl", "model/thesis.txt"):
         folder = tmp_path / name.replace("/", "_")
@@ -313,7 +313,7 @@ def test_a_run_enters_no_folder_of_something_else_but_one_that_was_prepared(sett
     assert len(checkpoints.complete(run)) == 1
 
 
-def test_export_refuses_what_is_no_run(settings, tmp_path):
+def test_export_refuses_other_folders(settings, tmp_path):
     with pytest.raises(UserError, match="has no config.yaml"):
         export(tmp_path, tmp_path / "out")
     train(settings(*QUICK, "train.steps=1"), tmp_path / "run")

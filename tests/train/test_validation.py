@@ -1,4 +1,4 @@
-"""Validation: fixed records, noise and levels; it changes nothing of the training."""
+"""Validation: fixed records, noise and noise levels, without any effect on training."""
 
 import json
 
@@ -25,7 +25,7 @@ def validation(settings, model, tmp_path):
     return Validation(cfg, model, Engine(model, cfg.train), tmp_path)
 
 
-def test_the_loss_is_that_of_the_validation_split_one_by_one(validation, model):
+def test_the_loss_is_the_mean_over_the_validation_split(validation, model):
     torch.manual_seed(1)
     found = validation.losses()
     torch.manual_seed(2)
@@ -61,7 +61,7 @@ def test_pictures_are_source_edit_and_target(validation, tmp_path, wake, model):
 
 
 def test_records_are_prepared_outside_autocast(settings, model, tmp_path, monkeypatch):
-    """Those of the losses and those of the pictures."""
+    """The records of the losses and those of the pictures."""
     cfg = settings(*QUICK, "train.bf16=true")
     validation, make_inputs, seen = Validation(cfg, model, Engine(model, cfg.train), tmp_path), model.make_inputs, []
     monkeypatch.setattr(
@@ -72,7 +72,7 @@ def test_records_are_prepared_outside_autocast(settings, model, tmp_path, monkey
     assert seen == [False] * (len(validation.records) + PICTURES)
 
 
-def test_a_run_trains_the_same_with_it(settings, tmp_path):
+def test_validation_does_not_change_training(settings, tmp_path):
     lines = []
     for name, more in (("with", ["train.validate_every=2"]), ("without", [])):
         train(settings(*QUICK, *more), tmp_path / name)
@@ -83,6 +83,6 @@ def test_a_run_trains_the_same_with_it(settings, tmp_path):
     assert len(list((tmp_path / "with" / "validation").glob("*.png"))) == 2
 
 
-def test_a_manifest_wants_one_of_its_own():
+def test_a_manifest_needs_its_own_validation_data():
     with pytest.raises(UserError, match="data.validation: train.validate_every needs data that is not trained on"):
         load_config("tiny", ["data.name=manifest", "data.path=x.jsonl", "train.validate_every=5"])

@@ -53,7 +53,7 @@ def refused(plan, folder):
 
 
 def test_shipped_plans_compare_with_one_full_model(tmp_path, monkeypatch):
-    """Their runs share a budget, every variant builds, and only what a study names differs. The full model of
+    """Their runs share a budget, every variant builds, and only the named part differs. The full model of
     ``instruction_summary`` also reads the sentence, and differs from its variant in the MLLM alone."""
     names = ["components", "img_tokens", "instruction_summary", "source", "visual_branches", "visual_guidance"]
     assert shipped() == names
@@ -96,7 +96,7 @@ def test_variants_of_a_seed_start_from_the_same_weights(settings):
     assert not all(torch.equal(full[name], p) for name, p in other.items())
 
 
-def test_runs_are_found_again_by_their_whole_configuration(overrides, tmp_path):
+def test_runs_are_identified_by_their_whole_configuration(overrides, tmp_path):
     def run(*words, metrics=("outcome",)):
         return ablate.Run(Budget("tiny"), (*overrides, *words), metrics, tmp_path)
 
@@ -173,7 +173,7 @@ def test_foreign_tables_are_never_written_over(overrides, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "5", "{}", '{"outcome": 1}', "[" * 100_000])
-def test_a_damaged_result_fails_its_run_in_one_line(text, overrides, tmp_path):
+def test_a_damaged_result_fails_its_run_with_one_line(text, overrides, tmp_path):
     run = ablate.Run(Budget("tiny"), tuple(overrides), ("outcome",), tmp_path)
     run.folder.mkdir(parents=True)
     run.result.write_text(text)

@@ -1,4 +1,4 @@
-"""The benchmarks run the real model and count what it does; how fast it is, no test asks."""
+"""The benchmarks run the real model and count its operations. Speed is not tested."""
 
 import json
 import subprocess
@@ -30,7 +30,7 @@ PICTURE, TEXT = 64, 12  # 64 pixels, a quarter in latents, two by two a token; q
 
 @pytest.fixture
 def bench(tmp_path):
-    """``bench("train", ...)``: the command's JSON, and what it printed."""
+    """``bench("train", ...)``: the command's JSON and its output."""
 
     def call(*args):
         result = CliRunner().invoke(cli.main, ["bench", *args, "-o", str(tmp_path / "found.json")])
@@ -42,7 +42,7 @@ def bench(tmp_path):
 
 
 class Two(Plugin):
-    """Two like blocks."""
+    """Two equal blocks."""
 
     def __init__(self):
         super().__init__()
@@ -54,7 +54,7 @@ class Two(Plugin):
 
 @pytest.mark.parametrize("again", [False, True])
 def test_flops_are_those_of_the_operations(again):
-    """Of [3, 5] times [5, 5] twice: forward; backward to the weights, and of the second block to its input too."""
+    """[3, 5] times [5, 5], twice: forward; backward to the weights; and in the second block backward to its input."""
     model, count = Two(), Flops()
     if again:
         model.checkpoint_activations()
@@ -74,7 +74,7 @@ def test_rates_are_those_of_the_median_run():
     assert numbers["mfu"] == 0.25
 
 
-def test_peak_is_the_data_sheets_or_measured(monkeypatch):
+def test_peak_is_from_a_data_sheet_or_measured(monkeypatch):
     names = {"NVIDIA H100 80GB HBM3": 989e12, "NVIDIA H100 PCIe": 756e12, "NVIDIA GB200": 2500e12}
     for name, peak in names.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
@@ -85,7 +85,7 @@ def test_peak_is_the_data_sheets_or_measured(monkeypatch):
 
 
 def test_training_steps(bench, overrides, settings, build, tmp_path):
-    """FLOPs are torch's own count, checkpointed or not; with features on disk nothing is left to prepare."""
+    """FLOPs agree with torch's own count, checkpointed or not; with features on disk no record is prepared."""
     found, printed = bench("train", *QUICK, *overrides, *TRAIN)
     step, reading = found["rows"]["training step"], found["rows"]["reading its records"]
     assert step["images"] == 4 and step["tokens"] == 4 * 3 * (PICTURE + TEXT) and step["again"] == 0
@@ -137,7 +137,7 @@ def test_batches(bench, overrides, monkeypatch):
 
 
 def test_loading_takes_memory_for_the_weights(tmp_path):
-    """In a process of its own: a process's peak is that of all it ever did."""
+    """In a process of its own, because the peak of a process includes everything before."""
     argv = [sys.executable, "-m", "reasonbrain.cli", "bench", "load", "--checkpoint", "tiny", *QUICK]
     subprocess.run([*argv, "-o", str(tmp_path / "found.json")], check=True, capture_output=True, timeout=300)
     found = json.loads((tmp_path / "found.json").read_text())
@@ -173,7 +173,7 @@ def unpublished(tmp_path, overrides):
 
 
 def test_random_weights_need_no_hub_and_no_data(bench, overrides, unpublished):
-    """The same operations as with published weights."""
+    """The operations are the same as with published weights."""
     random, _ = bench("train", "--random", *QUICK, *unpublished, *TRAIN)
     assert random["prepared"] >= 1 and random["rows"]["training step"]["tokens"] == 4 * 3 * (PICTURE + TEXT)
     bench("edit", "--random", *QUICK, *unpublished)
@@ -183,8 +183,8 @@ def test_random_weights_need_no_hub_and_no_data(bench, overrides, unpublished):
         assert random["rows"][name]["flops"] == row["flops"]
 
 
-def test_at_true_size_a_picture_has_its_tokens():
-    """On the meta device. Qwen2.5-VL takes 28 pixels a token on each side and rounds: 1024 / 28 is 37."""
+def test_number_of_tokens_at_true_size():
+    """On the meta device. Qwen2.5-VL has one token per 28 x 28 pixels and rounds: 1024 / 28 is 37."""
     cfg = load_config("reasonbrain_flux_qwen", ["model.diffusion.trained=lora", "model.diffusion.precision=bfloat16"])
     model = random_model(cfg, torch.device("meta"))
     assert sum(p.numel() for p in model.parameters()) > 21e9
@@ -207,8 +207,8 @@ def test_mistakes_are_one_line(tmp_path):
         assert result.exit_code == 2 and len(errors) == 1 and said in errors[0]
 
 
-def test_the_output_is_written_whole_at_the_end(tmp_path):
-    """A command that fails leaves the old file; a disk that is full is an error; a device is not replaced."""
+def test_the_output_is_written_atomically_at_the_end(tmp_path):
+    """A failed command leaves the old file; a full disk is an error; a device is not replaced."""
     old = tmp_path / "old.json"
     old.write_text("old")
 

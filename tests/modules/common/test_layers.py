@@ -1,4 +1,4 @@
-"""Attention with masks, with nothing to attend to, and the blocks around it."""
+"""Attention with masks and without keys, and the blocks built on it."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ MASK = torch.tensor([[1, 1, 1, 1, 0, 0, 0], [1, 0, 1, 0, 1, 1, 1]]).bool()
 
 
 def naive(a: Attention, x, context):
-    """One row, one head after the other, with the key of zeros written out."""
+    """Attention of one row, head by head, with an explicit key of zeros."""
     q, (k, v) = a.to_q(x), a.to_kv(context).chunk(2, -1)
     k, v = (torch.cat([torch.zeros(1, 16), t]) for t in (k, v))
     heads = []
@@ -21,7 +21,7 @@ def naive(a: Attention, x, context):
     return a.to_out(torch.cat(heads, -1))
 
 
-def test_attention_is_the_textbook_one_over_what_the_mask_keeps():
+def test_attention_equals_a_reference_over_unmasked_keys():
     a = Attention(16, 4)
     out = a(X, CONTEXT, MASK)
     for row in range(2):
@@ -30,7 +30,7 @@ def test_attention_is_the_textbook_one_over_what_the_mask_keeps():
 
 
 @pytest.mark.parametrize(("context", "mask"), [(CONTEXT[:, :0], None), (CONTEXT, torch.zeros(2, 7).bool())])
-def test_nothing_to_attend_to_gives_zeros_not_nan(context, mask):
+def test_no_keys_give_zeros_not_nan(context, mask):
     block, x = CrossBlock(16, 4), X.clone().requires_grad_()
     torch.testing.assert_close(block.attention(x, context, mask), block.attention.to_out.bias.expand_as(x))
     block(x, context, mask).square().sum().backward()
@@ -38,7 +38,7 @@ def test_nothing_to_attend_to_gives_zeros_not_nan(context, mask):
     assert torch.isfinite(x.grad).all()
 
 
-def test_weights_are_those_of_the_attention():
+def test_returned_weights_are_those_of_the_attention():
     a = Attention(16, 1)
     a.to_out.load_state_dict({"weight": torch.eye(16), "bias": torch.zeros(16)})
     weights = a.weights(X[:, :1], CONTEXT, MASK)
@@ -47,7 +47,7 @@ def test_weights_are_those_of_the_attention():
     assert (weights[~MASK] == 0).all() and (weights.sum(-1) < 1).all()
 
 
-def test_self_block_does_not_see_padding():
+def test_self_block_ignores_padding():
     block = SelfBlock(16, 4)
     out = block(CONTEXT, MASK)
     for row in range(2):

@@ -1,4 +1,4 @@
-"""``precision``: a published base in 16 or 4 bits is saved and loaded as it is, stays so, and LoRA trains on it."""
+"""``precision``: a published base in 16 or 4 bits is saved, loaded and kept in that precision; LoRA trains on it."""
 
 import shutil
 import sys
@@ -36,7 +36,7 @@ def wide(parts, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def chosen(wide):
-    """``chosen("nf4")``: for a model whose MLLM and FLUX hold their bases so, both with LoRA."""
+    """``chosen("nf4")``: overrides for a model whose MLLM and FLUX have LoRA on bases of this precision."""
     return lambda precision: [*wide, *(f"model.{slot}.precision={precision}" for slot in BASES)]
 
 
@@ -47,7 +47,7 @@ def held(build, wake, chosen):
 
 
 def decoded(layer):
-    """What NF4 means, written out: two codes a byte, and a scale for 64 of them, which is itself in 8 bits."""
+    """A reference for NF4: two codes per byte, one scale per 64 of them, and the scales in 8 bits."""
     codes, state = layer.weight.data.flatten(), layer.weight.quant_state
     values = state.code[torch.stack([codes >> 4, codes & 15], dim=1).flatten().long()]
     scales = state.state2.code[state.absmax.long()] * state.state2.absmax.repeat_interleave(256)[: len(state.absmax)]
@@ -87,15 +87,15 @@ def test_bytes_of_the_base(held, slot):
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "nf4"])
-def test_what_trains_is_float32_and_positions_too(held, precision):
+def test_trained_parameters_and_positions_are_float32(held, precision):
     model = held(precision)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     assert {b.dtype for b in model.buffers() if b.is_floating_point()} == {torch.float32}
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "nf4"])
-def test_it_computes_with_the_weights_that_it_holds(held, inputs, precision):
-    """As float32 does with the same weights, but for the rounding of bfloat16 on the way."""
+def test_outputs_agree_with_float32_on_the_same_weights(held, inputs, precision):
+    """Up to bfloat16 rounding."""
     full, low = held("float32"), held(precision)
     for slot in BASES:
         exact = dict(full.slot(slot).named_modules())
@@ -115,7 +115,7 @@ def test_it_computes_with_the_weights_that_it_holds(held, inputs, precision):
 
 
 def train(model, inputs):
-    """How far L_MLLM and L_DM fall while LoRA alone learns one batch."""
+    """How far L_MLLM and L_DM fall while LoRA overfits one batch."""
     lora = [p for n, p in model.named_parameters() if "lora_" in n]
     optimizer = torch.optim.Adam(lora, lr=2e-2)
     history = []
@@ -136,7 +136,7 @@ def fall(held, inputs):
 
 @pytest.mark.parametrize("checkpointed", [False, True])
 @pytest.mark.parametrize("precision", ["bfloat16", "nf4"])
-def test_lora_trains_as_on_float32_and_the_base_does_not_move(held, inputs, fall, precision, checkpointed):
+def test_lora_trains_as_on_float32_and_the_base_does_not_change(held, inputs, fall, precision, checkpointed):
     model = held(precision).train()
     model.slot("mllm").reason(inputs, 2)  # a pass without gradients must not cost the next one its gradients
     if checkpointed:
@@ -150,7 +150,7 @@ def test_lora_trains_as_on_float32_and_the_base_does_not_move(held, inputs, fall
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("precision", ["bfloat16", "nf4"])
-def test_saved_and_loaded_it_is_the_same(held, settings, chosen, inputs, tmp_path, precision, dtype):
+def test_saving_and_loading_changes_nothing(held, settings, chosen, inputs, tmp_path, precision, dtype):
     model = held(precision)
     save_model(model, settings(*chosen(precision)), tmp_path)
     again, cfg = load_model(tmp_path, dtype=dtype)
@@ -169,19 +169,19 @@ def test_saved_and_loaded_it_is_the_same(held, settings, chosen, inputs, tmp_pat
         assert layers and all(torch.equal(decoded(a), decoded(b)) for a, b in layers)
 
 
-def test_a_base_that_trains_is_not_quantised(build):
+def test_a_trained_base_is_not_quantised(build):
     for precision in ("bfloat16", "nf4"):
         with pytest.raises(UserError, match=f"model.diffusion.precision: '{precision}' .*trained=lora or frozen"):
             build("model.diffusion.trained=full", f"model.diffusion.precision={precision}")
 
 
 @pytest.mark.parametrize("slot", BASES)
-def test_an_unknown_precision_is_named(build, slot):
+def test_an_unknown_precision_is_an_error(build, slot):
     with pytest.raises(UserError, match=f"model.{slot}.precision: 'int8' is not one of float32, bfloat16, nf4"):
         build("model.diffusion.trained=lora", f"model.{slot}.precision=int8")
 
 
-def test_layers_that_nf4_does_not_fit_stay_and_a_model_of_these_alone_is_an_error():
+def test_layers_that_do_not_fit_nf4_are_kept_and_a_model_of_only_these_is_an_error():
     block = nn.Sequential(nn.Linear(96, 64), nn.Linear(64, 8))
     hold_base(block, [block], "nf4", "mllm")
     assert isinstance(block[1], Nf4Linear) and block[0].weight.dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""Real runs whose processes are killed, halted, starved or launched wrongly: each ends in one line, and goes on."""
+"""Real runs whose processes are killed, halted, short of memory or launched wrongly: one line each, and a resume."""
 
 import fcntl
 import os
@@ -20,7 +20,7 @@ QUICK = ["data.count=4", "train.batch_size=4", "train.warmup=2", "train.log_ever
 QUICK += ["train.save_every=2", "train.steps=6"]
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
-# `reasonbrain train`, but a process kills or halts itself, or starves, where its forward pass of that number begins
+# `reasonbrain train`, but a process kills or halts itself, or runs out of memory, when a given forward pass begins
 HARMED = """
 import os, resource, signal, sys, threading
 import torch
@@ -54,7 +54,7 @@ except SystemExit as e:
 
 @pytest.fixture
 def start(overrides, tmp_path):
-    """``start(rank, number, how, *arguments)``: (exit code, error lines, everything said) of a run that is harmed."""
+    """``start(rank, number, how, *arguments)``: (exit code, error lines, all output) of a run with that fault."""
     script = tmp_path / "script.py"
     script.write_text(HARMED)
 
@@ -75,7 +75,7 @@ def start(overrides, tmp_path):
 
 
 def halted(script):
-    """The halted process among those that run a script."""
+    """The halted process among those of a script."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if str(script) in (folder / "cmdline").read_text() and "State:\tT" in (folder / "status").read_text():
@@ -86,8 +86,8 @@ def halted(script):
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
-def test_the_others_name_a_lost_process(start, tmp_path, how):
-    """Killed, its connections end; halted, they stay, and the others would wait for half an hour."""
+def test_other_processes_name_a_lost_process(start, tmp_path, how):
+    """The connections of a killed process end. Those of a halted one stay, and others would wait for half an hour."""
     code, (line,), said = start(1, 4, how, "-o", tmp_path / "run")
     assert code == 1 and "error: step 3: rank 1 was lost" in line
     assert "the last checkpoint, of step 2, is complete: the same command resumes" in line
@@ -97,7 +97,7 @@ def test_the_others_name_a_lost_process(start, tmp_path, how):
 @pytest.mark.long
 @pytest.mark.parametrize("stage", [None, 2, 3])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_after_a_loss_the_same_command_ends_as_if_there_had_been_none(start, tmp_path, stage, rank):
+def test_after_a_loss_the_same_command_gives_the_same_result(start, tmp_path, stage, rank):
     zero = ["--deepspeed", ROOT / f"configs/deepspeed/zero{stage}.json"] if stage else []
     code, _, said = start(rank, -1, "SIGKILL", "-o", tmp_path / "whole", *zero)
     assert code == 0 and said.count(" exits with 0, watching: []\n") == 2
@@ -128,21 +128,21 @@ def test_a_second_launch_says_so_once_and_leaves_the_first_alone(start, tmp_path
         fcntl.flock(file, fcntl.LOCK_EX)
         code, (line,), said = start(0, -1, "SIGKILL", "-o", tmp_path / "run")
     assert "is being trained by another command" in line and "exitcode  : 2 " in said
-    # said by both themselves: torchrun tells of those alone that had ended when it looked. Python would abort one that
+    # printed by both processes: torchrun reports only those that had ended when it looked. Python would abort one that
     # ends while it watches
     assert said.count(" exits with 2, watching: []\n") == 2
     assert [f.name for f in (tmp_path / "run").iterdir()] == ["lock"]
 
 
-def test_a_launch_that_is_none(monkeypatch, settings, tmp_path):
+def test_an_invalid_launch(monkeypatch, settings, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
     with pytest.raises(UserError, match="launch: WORLD_SIZE is 2, but MASTER_ADDR, MASTER_PORT is not set.*torchrun"):
         train(settings(*QUICK), tmp_path / "run")
 
 
-def test_four_bits_cannot_be_read_in_parts(settings, tmp_path):
-    """Before anything is built."""
+def test_nf4_cannot_be_partitioned(settings, tmp_path):
+    """The error comes before anything is built."""
     cfg = settings(*QUICK, "model.mllm.precision=nf4", "train.start=nowhere")
     with pytest.raises(UserError, match="model.mllm.precision: 'nf4' cannot be read from train.start under ZeRO-3"):
         check_partitioned_loading(cfg)
@@ -150,7 +150,7 @@ def test_four_bits_cannot_be_read_in_parts(settings, tmp_path):
     check_partitioned_loading(settings(*QUICK, "model.mllm.precision=nf4"))
 
 
-def test_a_file_is_no_run(settings, tmp_path):
+def test_a_run_must_not_be_a_file(settings, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="run folder .*file' cannot be created: File exists"):
         train(settings(*QUICK), tmp_path / "file")
@@ -159,8 +159,8 @@ def test_a_file_is_no_run(settings, tmp_path):
 @pytest.mark.parametrize(
     ("name", "where"), [("config.yaml.new", "before the first step|step 2"), ("log.jsonl", "step 3")]
 )
-def test_a_disk_that_fills_up_beside_the_checkpoints(settings, tmp_path, name, where):
-    """The device is really full; what was there before stays readable."""
+def test_a_full_disk_outside_the_checkpoints(settings, tmp_path, name, where):
+    """On a device that is really full. Files from before stay readable."""
     train(settings(*QUICK, "train.steps=2"), tmp_path)
     (tmp_path / name).unlink(missing_ok=True)
     (tmp_path / name).symlink_to("/dev/full")

@@ -1,4 +1,4 @@
-"""A run killed again and again, without warning and at any moment, ends as one that was never stopped."""
+"""A run that is killed many times, at random moments, ends like an uninterrupted one."""
 
 import json
 import os
@@ -41,7 +41,7 @@ for line in sys.stdin:
 
 
 class Starter:
-    """Starts runs, and kills them."""
+    """Starts and kills runs."""
 
     def __init__(self, overrides):
         env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -66,7 +66,7 @@ class Starter:
 
 
 def curve(run):
-    """step -> loss; a step that was taken twice must have lost the same."""
+    """step -> loss; a repeated step must have the same loss."""
     found = {}
     for line in (run / "log.jsonl").read_text().splitlines():
         try:
@@ -82,7 +82,7 @@ def writing(run):
 
 
 @pytest.mark.long
-def test_killed_over_and_over(overrides, tmp_path):
+def test_killed_many_times(overrides, tmp_path):
     quick = ["data.count=6", "train.batch_size=2", "train.warmup=2", "train.log_every=1", "train.save_every=2"]
     starter = Starter([*overrides, *quick, f"train.steps={STEPS}"])
     starter.start(whole := tmp_path / "whole")
@@ -114,8 +114,8 @@ def test_killed_over_and_over(overrides, tmp_path):
 
 
 @pytest.mark.long
-def test_sigterm_ends_a_run_well(overrides, tmp_path):
-    """Exit code 0, a checkpoint, and the same command goes on to the same end."""
+def test_sigterm_writes_a_checkpoint(overrides, tmp_path):
+    """The exit code is 0, and the same command resumes with the same result."""
     command = [sys.executable, "-m", "reasonbrain.cli", "train", "--config", "tiny", *overrides, "data.count=6"]
     command += ["train.batch_size=2", "train.log_every=1", "train.save_every=1000", "train.steps=2000"]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -137,8 +137,8 @@ def test_sigterm_ends_a_run_well(overrides, tmp_path):
 
 
 @pytest.mark.long
-def test_a_full_disk_is_one_line_and_spoils_nothing(overrides, tmp_path):
-    """No file may grow beyond 1 MB here, the first checkpoint not either; then the disk is emptied."""
+def test_a_full_disk_is_a_one_line_error_and_damages_nothing(overrides, tmp_path):
+    """Files are limited to 1 MB, less than a checkpoint; then the limit is removed."""
     command = [sys.executable, "-m", "reasonbrain.cli", "train", "--config", "tiny", *overrides, "data.count=4"]
     command += ["train.batch_size=2", "train.save_every=2", "train.steps=4", "-o", str(tmp_path)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}

@@ -1,4 +1,4 @@
-"""Starting under ZeRO-3 from a checkpoint in several files: no process ever holds much more than its own part."""
+"""Starting under ZeRO-3 from a checkpoint in several files: no process holds much more than its partition."""
 
 import json
 from pathlib import Path
@@ -58,7 +58,7 @@ def start(settings, tmp_path_factory):
 
 
 @pytest.mark.long
-def test_a_process_holds_its_part_and_one_file_at_most(overrides, start, tmp_path, monkeypatch):
+def test_a_process_holds_at_most_its_partition_and_one_file(overrides, start, tmp_path, monkeypatch):
     """Mebibytes above those of the imported libraries, at the most, while the model is loaded: its part, a file of 16,
     and 32 for the largest tensors (8, twice) and what the libraries load on first use."""
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "262144")  # or glibc keeps the small pieces that were freed
@@ -77,7 +77,7 @@ def test_a_process_holds_its_part_and_one_file_at_most(overrides, start, tmp_pat
 
 
 @pytest.mark.long
-def test_it_trains_as_plain_torch_does_from_there(overrides, settings, tmp_path):
+def test_training_from_there_equals_plain_torch(overrides, settings, tmp_path):
     steps = [*QUICK, "train.steps=2", "train.save_every=2"]
     cfg = settings(*steps)
     torch.manual_seed(5)
@@ -103,8 +103,8 @@ def test_a_start_of_another_model_is_refused(settings, tmp_path):
         build(settings(*QUICK, f"train.start={Path(tmp_path / 'nowhere')}"))
 
 
-def test_init_writes_what_a_training_starts_from(overrides, settings, tmp_path):
-    """Tensor by tensor, LoRA and all; it is no training's folder, and is not written over."""
+def test_init_writes_the_initial_model_of_a_run(overrides, settings, tmp_path):
+    """Every tensor is equal, LoRA included. The folder is not a run, and is not overwritten."""
     cfg = settings(*QUICK)
     init(cfg, tmp_path / "start")
     again = build(settings(*QUICK, f"train.start={tmp_path / 'start'}"))

@@ -1,4 +1,4 @@
-"""Several real processes share a run: gradients are the mean over all, each process takes its share of the batch."""
+"""Several real processes share a run: gradients are averaged, and each process takes its share of the batch."""
 
 import json
 import os

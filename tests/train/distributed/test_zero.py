@@ -59,7 +59,7 @@ processes.leave()
 
 @pytest.fixture(scope="module")
 def fifty(settings, tmp_path_factory):
-    """A plain run of fifty steps in one process."""
+    """A run of fifty steps with plain torch in one process."""
     run = tmp_path_factory.mktemp("plain")
     train(settings(*FIFTY), run)
     return run
@@ -67,15 +67,15 @@ def fifty(settings, tmp_path_factory):
 
 @pytest.mark.long
 @pytest.mark.parametrize("stage", [2, 3])
-def test_fifty_steps_lose_the_same(overrides, fifty, tmp_path, stage):
+def test_fifty_steps_have_the_same_losses(overrides, fifty, tmp_path, stage):
     zero(stage, tmp_path, *overrides, *FIFTY)
     compare(tmp_path, fifty)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("words", [[], ["model.mllm.img_tokens=0"]], ids=["lora", "connector without gradients"])
-def test_processes_that_read_sentences_of_several_lengths_lose_the_same(tmp_path, words):
-    """The shipped MLLM, shared out by ZeRO-3, goes on in all processes until the last one has said its sentence."""
+def test_sentences_of_several_lengths_give_the_same_losses(tmp_path, words):
+    """Partitioned by ZeRO-3, the shipped MLLM generates in all processes until the last one has its sentence."""
     words = [*words, "model.encoders.reads=sentence", "data.count=8", "train.steps=2", "train.batch_size=2"]
     words += ["train.optimizer=adamw", "train.warmup=1", "train.log_every=1", "train.bf16=false", "train.tracker=null"]
     train(load_config("tiny", words), tmp_path / "plain")
@@ -86,15 +86,15 @@ def test_processes_that_read_sentences_of_several_lengths_lose_the_same(tmp_path
 
 @pytest.mark.long
 @pytest.mark.parametrize("stage", [2, 3])
-def test_fifty_steps_of_muon_lose_the_same(overrides, settings, tmp_path, stage):
-    """It makes whole matrices orthogonal, of which each process holds a part."""
+def test_fifty_steps_of_muon_have_the_same_losses(overrides, settings, tmp_path, stage):
+    """Muon makes whole matrices orthogonal, of which each process holds a partition."""
     train(settings(*FIFTY, "train.optimizer=muon"), tmp_path / "plain")
     zero(stage, tmp_path / "zero", *overrides, *FIFTY, "train.optimizer=muon")
     compare(tmp_path / "zero", tmp_path / "plain")
 
 
 def compare(tmp_path, fifty):
-    """Losses, norms, validation and the pictures of two runs of fifty steps."""
+    """Compares losses, norms, validation and pictures of two runs of fifty steps."""
     assert losses(tmp_path) == pytest.approx(losses(fifty), abs=1e-4) and len(losses(fifty)) == 50
     for name in ("norm", "norm/cme", "norm/diffusion", "norm/encoders"):
         assert logged(tmp_path, name) == pytest.approx(logged(fifty, name), rel=1e-2) and logged(fifty, name)
@@ -106,7 +106,7 @@ def compare(tmp_path, fifty):
 
 @pytest.mark.long
 @pytest.mark.parametrize("stage", [1, 3])
-def test_parameters_are_partitioned_and_come_back_whole(overrides, tmp_path, stage):
+def test_parameters_are_partitioned_and_saved_completely(overrides, tmp_path, stage):
     (tmp_path / "script.py").write_text(PARTITIONED)
     done = launch(tmp_path / "script.py", ZERO / f"zero{stage}.json", *overrides, *QUICK)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -114,7 +114,7 @@ def test_parameters_are_partitioned_and_come_back_whole(overrides, tmp_path, sta
 
 @pytest.mark.long
 @pytest.mark.parametrize("stage", ["2", "3_offload"])
-def test_sixteen_bits_offloading_and_recomputing_lose_nearly_the_same(overrides, fifty, tmp_path, stage):
+def test_bf16_offloading_and_checkpointing_have_similar_losses(overrides, fifty, tmp_path, stage):
     sixteen = ["train.bf16=true", "train.checkpointing=[diffusion,mllm,cme]", "train.steps=3"]
     zero(stage, tmp_path, *overrides, *QUICK, *sixteen)
     assert losses(tmp_path)[:2] == pytest.approx(losses(fifty)[:2], rel=5e-3)
@@ -153,15 +153,15 @@ processes.leave()
 
 @pytest.mark.long
 @pytest.mark.parametrize("stage", [2, 3])
-def test_gradients_that_are_no_number_move_nothing(overrides, tmp_path, stage):
-    """In one process, in the last pass of the second step; the third goes on."""
+def test_nan_gradients_change_nothing(overrides, tmp_path, stage):
+    """A NaN in one process, in the last pass of the second step; the third step is normal."""
     (tmp_path / "script.py").write_text(NOT_FINITE)
     done = launch(tmp_path / "script.py", ZERO / f"zero{stage}.json", *overrides, *QUICK)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
 def stopped(run, step, folder):
-    """The run as it was at ``step``."""
+    """A copy of the run with its state at ``step``."""
     (folder / "checkpoints").mkdir(parents=True)
     shutil.copy(run / "config.yaml", folder)
     shutil.copytree(run / "checkpoints" / f"step-{step:08d}", folder / "checkpoints" / f"step-{step:08d}")
@@ -170,8 +170,8 @@ def stopped(run, step, folder):
 
 @pytest.mark.long
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_others_go_on_where_some_stopped(overrides, settings, tmp_path, optimizer):
-    """Two processes under ZeRO-3, then one with plain torch, then two under ZeRO-2; beside one all along."""
+def test_another_engine_resumes_a_run(overrides, settings, tmp_path, optimizer):
+    """Two processes under ZeRO-3, then one with plain torch, then two under ZeRO-2; compared with one throughout."""
     nine = [*QUICK, "train.steps=9", f"train.optimizer={optimizer}"]
     train(settings(*nine), tmp_path / "plain")
     zero(3, tmp_path / "zero3", *overrides, *nine)
@@ -182,21 +182,21 @@ def test_others_go_on_where_some_stopped(overrides, settings, tmp_path, optimize
     expected = losses(tmp_path / "plain")
     assert losses(tmp_path / "zero3") == pytest.approx(expected, abs=1e-4) and len(expected) == 9
     assert losses(one) == pytest.approx(expected[3:], abs=1e-4) and losses(two) == pytest.approx(expected[6:], abs=1e-4)
-    # what ZeRO-2 exported is what plain torch would have
+    # ZeRO-2 exports the same as plain torch
     (a, _), (b, _) = load_model(two), load_model(tmp_path / "plain")
     for name, value in b.state_dict().items():
         atol = {"adamw": 2e-4, "muon": 1e-3}[optimizer]  # muon makes its steps orthogonal in bfloat16
         torch.testing.assert_close(a.state_dict()[name], value, atol=atol, rtol=1e-3)
 
 
-def test_eight_bit_state_cannot_be_cut(settings, model):
+def test_eight_bit_state_cannot_be_partitioned(settings, model):
     with pytest.raises(UserError, match="train.optimizer: adamw_8bit keeps its state in blocks that ZeRO would cut"):
         ZeroEngine(model, settings("train.optimizer=adamw_8bit").train, {})
 
 
 @pytest.mark.long
 def test_the_deepspeed_launcher(overrides, tmp_path):
-    """As the README says, and a mistake is one line from one of its processes."""
+    """The command of the README works, and a user error is one line from one process."""
     launcher = ("-m", "deepspeed.launcher.runner", "--num_gpus", "2")
     run = tmp_path / "run"
     args = ["train/train.py", "--config", "tiny", "--deepspeed", ZERO / "zero2.json", *overrides, *QUICK]

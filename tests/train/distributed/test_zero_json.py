@@ -1,4 +1,4 @@
-"""DeepSpeed's JSON configuration: what is filled in, and what is refused in one line."""
+"""DeepSpeed's JSON configuration: values that are filled in, and one-line errors."""
 
 import json
 
@@ -15,7 +15,7 @@ def written(tmp_path, **changes):
     return file
 
 
-def test_auto_and_what_is_not_said_is_the_configurations(tmp_path):
+def test_auto_and_missing_values_come_from_the_configuration(tmp_path):
     cfg = TrainConfig(batch_size=16, micro_batch=2, grad_clip=0.5, bf16=True)
     filled = fill(written(tmp_path, train_batch_size="auto", bf16={"enabled": "auto"}), cfg, 4)
     assert filled["train_batch_size"] == 16 and filled["train_micro_batch_size_per_gpu"] == 2
@@ -24,7 +24,7 @@ def test_auto_and_what_is_not_said_is_the_configurations(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3", "zero3_offload"])
-def test_the_shipped_ones_are_filled(name):
+def test_the_shipped_files_are_filled_in(name):
     filled = fill(name, TrainConfig(batch_size=16), 16)
     assert "auto" not in json.dumps(filled) and filled["zero_optimization"]["stage"] == int(name[4])
 
@@ -47,12 +47,12 @@ def test_the_shipped_ones_are_filled(name):
         ({"zero_optimization": {"stage": 0}}, "zero_optimization.stage is 0, not one of 1, 2, 3"),
     ],
 )
-def test_a_contradiction_names_both(tmp_path, changes, message):
+def test_a_contradiction_names_both_values(tmp_path, changes, message):
     with pytest.raises(UserError, match=message):
         fill(written(tmp_path, **changes), TrainConfig(batch_size=16), 2)
 
 
-def test_a_file_that_is_no_json(tmp_path):
+def test_a_file_that_is_not_json(tmp_path):
     with pytest.raises(UserError, match="No such file or directory; name a JSON file or one of zero1, zero2, zero3, "):
         fill(tmp_path / "missing.json", TrainConfig(), 1)
     (tmp_path / "bad.json").write_text("{")

@@ -97,12 +97,12 @@ processes.leave()
 
 
 def bytes_of(tensors):
-    """Each storage once."""
+    """The bytes of the tensors, each storage counted once."""
     return sum({t.untyped_storage()._cdata: t.untyped_storage().nbytes() for t in tensors}.values())
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "muon"])
-def test_plain_torch_holds_what_is_predicted(settings, optimizer):
+def test_plain_torch_holds_the_predicted_bytes(settings, optimizer):
     cfg = settings(*QUICK, f"train.optimizer={optimizer}")
     expected = plan.held(without_weights(cfg), cfg, None, 1)
     model = build(cfg).train()
@@ -118,7 +118,7 @@ def test_plain_torch_holds_what_is_predicted(settings, optimizer):
 
 
 def real_pass(cfg, checkpointing):
-    """Measured without plan's counter: bytes that autograd packs away, and the allocator's peak (torch's profiler)."""
+    """Measured without plan's counter: bytes that autograd saves, and the allocator's peak (torch's profiler)."""
     model = build(cfg).train()
     set_attention(model, "sdpa")
     norm_as_on_cuda(model)
@@ -181,7 +181,7 @@ def test_activations_are_those_of_a_real_pass(settings, bf16):
         ("zero2", "false", "muon"),
     ],
 )
-def test_two_processes_hold_what_is_predicted(overrides, tmp_path, name, bf16, optimizer):
+def test_two_processes_hold_the_predicted_bytes(overrides, tmp_path, name, bf16, optimizer):
     pytest.importorskip("deepspeed")
     config = json.loads((ZERO / f"{name}.json").read_text())
     config["zero_optimization"] |= SMALL_BUCKETS
@@ -204,7 +204,7 @@ def test_a_sentence_is_not_generated_and_without_img_tokens_there_is_no_pass_of_
 
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["reasonbrain_flux_llava", "reasonbrain_flux_kontext"])
-def test_the_big_ones_run_at_their_true_size(name):
+def test_the_large_configurations_run_at_true_size(name):
     """FLUX.1's published cost is 74.4 TFLOP for a forward pass over 4096 + 512 tokens; here it reads 4096 + 154, and
     where all of it trains the backward pass takes twice the forward's. The MLLM adds a quarter."""
     cfg = load_config(name, ["model.diffusion.precision=nf4"] if "kontext" in name else [])
@@ -215,8 +215,8 @@ def test_the_big_ones_run_at_their_true_size(name):
         assert flux < first.flops < 1.5 * flux
 
 
-def test_what_to_change(overrides):
-    """The first row that fits, in words; then what makes the rows smaller; then that nothing does."""
+def test_advice(overrides):
+    """The first row that fits; then changes that make rows smaller; then that no option fits."""
     cfg = ["train.optimizer=adamw", "train.batch_size=8", *overrides]
     made, _ = plan.rows(load_config("tiny", cfg), 2)
     peaks = {(row["layout"], row["checkpointing"]): row["peak"] for row in made}

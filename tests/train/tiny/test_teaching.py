@@ -1,4 +1,4 @@
-"""Stage 3 of the embedded default: what the MLLM is taught to say is what ``reason`` then says."""
+"""Stage 3 of the embedded default: ``reason`` generates the sentences that the MLLM is trained on."""
 
 import pytest
 import torch
@@ -13,8 +13,8 @@ from reasonbrain.utils.images import to_tensor
 
 
 @pytest.mark.parametrize("full", [False, True])
-def test_it_says_the_outcome_or_the_whole_narration(tmp_path, full):
-    """The shipped MLLM learns three records by heart, to the last word."""
+def test_it_generates_the_outcome_or_the_full_narration(tmp_path, full):
+    """The shipped MLLM overfits three records."""
     shipped = load_config("tiny").model.mllm["pretrained"]
     model = Qwen2_5_VLForConditionalGeneration.from_pretrained(shipped)
     tokenizer = AutoTokenizer.from_pretrained(shipped)
