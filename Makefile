@@ -1,4 +1,4 @@
-# Two commands on a fresh machine:   make edit   (an edit with the embedded default)   and   make test
+# On a fresh machine: `make edit` makes an edit with the embedded default, `make test` lints and tests.
 PYTHON ?= python3
 BIN := .venv/bin
 SAMPLE ?= docs/samples/ice.png
@@ -10,7 +10,7 @@ edit: .venv/.installed
 	@mkdir -p out
 	@$(BIN)/reasonbrain edit $(SAMPLE) "$(INSTRUCTION)" -o out/edit.png --panel out/panel.png
 
-# two workers that compute in one thread each; the tests of one file stay together, and share its fixtures
+# two workers with one thread each; tests of one file run in one worker and share its fixtures
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: lint
@@ -26,7 +26,7 @@ lint: .venv/.installed-dev
 	$(BIN)/python .ci/files.py
 	$(BIN)/codespell $$(git ls-files)
 
-# The embedded default from nothing: four stages, each continues where it was stopped (hours on two cores).
+# Trains the embedded default from scratch in four stages, each resumable (hours on two cores).
 tiny: .venv/.installed-dev
 	$(BIN)/python -m reasonbrain.train.tiny.autoencoder -o runs/tiny/vae
 	$(BIN)/python -m reasonbrain.train.tiny.clip -o runs/tiny/clip
@@ -42,22 +42,22 @@ eval: .venv/.installed-dev
 docs: .venv/.installed-dev
 	$(BIN)/zensical build --strict --clean
 
-# docs/reference/*.md from the code; a test compares them.
+# Generates docs/reference/*.md from the code; a test compares them.
 reference: .venv/.installed
 	$(BIN)/python docs/reference/generate.py
 
-# Records tests/golden anew: only where other results are meant.
+# Records tests/golden anew. Use it only if a change is meant to change results.
 golden: .venv/.installed-dev
 	$(BIN)/python tests/golden/record.py
 
-# what editing needs
+# the core, which edits
 .venv/.installed: setup.py constraints.txt
 	test -d .venv || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
 
-# all extras but [flash], which has to be compiled on a machine with nvcc
+# all extras except [flash], which must be compiled on a machine with nvcc
 .venv/.installed-dev: .venv/.installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
 		-e ".[dev,docs,mini,train,eval,data,ray]"

@@ -57,11 +57,11 @@ DATA = {  # data.name -> class below reasonbrain.modules.data
     "kris": "folders:KrisBench",
 }
 
-# What only some commands need; the core installs what `reasonbrain edit` needs.
+# Packages that only some commands need; the core installs those of `reasonbrain edit` and `batch`.
 EXTRAS = {
     "mini": ["pymunk>=7.0"],  # ReasonMini, the data set of the embedded default
     "train": ["tensorboard>=2.18", "deepspeed>=0.19", "bitsandbytes>=0.49"],
-    "eval": [  # eval, ablate, bench; judged metrics and data build
+    "eval": [  # eval, ablate, bench, data build
         *("scipy>=1.15", "psutil>=6"),
         "torchmetrics>=1.8",  # for LPIPS, which also needs a torchvision that fits torch
     ],
@@ -79,7 +79,7 @@ DEV = [
 
 
 def description() -> str:
-    """README.md without what leads nowhere outside the repository: its own pictures and links to its own files."""
+    """README.md without images and links that do not work outside the repository."""
     text = re.sub(r"!\[[^\]]*\]\((?!https?:)[^)]*\)\n*", "", Path("README.md").read_text(encoding="utf-8"))
     return re.sub(r"\[([^\]]*)\]\((?!https?:|#)[^)]*\)", r"\1", text)
 

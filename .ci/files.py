@@ -1,7 +1,7 @@
-"""Checks what is committed: ``python .ci/files.py``.
+"""Checks the committed files: ``python .ci/files.py``.
 
-Links in Markdown lead to files and headings that exist, paths of the repository that Markdown names exist, and no file
-but the embedded default's weights is large.
+Links in Markdown lead to existing files and headings, paths of the repository named in Markdown exist, and no file is
+large, except the weights of the embedded default.
 """
 
 import re
@@ -12,19 +12,19 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 LARGEST = 1_000_000  # bytes
 WEIGHTS = "configs/tiny/"
-HISTORY = ("docs/log.md", "CHANGELOG.md")  # these name files as they were called at the time
+HISTORY = ("docs/log.md", "CHANGELOG.md")  # these may name files that no longer exist
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 NAMED = re.compile(r"(?<![\w./-])(?:reasonbrain|modules|train|eval|configs|docs|tests)/[\w./-]*\w\.\w+")
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that a page's headings get."""
+    """The anchors of a page's headings."""
     headings = re.findall(r"^#+ +(.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
 def faults(names: list[str]) -> Iterator[str]:
-    """A line for each fault in the files, which are named from the root of the repository."""
+    """Yields one line per fault in the files ``names``, which are relative to the root of the repository."""
     for path in map(ROOT.joinpath, names):
         name = path.relative_to(ROOT)
         if path.stat().st_size > LARGEST and not str(name).startswith(WEIGHTS):

@@ -2,7 +2,7 @@
 
 ``modules/``, ``train/``, ``eval/`` and ``configs/`` are installed as ``reasonbrain.modules`` and so on. A type checker
 that reads the repository finds no ``reasonbrain.train`` and checks no call into it. So build/typed/reasonbrain gets
-links that have the installed names, mypy checks that tree, and its messages name the files of the repository.
+links with the installed names, and mypy checks that tree. In its messages, paths are those of the repository.
 """
 
 import re
@@ -17,7 +17,7 @@ MAPPED = ("modules", "train", "eval", "configs")
 
 
 def lay_out() -> None:
-    """Links TREE to the sources; removes links whose source is gone."""
+    """Creates the links in TREE anew."""
     TREE.mkdir(parents=True, exist_ok=True)
     for link in TREE.iterdir():
         link.unlink()
