@@ -1,7 +1,7 @@
-"""Files and folders that are written completely or not at all, and never over anything that is not ours.
+"""Writes files and folders completely or not at all, and never over files that this package did not write.
 
-with whole_file(path) as file: ...      # a text file; the old one stays until the new one is complete
-with whole_folder(path) as new: ...     # a folder; one is replaced only if it was written here and holds nothing else
+with whole_file(path) as file: ...      # a text file; replaces the old one when complete
+with whole_folder(path) as new: ...     # a folder; replaces only a folder that whole_folder wrote
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ OURS = ".reasonbrain"  # in a folder that whole_folder wrote: the list of its fi
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file to write to. It replaces ``path`` when the block ends without an error. A device or a pipe, such as
-    /dev/stdout, is written to and not replaced.
+    """Opens a text file for writing, which replaces ``path`` when the block ends without an error. A device or a pipe,
+    such as /dev/stdout, is written to and not replaced.
 
-    Raises UserError if it cannot be written, and leaves the old file as it was."""
+    Raises UserError if it cannot be written; the old file is then unchanged."""
     if path.exists() and not path.is_file():
         try:
             with path.open("w", encoding="utf-8") as file:
@@ -68,7 +68,8 @@ def check_not_input(output: Path, inputs: Iterable[str | Path]) -> None:
 def inside(folder: str | Path, name: str, called: str = "its folder") -> Path:
     """The path of the file ``name``, relative to ``folder``, with symbolic links resolved.
 
-    Raises UserError if it is outside the folder, which the message calls ``called``, or no valid path."""
+    ``called``: what the error message calls the folder. Raises UserError if the path is outside the folder or not valid
+    text."""
     root = _folder(os.path.abspath(folder))
     if is_text(name):
         path = os.path.join(root, name)
@@ -86,8 +87,8 @@ def _folder(path: str) -> str:
 
 
 def check_file(path: Path) -> None:
-    """Checks, before a long computation, that ``whole_file`` can write to ``path``. Raises UserError if it is a folder,
-    or in one that is missing or cannot be written to."""
+    """Checks, before a long computation, that ``whole_file`` can write to ``path``. Raises UserError if ``path`` is a
+    folder, or if its folder is missing or cannot be written to."""
     if path.is_dir():
         raise UserError(f"output '{path}' is a folder; use a file in it")
     if path.exists() and not path.is_file():  # a device or a pipe
@@ -100,8 +101,8 @@ def check_file(path: Path) -> None:
 
 
 def check_replaceable(path: Path) -> list[str]:
-    """The files of the folder ``path``, relative to it, if ``whole_folder`` may replace them: all were written by it.
-    An absent or an empty folder has none. Raises UserError naming the first file that is not ours."""
+    """The files of the folder ``path``, relative to it, if ``whole_folder`` has written all of them and may replace
+    them; none for a missing or an empty folder. Otherwise raises UserError naming the first other file."""
     if not path.exists():
         if path.is_symlink():
             raise UserError(f"output '{path}' is a link to '{os.readlink(path)}', which does not exist")
@@ -129,12 +130,12 @@ def check_replaceable(path: Path) -> list[str]:
 
 @contextmanager
 def whole_folder(path: Path, last: str) -> Iterator[Path]:
-    """A new folder to write to. Its contents become those of ``path`` when the block ends without an error, the file
-    ``last`` after all others: a folder without it is not complete.
+    """Yields a new folder to write to. When the block ends without an error, its files are moved to ``path``, the file
+    ``last`` after all others: a folder without this file is incomplete.
 
-    ``path`` may be absent, empty, the current folder, a link to a folder, or one that was written here before and to
-    which nothing was added; a process that was killed while it wrote leaves one that can be written again. Raises
-    UserError for any other, while another process writes to it, and if it cannot be written."""
+    ``path`` may be missing, empty, the current folder, a link to a folder, or a folder that ``whole_folder`` wrote and
+    to which nothing was added. A process that is killed while it writes leaves a folder that can be written again.
+    Raises UserError for any other folder, while another process writes to it, and if it cannot be written."""
     check_replaceable(path)
     ours = path / OURS
     with alone(ours / "lock", busy=f"output '{path}': another process is writing to it"):
