@@ -86,7 +86,7 @@ def _hash(value: Any) -> str:
     return hashlib.blake2b(json.dumps(value, sort_keys=True).encode(), digest_size=6).hexdigest()
 
 
-def cached(cfg: Config, out: Path) -> Path:
+def cache_features(cfg: Config, out: Path) -> Path:
     """The folder with the features of ``cfg``'s records. Configurations with the same features share it."""
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     model = build(cfg).to(device).eval()
@@ -101,7 +101,7 @@ def train(run: Run, lock: IO[str]) -> None:
     the last line of output of `reasonbrain train` if the training fails."""
     if (run.folder / "model").is_dir():
         return
-    words = [*run.overrides, f"data.features={cached(run.cfg, run.out)}"]
+    words = [*run.overrides, f"data.features={cache_features(run.cfg, run.out)}"]
     command = [*COMMAND, "train", "--config", run.budget.config, "-o", str(run.folder)]
     said = run.folder.with_suffix(".log")
     with said.open("w") as log_file:
@@ -156,7 +156,7 @@ def cost(cfg: Config) -> dict[str, float]:
     return {"parameters": sum(map(numel, model.parameters())), "trained": trained, "flops": flops}
 
 
-def watched(folder: Path) -> dict[str, float]:
+def read_log(folder: Path) -> dict[str, float]:
     """Numbers from a run's log: the last validation loss, peak memory in GiB, and the median seconds per step."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return {
@@ -172,7 +172,7 @@ def perform(run: Run) -> dict[str, Any]:
         with alone(run.folder.with_suffix(".lock")) as lock:
             if not run.result.is_file():
                 train(run, lock)
-                found = evaluate(run) | watched(run.folder) | cost(run.cfg)
+                found = evaluate(run) | read_log(run.folder) | cost(run.cfg)
                 with whole_file(run.result) as file:
                     json.dump(found, file, indent=1)
             return _read_result(run)

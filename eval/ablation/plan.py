@@ -68,7 +68,7 @@ def _read(path: Path, schema: type) -> Any:
         raise UserError(f"plan '{path}': {str(e).splitlines()[0]}") from None
 
 
-def shipped() -> list[str]:
+def shipped_plans() -> list[str]:
     """The names of the plans that ship with the package."""
     names = sorted(f.name[:-5] for f in (files("reasonbrain.configs") / "ablations").iterdir())
     return [name for name in names if name != "budget"]
@@ -80,8 +80,8 @@ def read_plan(name: str) -> tuple[str, Budget, list[Study]]:
     Raises UserError for a plan or budget that is missing, unreadable or incomplete, and for an unknown action."""
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
-        if name not in shipped():
-            raise UserError(f"plan '{name}' is neither a shipped plan ({', '.join(shipped())}) nor a .yaml file")
+        if name not in shipped_plans():
+            raise UserError(f"plan '{name}' is neither a shipped plan ({', '.join(shipped_plans())}) nor a .yaml file")
         path = Path(str(files("reasonbrain.configs") / "ablations" / f"{name}.yaml"))
     plan = _read(path, Plan)
     for study in plan.studies:

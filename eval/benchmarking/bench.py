@@ -126,7 +126,7 @@ def edit(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
         marks.append((time.perf_counter(), count.flops))
         return given
 
-    def whole() -> None:
+    def run_edit() -> None:
         generator = torch.Generator().manual_seed(0)
         pipe(sample.source, instruction, generator=generator, callback_on_step_end=on_step)
 
@@ -136,7 +136,7 @@ def edit(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
 
     kernel, cfg.model.attention = cfg.model.attention, "sdpa"  # there are no formulas for the flash packages
     with tokens_through(model.slot("diffusion")) as tokens, count:
-        whole()
+        run_edit()
         flops = count.flops
         conditioning()
     cfg.model.attention = kernel
@@ -147,7 +147,11 @@ def edit(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
     ]
     for number in range(warmup + repeats):
         marks.clear()
-        times = [seconds(whole, device)], [seconds(conditioning, device)], [b - a for (a, _), (b, _) in pairwise(marks)]
+        times = (
+            [seconds(run_edit, device)],
+            [seconds(conditioning, device)],
+            [b - a for (a, _), (b, _) in pairwise(marks)],
+        )
         if number >= warmup:
             for row, found in zip(rows, times, strict=False):  # with a single step there is no row of denoising steps
                 row.seconds += found

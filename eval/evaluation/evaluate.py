@@ -150,7 +150,7 @@ def score_records(
         picture = system(record)
         return scores(look_at(record, picture, benchmark.compared), metrics, models) if picture else None
 
-    for index, record in tqdm(together(records, unreadable, [edits, *baselines.values()]), **BAR, total=len(records)):
+    for index, record in tqdm(with_edits(records, unreadable, [edits, *baselines.values()]), **BAR, total=len(records)):
         try:
             ours = score(record, edits)
             if ours is None:
@@ -171,7 +171,7 @@ def score_records(
     return {"records": rows, "missing": missing, "unreadable": unreadable}
 
 
-def together(records: Records, unreadable: dict[str, str], systems: Sequence[System]) -> Iterator[tuple[int, Record]]:
+def with_edits(records: Records, unreadable: dict[str, str], systems: Sequence[System]) -> Iterator[tuple[int, Record]]:
     """Yields indices and records. Edits are made for several records at once, which is faster for small pictures.
 
     Raises UserError if two records have the same id, because their edits would be the same file."""

@@ -184,18 +184,18 @@ def _logical(record: Record) -> bool:
     return record.category == "logical_reasoning"
 
 
-def _beside(record: Record) -> str:
+def _reference(record: Record) -> str:
     """The picture that RISEBench compares the edit with: in two categories the reference picture, if there is one."""
     return "target" if record.target and record.category in ("spatial_reasoning", "logical_reasoning") else "source"
 
 
 def rise_reasoning(record: Record) -> Question | None:
     """RISEBench's question of whether the edit shows the expected result; None if no expected result is known."""
-    beside, notes = _beside(record), record.notes
-    expected = "" if beside == "target" else notes.get("reference") or notes.get("reference_txt", "")
-    if beside == "source" and not expected:
+    reference, notes = _reference(record), record.notes
+    expected = "" if reference == "target" else notes.get("reference") or notes.get("reference_txt", "")
+    if reference == "source" and not expected:
         return None
-    shown = (beside, "edit") if beside == "target" or "reasoning_img" in notes else ("edit",)
+    shown = (reference, "edit") if reference == "target" or "reasoning_img" in notes else ("edit",)
     asks = "Judge whether an edited picture shows the result that is expected, in kind and in degree, and only that."
     levels = {1: "it shows the right result", 0: "it does not"} if _logical(record) else FOLLOWED
     return Question(asks, levels, RIGHT_OR_WRONG if _logical(record) else FIVE, shown, _facts(record, expected))
@@ -205,11 +205,11 @@ def rise_consistency(record: Record) -> Question | None:
     """RISEBench's question of whether everything else is unchanged; None for ``consistency_free`` records."""
     if "consistency_free" in record.notes:
         return None
-    beside = _beside(record)
+    reference = _reference(record)
     of = " Compare with the reference picture, which differs from the original by the right change alone."
     levels = {1: "style, setting and arrangement agree", 0: "they do not"} if _logical(record) else UNTOUCHED
     values = RIGHT_OR_WRONG if _logical(record) else FIVE
-    return Question(KEPT + (of if beside == "target" else ""), levels, values, (beside, "edit"), _facts(record))
+    return Question(KEPT + (of if reference == "target" else ""), levels, values, (reference, "edit"), _facts(record))
 
 
 def rise_plausibility(record: Record) -> Question | None:

@@ -56,7 +56,7 @@ def _table(
         better = metrics[score.removesuffix(" inside").removesuffix(" outside")]
         scores[score] = {"higher_is_better": better, "systems": systems}
         if other:
-            scores[score]["against"] = _paired(score, rows, other, seed)
+            scores[score]["against"] = _compare(score, rows, other, seed)
     tested = [s["against"] for s in scores.values() if s.get("against", {}).get("p") is not None]
     for against, corrected in zip(tested, holm([a["p"] for a in tested]), strict=True):
         against["holm"] = corrected
@@ -69,7 +69,7 @@ def _mean(values: Iterable[float | None], seed: int) -> dict[str, Any]:
     return {"n": len(known), "mean": float(np.mean(known)) if known else None, "low": low, "high": high}
 
 
-def _paired(score: str, rows: list[dict[str, Any]], other: Other, seed: int) -> dict[str, Any]:
+def _compare(score: str, rows: list[dict[str, Any]], other: Other, seed: int) -> dict[str, Any]:
     both = [(row["scores"]["edits"].get(score), other.scores.get(row["id"], {}).get(score)) for row in rows]
     pairs = [(ours, theirs) for ours, theirs in both if ours is not None and theirs is not None]
     differences = [ours - theirs for ours, theirs in pairs]

@@ -111,10 +111,10 @@ def load(paths: Sequence[Path]) -> Any:
         while cause.__cause__:
             cause = cause.__cause__
         said = " ".join(str(cause).split()) or type(cause).__name__
-        raise UserError(f"{damaged(paths)} cannot be read as Parquet: {said}") from None
+        raise UserError(f"{locate_damage(paths)} cannot be read as Parquet: {said}") from None
 
 
-def damaged(paths: Sequence[Path]) -> str:
+def locate_damage(paths: Sequence[Path]) -> str:
     """Names the first file that cannot be read and the rows in which reading fails; all files if each can be read."""
     from pyarrow.parquet import ParquetFile
 

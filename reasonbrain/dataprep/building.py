@@ -111,8 +111,7 @@ def left_out(row: JsonRow) -> list[JsonRow]:
 def read_seeds(path: Path) -> list[JsonRow]:
     """Reads lines of {"id", "image", "prompt", "category"?, "mask"?}; paths of pictures are relative to the file.
 
-    Raises UserError that names the line for a malformed line, an unknown category, an id that is not a valid file name,
-    and a repeated id."""
+    Raises UserError, naming the line, for a malformed line, an id that is not a valid file name, and a repeated id."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as e:

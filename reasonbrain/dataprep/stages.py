@@ -184,12 +184,12 @@ def measured(row: JsonRow, tools: Tools) -> JsonRow:
         image = load_image(tools.folder / candidate["image"])
         clip = float(models.clip.image(image) @ models.clip.text(caption(row)))  # both normalised: the cosine
         lpips = None if settings.lpips == "none" else models.lpips(image, after)
-        reason = too_far(clip, lpips, settings)
+        reason = drop_reason(clip, lpips, settings)
         made.append(candidate | {"clip": clip, "lpips": lpips} | ({"dropped": reason} if reason else {}))
     return _left(row, made)
 
 
-def too_far(clip: float, lpips: float | None, settings: Settings) -> str | None:
+def drop_reason(clip: float, lpips: float | None, settings: Settings) -> str | None:
     """Why a candidate with these values is dropped; None if it is kept."""
     if clip < settings.min_clip:
         return f"CLIP {clip:.3f} is below {settings.min_clip:g}: not the objects"

@@ -101,8 +101,8 @@ def check_file(path: Path) -> None:
 
 
 def check_replaceable(path: Path) -> list[str]:
-    """The files of the folder ``path``, relative to it, if ``whole_folder`` has written all of them and may replace
-    them; none for a missing or an empty folder. Otherwise raises UserError naming the first other file."""
+    """The files of the folder ``path``, relative to it, if ``whole_folder`` may replace them: all were written by it.
+    An absent or an empty folder has none. Raises UserError naming the first file that is not ours."""
     if not path.exists():
         if path.is_symlink():
             raise UserError(f"output '{path}' is a link to '{os.readlink(path)}', which does not exist")

@@ -16,7 +16,7 @@ from PIL import Image
 from reasonbrain.data.opening import open_reader
 from reasonbrain.dataprep.review import serve
 from reasonbrain.dataprep.split import write_splits
-from reasonbrain.dataprep.stages import Settings, answer_of, too_far
+from reasonbrain.dataprep.stages import Settings, answer_of, drop_reason
 
 
 def test_content(endpoint, command, tmp_path):
@@ -175,8 +175,10 @@ def test_thinking_is_removed_from_answers():
 
 def test_thresholds():
     settings = Settings("m", "p", "c", "alex", min_clip=0.2, min_lpips=0.05, max_lpips=0.7)
-    assert too_far(0.2, 0.05, settings) is too_far(0.9, 0.7, settings) is too_far(0.3, None, settings) is None
-    said = [too_far(*measures, settings) for measures in ((0.1, 0.3), (0.3, 0.01), (0.3, 0.9), (0.1, None))]
+    assert (
+        drop_reason(0.2, 0.05, settings) is drop_reason(0.9, 0.7, settings) is drop_reason(0.3, None, settings) is None
+    )
+    said = [drop_reason(*measures, settings) for measures in ((0.1, 0.3), (0.3, 0.01), (0.3, 0.9), (0.1, None))]
     assert ["objects" in said[0], "itself" in said[1], "another" in said[2], "objects" in said[3]] == [True] * 4
 
 

@@ -47,7 +47,7 @@ fits                peak below {usable:.2f}: {context:g} are reserved for CUDA a
 1 GB is 2^30 bytes. All values are predicted: the memory of a GPU has not been measured."""
 
 
-def stored(p: Tensor) -> float:
+def stored_bytes(p: Tensor) -> float:
     """Bytes of a parameter. nf4: half a byte per weight, one per 64 (scale), four per 64 * 256 (scale of scales)."""
     return p.numel() * (1 / 2 + 1 / 64 + 4 / (64 * 256) if is_quantised(p) else p.element_size())
 
@@ -93,26 +93,25 @@ def zero_section(layout: str) -> dict[str, Any] | None:
     return json.loads(file.read_text(encoding="utf-8"))["zero_optimization"]
 
 
-def held(model: ReasonBrain, cfg: Config, zero: dict[str, Any] | None, gpus: int) -> Held:
+def held_bytes(model: ReasonBrain, cfg: Config, zero: dict[str, Any] | None, gpus: int) -> Held:
     """Bytes that one of ``gpus`` processes holds of ``model``. ``zero``: DeepSpeed's ``zero_optimization``, or None."""
     trained = trained_parameters(model, cfg.train)
-    whole = sum(map(stored, model.parameters()))
+    whole = sum(map(stored_bytes, model.parameters()))
     count = sum(p.numel() for p in trained.values())
     state = sum(moments(n, p, cfg.train.optimizer) for n, p in trained.items())
     muon = [p.numel() for n, p in trained.items() if cfg.train.optimizer == "muon" and is_hidden(n, p)]
-    root = (
-        0 if cfg.train.optimizer == "adamw_8bit" else 4 * (count - sum(muon))
-    )  # foreach AdamW: square roots of all second moments at once
+    # foreach AdamW takes the square roots of all second moments at once
+    root = 0 if cfg.train.optimizer == "adamw_8bit" else 4 * (count - sum(muon))
     if zero is None:
-        gradients = sum(map(stored, trained.values()))
+        gradients = sum(map(stored_bytes, trained.values()))
         averaging = 2 * gradients if gpus > 1 else 0  # processes.average_gradients: a flat copy, then its mean
         return Held(whole, gradients, gradients + state, 0, max(averaging, root), whole)
     stage, bf16 = zero["stage"], cfg.train.bf16
     wide = 2 if bf16 else 4  # bytes per element of DeepSpeed's weights, gradients and buckets
     apart = preparing_parameters(model)
-    prepares = sum(stored(p) for p in model.parameters() if id(p) in apart)
+    prepares = sum(stored_bytes(p) for p in model.parameters() if id(p) in apart)
     shared = [p for p in model.parameters() if id(p) not in apart]
-    sizes = [wide * p.numel() if bf16 and not is_quantised(p) else stored(p) for p in shared]
+    sizes = [wide * p.numel() if bf16 and not is_quantised(p) else stored_bytes(p) for p in shared]
     weights = sum(sizes) / (gpus if stage == 3 else 1)
     gradients = wide * count / (gpus if stage > 1 else 1)
     master = 0 if stage == 3 and not bf16 else 4 * count  # ZeRO-3 in fp32 has no separate master weights
@@ -139,10 +138,9 @@ def rows(cfg: Config, gpus: int, usable: float = math.inf) -> tuple[list[dict[st
     """
     records = micro_batch(cfg.train, gpus)
     model = without_weights(cfg)
-    layouts = (
-        LAYOUTS[:1] if cfg.train.optimizer == "adamw_8bit" else LAYOUTS
-    )  # ZeRO would split its quantisation blocks
-    needs = {layout: held(model, cfg, zero_section(layout), gpus) for layout in layouts}
+    # ZeRO would split the quantisation blocks of 8-bit AdamW
+    layouts = LAYOUTS[:1] if cfg.train.optimizer == "adamw_8bit" else LAYOUTS
+    needs = {layout: held_bytes(model, cfg, zero_section(layout), gpus) for layout in layouts}
     made, passes = [], {}
     for layout, bytes_ in needs.items():
         if bytes_.peak() > usable:

@@ -59,7 +59,7 @@ class MiniSplits:
         )
 
 
-def happened(case: Case, models: Models) -> float:
+def outcome_check(case: Case, models: Models) -> float:
     """1 if the check of the record's kind finds the outcome in the edit's pixels, else 0."""
     notes = case.record.notes
     return float(find_kind(notes["kind"])[1].check(Look(case.edit), json.loads(notes["params"])))
@@ -74,7 +74,7 @@ class MiniBenchmark(Benchmark):
     true target passed through its autoencoder, which bounds the quality of its edits."""
 
     metrics = ("outcome", "L1", "PSNR", "SSIM")
-    own_metrics = {"outcome": Metric(happened, regions=False)}
+    own_metrics = {"outcome": Metric(outcome_check, regions=False)}
     groups = ("split", "category", "kind")
 
     def records(self, data: str | None, limit: int | None, trained_on: DataConfig | None = None) -> MiniSplits:

@@ -19,7 +19,7 @@ from scipy import stats
 from reasonbrain.cli import main
 from reasonbrain.config.loading import load_config
 from reasonbrain.eval.ablation import ablate
-from reasonbrain.eval.ablation.plan import Budget, Study, read_plan, shipped
+from reasonbrain.eval.ablation.plan import Budget, Study, read_plan, shipped_plans
 from reasonbrain.eval.ablation.report import summary
 from reasonbrain.train.building import without_weights
 from reasonbrain.train.optim import numel
@@ -56,7 +56,7 @@ def test_shipped_plans_compare_with_one_full_model(tmp_path, monkeypatch):
     """Their runs share a budget, every variant builds, and only the named part differs. The full model of
     ``instruction_summary`` also reads the sentence, and differs from its variant in the MLLM alone."""
     names = ["components", "img_tokens", "instruction_summary", "source", "visual_branches", "visual_guidance"]
-    assert shipped() == names
+    assert shipped_plans() == names
     monkeypatch.chdir(tmp_path)
     trained = tmp_path / "runs" / "tiny" / "mllm_full"  # it does not ship
     trained.parent.mkdir(parents=True)

@@ -41,7 +41,7 @@ file, *overrides = sys.argv[1:]
 cfg = load_config("tiny", overrides)
 processes.join()
 zero_json = fill(file, cfg.train, 2)
-expected = plan.held(without_weights(cfg), cfg, zero_json["zero_optimization"], 2)
+expected = plan.held_bytes(without_weights(cfg), cfg, zero_json["zero_optimization"], 2)
 one = fake_passes(cfg, cfg.train.micro_batch, cfg.train.bf16)[0]
 model = build(cfg).train()
 set_attention(model, "sdpa")
@@ -104,7 +104,7 @@ def bytes_of(tensors):
 @pytest.mark.parametrize("optimizer", ["adamw", "adamw_8bit", "muon"])
 def test_plain_torch_holds_the_predicted_bytes(settings, optimizer):
     cfg = settings(*QUICK, f"train.optimizer={optimizer}")
-    expected = plan.held(without_weights(cfg), cfg, None, 1)
+    expected = plan.held_bytes(without_weights(cfg), cfg, None, 1)
     model = build(cfg).train()
     engine, batches = Engine(model, cfg.train), Batches(cfg, model)
     engine.backward(engine.forward(lambda: model(*batches(0)))["loss"], 1)
