@@ -30,6 +30,7 @@ PLUGINS = {  # "<slot>:<name>" -> module below reasonbrain.modules; third-party 
 
 BENCHMARKS = {  # name -> class below reasonbrain
     "mini": "modules.data.reasonmini.benchmark:MiniBenchmark",
+    "mini2": "modules.data.reasonmini2.benchmark:Mini2Benchmark",
     "magicbrush": "eval.evaluation.published:MagicBrush",
     "emu_edit": "eval.evaluation.published:EmuEdit",
     "reasonedit": "eval.evaluation.published:ReasonEdit",
@@ -44,6 +45,7 @@ BENCHMARKS = {  # name -> class below reasonbrain
 
 DATA = {  # data.name -> class below reasonbrain.modules.data
     "mini": "reasonmini:ReasonMini",
+    "mini2": "reasonmini2.dataset:ReasonMini2",
     "manifest": "manifest:Manifest",
     "folder": "folders:Triples",
     "parquet": "parquet:Parquet",
@@ -59,7 +61,7 @@ DATA = {  # data.name -> class below reasonbrain.modules.data
 
 # Packages that only some commands need; the core installs those of `reasonbrain edit` and `batch`.
 EXTRAS = {
-    "mini": ["pymunk>=7.0"],  # ReasonMini, the data set of the embedded default
+    "mini": ["pymunk>=7.0", "resvg-py>=0.5"],  # ReasonMini, the data set of the embedded default
     "train": ["tensorboard>=2.18", "deepspeed>=0.19", "bitsandbytes>=0.49"],
     "eval": [  # eval, ablate, bench, data build
         *("scipy>=1.15", "psutil>=6"),
@@ -119,6 +121,7 @@ setup(
         "reasonbrain": ["py.typed"],
         "reasonbrain.utils": ["templates/*.html"],
         "reasonbrain.modules.data.reasonmini": ["*.yaml"],
+        "reasonbrain.modules.data.reasonmini2": ["*.yaml"],
     },
     install_requires=[
         "torch>=2.9",

@@ -56,18 +56,24 @@ def show(path: str, name: str | None, limit: int, output: str) -> None:
 
 
 @data.command()
-@click.option("--split", default="test", show_default=True, help="train, val, test, paraphrase or compositional.")
+@click.option(
+    "--split",
+    default="test",
+    show_default=True,
+    help="train, val, test, paraphrase or compositional; of version 2 also picture, conditional, pair or stranger.",
+)
 @click.option("--count", type=int, default=50, show_default=True, help="Number of records.")
 @click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--size", type=int, default=64, show_default=True, help="Pixels on a side.")
+@click.option("--size", type=int, help="Pixels on a side (64, in version 2 128).")
+@click.option("--version", type=click.IntRange(1, 2), default=1, show_default=True, help="Of the drawn world.")
 @click.option("-o", "--output", required=True, help="A new or an empty folder.")
-def mini(split: str, count: int, seed: int, size: int, output: str) -> None:
+def mini(split: str, count: int, seed: int, size: int | None, version: int, output: str) -> None:
     """Write records of ReasonMini. Prints the path of the manifest.
 
     Writes images, masks and manifest.jsonl."""
     from reasonbrain.modules.data.reasonmini.store import write_split
 
-    click.echo(write_split(split, count, seed, output, size))
+    click.echo(write_split(split, count, seed, output, size, version))
 
 
 @data.command()

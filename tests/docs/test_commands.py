@@ -80,6 +80,7 @@ RUN = {
         "reasonbrain data mini --split test --count 50 --seed 7 -o mini",
         "reasonbrain data score mini EDITS",
     ],
+    "mini of version 2": ["reasonbrain data mini --version 2 --split picture --count 50 --seed 7 -o mini"],
     "evaluate": ["reasonbrain eval --benchmark mini -o report"],
     "evaluate into REPORT": ["reasonbrain eval --benchmark mini -o REPORT"],
     "evaluate a checkpoint": ["reasonbrain eval --benchmark mini --checkpoint RUN -o REPORT"],

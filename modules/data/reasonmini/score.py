@@ -13,9 +13,8 @@ import numpy as np
 from PIL import Image
 
 from reasonbrain.errors import UserError
-from reasonbrain.modules.data.reasonmini.canvas import Look
 from reasonbrain.modules.data.reasonmini.store import MANIFEST, read_manifest
-from reasonbrain.modules.data.reasonmini.world import Kind, find_kind
+from reasonbrain.modules.data.reasonmini.versions import WORLDS, World
 from reasonbrain.utils.files import inside
 from reasonbrain.utils.images import load_image
 
@@ -44,7 +43,7 @@ def score(folder: str | Path, edits: str | Path) -> dict[str, Any]:
     rows: dict[str, list[dict[str, Any]]] = {"edits": [], "sources": [], "targets": []}
     missing = broken = 0
     for record in records:
-        kind = _kind(record)
+        world = _world(record)
         source, target, mask = (load_image(inside(folder, record[f])) for f in ("src_image", "tgt_image", "mask"))
         if not source.size == target.size == mask.size:
             raise UserError(f"record '{record['id']}' of '{folder}': source, target and mask differ in size")
@@ -58,7 +57,7 @@ def score(folder: str | Path, edits: str | Path) -> dict[str, Any]:
             except UserError:
                 broken += 1
         for system, picture in (("edits", edit), ("sources", source), ("targets", target)):
-            rows[system].append(_judge(picture, target, changed, kind, record["params"]))
+            rows[system].append(_judge(picture, target, changed, world, record))
     summaries = {system: _summary(judged) for system, judged in rows.items()}
     return {"count": len(records), "missing": missing, "broken": broken, **summaries}
 
@@ -67,29 +66,35 @@ def _edit_path(edits: Path, record: dict[str, Any]) -> Path:
     return inside(edits, f"{record['id']}.png")
 
 
-def _kind(record: dict[str, Any]) -> Kind:
+def _world(record: dict[str, Any]) -> World:
+    """The world of a record. Raises UserError if it has none, or no such kind."""
+    version = record.get("version", 1)  # records of the first world have none
+    if version not in WORLDS:
+        raise UserError(f"record '{record['id']}': version {version!r} is not one of {', '.join(map(str, WORLDS))}")
     try:
-        return find_kind(record["kind"])[1]
+        WORLDS[version].category(record["kind"])
     except KeyError:
         raise UserError(f"record '{record['id']}': ReasonMini has no kind '{record['kind']}'") from None
+    return WORLDS[version]
 
 
 def _judge(
-    picture: Image.Image | None, target: Image.Image, changed: np.ndarray, kind: Kind, params: dict[str, Any]
+    picture: Image.Image | None, target: Image.Image, changed: np.ndarray, world: World, record: dict[str, Any]
 ) -> dict[str, Any]:
     """The scores of one picture. A missing picture counts as failed and has no errors.
 
     ``changed``: [h, w] bool, the change mask."""
-    row = {"category": kind.category, "kind": kind.name, "passed": False, "inside": None, "outside": None}
+    kind, params = record["kind"], record["params"]
+    row = {"category": world.category(kind), "kind": kind, "passed": False, "inside": None, "outside": None}
     if picture is None:
         return row
     error = np.abs(np.asarray(picture, dtype=np.float64) - np.asarray(target)).mean(-1) / 255
     for region, where in (("inside", changed), ("outside", ~changed)):
         row[region] = error[where].mean() if where.any() else None
     try:
-        return {**row, "passed": bool(kind.check(Look(picture), params))}
+        return {**row, "passed": world.passes(picture, kind, params)}
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        raise UserError(f"{params} are not the params of a record of kind '{kind.name}' ({error!r})") from None
+        raise UserError(f"{params} are not the params of a record of kind '{kind}' ({error!r})") from None
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

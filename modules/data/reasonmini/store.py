@@ -15,7 +15,7 @@ from typing import Any
 from PIL import Image
 
 from reasonbrain.errors import UserError
-from reasonbrain.modules.data.reasonmini.world import SPLITS, make
+from reasonbrain.modules.data.reasonmini.versions import WORLDS
 from reasonbrain.utils.files import inside, whole_file
 from reasonbrain.utils.text import is_text
 
@@ -29,15 +29,20 @@ FIELDS = {  # of a record, see Sample.record
 }
 
 
-def write_split(split: str, count: int, seed: int, folder: str | Path, size: int = 64) -> Path:
+def write_split(
+    split: str, count: int, seed: int, folder: str | Path, size: int | None = None, version: int = 1
+) -> Path:
     """Writes the first ``count`` records of a split, ``size`` x ``size`` pixels each, and returns the manifest's path.
+    size: None for that of the world. version: of the world, 1 or 2.
 
     Writes images/<id>_src.png, images/<id>_tgt.png, masks/<id>.png (white where the picture changes) and, last,
     manifest.jsonl to ``folder``. The same arguments give the same bytes. Raises UserError for an unknown split, a
     number out of range, a folder that is not empty, and one that cannot be written, which is left empty.
     """
-    if split not in SPLITS:
-        raise UserError(f"split '{split}' is not one of {', '.join(SPLITS)}")
+    world = WORLDS[version]
+    size = world.size if size is None else size
+    if split not in world.splits:
+        raise UserError(f"split '{split}' is not one of {', '.join(world.splits)}")
     for name, value, least in (("count", count, 1), ("seed", seed, 0), ("size", size, 16)):
         if value < least:
             raise UserError(f"{name} is {value}, but must be {least} or more")
@@ -53,7 +58,7 @@ def write_split(split: str, count: int, seed: int, folder: str | Path, size: int
     try:
         for part in PARTS:
             (folder / part).mkdir(parents=True)
-        for sample in (make(split, index, seed, size) for index in range(count)):
+        for sample in (world.make(split, index, seed, size) for index in range(count)):
             record = sample.record()
             sample.source.save(folder / record["src_image"])
             sample.target.save(folder / record["tgt_image"])

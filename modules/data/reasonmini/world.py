@@ -27,6 +27,8 @@ from reasonbrain.modules.data.reasonmini.canvas import Box, Canvas, Look, shade
 
 Params = dict[str, Any]
 
+VERSION = 1
+SIZE = 64  # pixels
 CATEGORIES = SCENARIOS
 SPLITS = ("train", "val", "test", "paraphrase", "compositional")
 BACKGROUNDS: dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]] = {  # wall, floor
@@ -232,6 +234,12 @@ def find_kind(name: str) -> tuple[Scene, Kind]:
         if kind.name == name:
             return scene, kind
     raise KeyError(name)
+
+
+def passes(edit: Image.Image, kind: str, params: Params) -> bool:
+    """Whether an edit shows the outcome of a record, whose kind and params are given. Raises KeyError for an unknown
+    kind; a check raises whatever params of another kind bring about."""
+    return bool(find_kind(kind)[1].check(Look(edit), params))
 
 
 def sample_params(scene: Scene, rng: np.random.Generator, compositional: bool = False) -> Params:

@@ -9,21 +9,23 @@ from PIL import Image
 
 from reasonbrain.errors import UserError
 from reasonbrain.modules.data.reasonmini.store import FIELDS, read_manifest, write_split
-from reasonbrain.modules.data.reasonmini.world import make
+from reasonbrain.modules.data.reasonmini.versions import WORLDS
 
 
 def contents(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-def test_written_files_equal_the_records(tmp_path):
-    manifest = write_split("test", 6, 7, tmp_path / "new" / "folder")
+@pytest.mark.parametrize("version", WORLDS)
+def test_written_files_equal_the_records(tmp_path, version):
+    manifest = write_split("test", 6, 7, tmp_path / "new" / "folder", version=version)
     folder = tmp_path / "new" / "folder"
     assert manifest == folder / "manifest.jsonl"
     records = list(read_manifest(folder))
-    made = [make("test", i, 7) for i in range(6)]
-    assert records == [s.record() for s in made]
-    assert set(records[0]) == set(FIELDS)
+    made = [WORLDS[version].make("test", i, 7) for i in range(6)]
+    assert records == [json.loads(json.dumps(s.record())) for s in made]
+    assert set(records[0]) - {"version"} == set(FIELDS)
+    assert made[0].source.size == (WORLDS[version].size,) * 2
     for record, sample in zip(records, made, strict=True):
         assert np.array_equal(Image.open(folder / record["src_image"]), sample.source)
         assert np.array_equal(Image.open(folder / record["tgt_image"]), sample.target)

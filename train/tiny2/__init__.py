@@ -1,0 +1,1 @@
+"""Trains the second edition of the embedded default, on ReasonMini 2."""
