@@ -18,7 +18,6 @@ from reasonbrain.config.schema import SlotTrainConfig, TrainConfig
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 
-OPTIMIZERS = ("adamw", "adamw_8bit", "muon")
 BETAS = (0.9, 0.99)
 MUON: dict[str, Any] = {"momentum": 0.95, "nesterov": True, "adjust_lr_fn": "match_rms_adamw"}
 
@@ -97,10 +96,8 @@ def make_optimizers(trained: dict[str, nn.Parameter], cfg: TrainConfig) -> list[
     - ``muon`` (Jordan et al. 2024): orthogonalised momentum for hidden matrices, AdamW for all other parameters. Muon's
       updates are scaled to the RMS of AdamW's, so that both share a learning rate (Liu et al. 2025)
 
-    Raises UserError for an unknown name, or if the library is not installed.
+    Raises UserError if the library is not installed.
     """
-    if cfg.optimizer not in OPTIMIZERS:
-        raise UserError(f"train.optimizer: '{cfg.optimizer}' is not one of {', '.join(OPTIMIZERS)}")
     groups = param_groups(trained, cfg)
     hidden = [g for g in groups if g["kind"] == "hidden"]
     rest = [g for g in groups if g["kind"] != "hidden"]

@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from reasonbrain.config.schema import (
     ATTENTION,
+    OPTIMIZERS,
     TRACKERS,
     Config,
     DataConfig,
@@ -249,6 +250,8 @@ def _check_ranges(cfg: Config) -> None:
         _unknown(getattr(cfg.train, key), [slot.replace(".", "_") for slot in SLOTS], f"train.{key}")
     if cfg.model.attention not in ATTENTION:
         raise UserError(f"model.attention: '{cfg.model.attention}' is not one of {', '.join(ATTENTION)}")
+    if cfg.train.optimizer not in OPTIMIZERS:
+        raise UserError(f"train.optimizer: '{cfg.train.optimizer}' is not one of {', '.join(OPTIMIZERS)}")
     if cfg.train.tracker not in (*TRACKERS, None):
         raise UserError(f"train.tracker: '{cfg.train.tracker}' is not one of {', '.join(TRACKERS)}, null")
 

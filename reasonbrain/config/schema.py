@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
+OPTIMIZERS = ("adamw", "adamw_8bit", "muon")
 ATTENTION = ("auto", "sdpa", "math", "flash_attention_2", "flash_attention_3")
 
 Slot = Any  # {name: <plug-in>, ...its parameters}, or None

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import Config, slot_config
+from reasonbrain.data.crop import bucket_sizes
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.plugin import MEMORY_OPTIONS
@@ -160,8 +161,8 @@ def plan(name: str, overrides: Sequence[str], gpus: int, memory: float) -> dict[
     """Estimates the memory of a run on ``gpus`` GPUs of ``memory`` GB (2^30 bytes), and how to make it fit.
 
     Returns the numbers that `reasonbrain plan --json` prints, in bytes and FLOP, and ``advice`` in words. Raises
-    UserError like ``load_config`` and ``check_trains``, for an unknown architecture, and for a batch size that cannot
-    be split over the GPUs.
+    UserError like ``load_config``, ``check_trains`` and ``bucket_sizes``, for an unknown architecture, and for a batch
+    size that cannot be split over the GPUs.
     """
     usable = memory * GB * (1 - GAPS) - CONTEXT
     if gpus < 1 or usable <= 0:
@@ -169,6 +170,7 @@ def plan(name: str, overrides: Sequence[str], gpus: int, memory: float) -> dict[
     cfg = load_config(name, overrides)
     model = without_weights(cfg)
     check_trains(model, cfg.train)
+    bucket_sizes(cfg.data.size, diffusion.multiple if (diffusion := model.slot("diffusion")) else 1)
     parameters = {}
     for slot in SLOTS:
         part = model.slot(slot)

@@ -249,6 +249,8 @@ def test_the_command(overrides):
     for wrong, message in (
         (["train.batch_size=3"], "is not divisible by the number of processes, 2"),
         (["--gpu-memory=1"], "more than 2 GB"),
+        (["train.optimizer=sgd"], "train.optimizer: 'sgd' is not one of adamw, adamw_8bit, muon"),
+        (["--size=60"], "data.size: 60 is not a multiple of"),
         (["model.mllm=null", "model.diffusion=null"], "nothing is left to train"),
         (["model.cme=null", "train.checkpointing=[cme]"], "slot 'cme' is null"),
     ):
