@@ -207,6 +207,7 @@ def build_plugin(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Pl
                 raise UserError(
                     f"model.{slot}.{key}: folder '{source}' does not exist; give one that holds weights, or a hub id"
                 ) from None
-        given = " and ".join(f"{key} '{source}'" for key, source in sources.items())
-        reason = str(e).splitlines()[0]
-        raise UserError(f"model.{slot}: {given} could not be loaded as a folder or from the hub: {reason}") from None
+        given = " and ".join(f"model.{slot}.{key} '{source}'" for key, source in sources.items())
+        raise UserError(
+            f"{given}: not a folder below the working folder, and not loaded from the hub: {str(e).splitlines()[0]}"
+        ) from None

@@ -11,6 +11,7 @@ parameters of the data set and are checked alike.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import field, fields, is_dataclass, make_dataclass
 from importlib.resources import files
@@ -272,8 +273,10 @@ def _check_numbers(section: Any, where: str = "") -> None:
 
 
 def dump_config(cfg: Config) -> str:
-    """The configuration as YAML."""
+    """The configuration as YAML. Paths inside the installed package become ``${package:...}`` again, so that the file
+    can be read on another machine."""
     raw: Any = OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(cfg)))
     for section in (raw.data, *raw.data.mixture):
         section.update(section.pop("options"))
-    return OmegaConf.to_yaml(raw)
+    installed = re.escape(str(files("reasonbrain.configs") / "_")[:-1])
+    return re.sub(rf": {installed}(\S+)$", r": ${package:\1}", OmegaConf.to_yaml(raw), flags=re.MULTILINE)
