@@ -4,7 +4,7 @@ BIN := .venv/bin
 SAMPLE ?= docs/samples/ice.png
 INSTRUCTION ?= What would happen if this ice cube were left in the sun?
 
-.PHONY: edit test test-long lint tiny eval docs golden reference clean
+.PHONY: edit test test-long lint tiny eval docs golden planted reference clean
 
 edit: .venv/.installed
 	@mkdir -p out
@@ -45,6 +45,10 @@ docs: .venv/.installed-dev
 # Generates docs/reference/*.md from the code; a test compares them.
 reference: .venv/.installed
 	$(BIN)/python docs/reference/generate.py
+
+# Plants small faults one at a time and runs the tests that should notice them: all (most of an hour), or FAULTS="flux/".
+planted: .venv/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python tests/planted/plant.py $(FAULTS)
 
 # Records tests/golden anew. Use it only if a change is meant to change results.
 golden: .venv/.installed-dev

@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, Qwen2_5_VLForConditionalGeneration
 
 from reasonbrain.checkpoint import find_checkpoint, load_model, save_model
+from reasonbrain.config.loading import load_config
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
+from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
 
 
@@ -257,6 +259,22 @@ def test_made_with_another_configuration(saved, settings, tmp_path):
         assert all(w in said for w in words), said
 
 
+def test_a_folder_of_this_machine_is_forgotten_and_a_hub_id_is_not(model, settings, tmp_path):
+    cfg, alone = settings(), ReasonBrain({"encoders": model.slot("encoders")}, model.width)
+    for source, kept in (("openai/clip-vit-large-patch14", "openai/clip-vit-large-patch14"), (str(tmp_path), None)):
+        cfg.model.encoders["pretrained"] = source
+        save_model(alone, cfg, tmp_path / "out")
+        assert load_config(str(tmp_path / "out" / "config.yaml")).model.encoders["pretrained"] == kept
+
+
+def test_trained_tensors_alone_are_stored_in_half_precision_too(model, settings, tmp_path):
+    part = model.slot("encoders")
+    save_model(ReasonBrain({"encoders": part}, model.width), settings(), tmp_path, torch.bfloat16, trained_only=True)
+    stored = load_file(tmp_path / "encoders" / "trained.safetensors")
+    assert set(stored) == {n for n, p in part.named_parameters() if p.requires_grad}
+    assert all(torch.equal(value, part.get_parameter(name).bfloat16()) for name, value in stored.items())
+
+
 def test_a_slot_that_was_null_has_no_weights(model, build, settings, tmp_path):
     save_model(build("model.cme=null"), settings("model.cme=null"), tmp_path)
     said = message(tmp_path, ["model.cme.name=hybrid"])
@@ -276,6 +294,9 @@ def test_a_view_of_another_shape_is_not_shared(model, settings, tmp_path):
     _write(
         {"whole": whole, "tied": whole, "half": whole[:4], "square": whole.view(2, 4)}, tmp_path, "model", None, "5GB"
     )
+    _write({"all": whole, "some": whole[2:]}, tmp_path, "two", None, "5GB")
+    two = {name: value for names, value in _read(tmp_path, "two") for name in names}
+    assert torch.equal(two["all"], whole) and torch.equal(two["some"], whole[2:])
     found = {name: value for names, value in _read(tmp_path, "model") for name in names}
     assert torch.equal(found["whole"], whole) and torch.equal(found["tied"], whole)
     assert torch.equal(found["half"], whole[:4]) and torch.equal(found["square"], whole.view(2, 4))

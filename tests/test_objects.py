@@ -56,6 +56,10 @@ def test_corrections_of_the_parser(instruction, objects):
     assert find_objects(instruction) == objects
 
 
+def test_of_a_long_phrase_the_words_before_its_head_noun_are_kept():
+    assert find_objects("Lift the big heavy old red wooden toy box.") == ["red wooden toy box"]
+
+
 def test_a_thing_is_named_once_at_its_fullest():
     assert find_objects("If the candle fell, how would the red candle look beside the candle?") == ["red candle"]
     assert find_objects("Put the red ball beside the blue ball.") == ["red ball", "blue ball"]

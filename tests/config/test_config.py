@@ -44,6 +44,13 @@ def test_another_plugin_drops_the_parameters_of_the_old_one():
     assert kept.model.mllm == load_config("tiny").model.mllm
 
 
+def test_the_last_of_two_data_names_decides_what_is_kept():
+    kept = load_config("tiny", ["data.name=manifest", "data.name=mini"])
+    assert kept.data == load_config("tiny").data and kept.data.options
+    dropped = load_config("tiny", ["data.name=mini", "data.name=manifest", "data.path=x"])
+    assert not dropped.data.options and dropped.data.augment is None
+
+
 def test_a_null_slot_can_be_filled():
     assert make_config({}, ["model.cme.name=hybrid", "model.cme.blocks=2"]).model.cme == {"name": "hybrid", "blocks": 2}
 

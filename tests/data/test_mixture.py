@@ -8,7 +8,7 @@ import pytest
 
 from reasonbrain.config.loading import load_config
 from reasonbrain.data.mixture import Mixture
-from reasonbrain.data.opening import open_data, open_records, open_validation
+from reasonbrain.data.opening import identity, open_data, open_records, open_validation
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.train.batches import Batches
@@ -30,7 +30,9 @@ def test_shares_are_exact_and_every_record_is_reached(lengths, weights):
     taken = Counter(part for part, _ in places)
     for part, weight in enumerate(weights):
         assert abs(taken[part] - weight / sum(weights) * len(mixture)) <= 1
-        times = Counter(index for other, index in places if other == part)
+        indices = [index for other, index in places if other == part]
+        assert indices[: lengths[part]] == list(range(lengths[part]))  # in order, from the first record
+        times = Counter(indices)
         assert sorted(times) == list(range(lengths[part])) and max(times.values()) - min(times.values()) <= 1
     assert len(mixture) <= max(n * sum(weights) / w for n, w in zip(lengths, weights, strict=True)) + 1
 
@@ -56,6 +58,18 @@ def test_drawn_records_have_the_shares_and_are_the_same_after_resuming(tmp_path)
     assert abs(share - 0.75) < 0.05 and len(set(map(tuple, told))) == 60
     batches, source = run()
     assert [[source[n].id for n in batches.rows(step, 0)[0]] for step in (41, 7)] == [told[41], told[7]]
+
+
+def test_weights_and_order_of_the_parts_identify_a_mixture(tmp_path):
+    """Features are cached by a record's number, which these decide."""
+    cfg = mixed(tmp_path).data
+    made = identity(cfg)
+    assert made == identity(mixed(tmp_path).data)
+    cfg.mixture[0].weight = 2
+    assert identity(cfg) != made
+    other = mixed(tmp_path).data
+    other.mixture.reverse()
+    assert identity(other) != made
 
 
 def test_parts_keep_their_records_and_are_scaled(tmp_path):

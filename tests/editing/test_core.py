@@ -11,7 +11,10 @@ from PIL import ImageFile
 
 from reasonbrain import checkpoint, objects
 from reasonbrain.config import loading
+from reasonbrain.config.schema import EditConfig
+from reasonbrain.editing.core import Core
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
+from reasonbrain.errors import UserError
 from reasonbrain.registry import SLOTS
 from reasonbrain.utils import images
 
@@ -118,6 +121,19 @@ def test_given_sentences_are_read_and_not_generated_again(pipes, calls, records)
     other = model.condition(replace(inputs, sentences=["the candle burns"]))[0]
     assert not torch.equal(other.textual, asked.textual)
     assert passed["generate"] == 2
+
+
+def test_an_instruction_is_cut_only_where_the_text_encoder_reads_it(pipes):
+    long = "melt the candle and " * 40 + "freeze the lake"
+    assert pipes["instruction"].core().unread(long).endswith("freeze the lake")
+    assert pipes["sentence"].core().unread(long) == ""
+
+
+def test_a_picture_may_have_as_many_pixels_as_it_says():
+    edit = EditConfig(max_pixels=100, size=None)
+    assert Core.size(20, 5, edit) == (5, 20)
+    with pytest.raises(UserError, match="101 x 1 pixels, more than edit.max_pixels=100"):
+        Core.size(101, 1, edit)
 
 
 def test_reasoning_is_none_without_an_mllm(build, settings, records):

@@ -205,10 +205,12 @@ def test_diffusers_attributes(model, settings, records):
     assert pipe.device.type == "cpu" and set(pipe.components) == {s.replace(".", "_") for s in SLOTS}
 
 
-def test_reasoning_belongs_to_its_row_whatever_the_sizes(pipe, monkeypatch):
+def test_what_is_said_and_found_belongs_to_its_row_whatever_the_sizes(pipe, monkeypatch):
     monkeypatch.setattr(pipe.mllm, "reason", lambda inputs: [f"said of {text}" for text in inputs.instructions])
     pictures, texts = [noise_picture(*s) for s in ((64, 64), (48, 64), (64, 64), (48, 64))], ["a", "b", "c", "d"]
-    assert pipe(pictures, texts, reasoning=True).reasoning == [f"said of {text}" for text in texts]
+    out = pipe(pictures, texts, objects=[[text] for text in texts], reasoning=True)
+    assert out.reasoning == [f"said of {text}" for text in texts] and out.objects == [[text] for text in texts]
+    assert [regions.shape for regions in out.regions] == [picture.size[::-1] for picture in pictures]
 
 
 def test_the_numbers_of_a_call_are_used(pipe, records, monkeypatch):

@@ -89,3 +89,18 @@ def test_special_tokens_in_an_instruction_are_text(clip, special):
     assert (pooled[0] - pooled[1]).abs().max() > 1e-3
     ids = clip.tokenizer(words, split_special_tokens=True).input_ids
     assert all(row.count(clip.tokenizer.convert_tokens_to_ids(special)) <= 1 for row in ids)
+
+
+def test_what_a_long_text_has_unread_is_what_does_not_change_its_tokens(clip):
+    """A text that just fits is read to its end; one word more is unread, and so is the end of a far longer one."""
+    length = clip.clip.config.text_config.max_position_embeddings
+    words = ["grow"] * length
+    while len(clip.tokenizer(" ".join(words)).input_ids) > length:
+        words.pop()
+    full = " ".join(words)
+    assert len(clip.tokenizer(full).input_ids) == length and clip.unread(full) == "" == clip.unread("melt it")
+    assert clip.unread(f"{full} ice").strip() == "ice"
+    far = f"{full} {'and then it melts ' * 9}"
+    read = far.removesuffix(clip.unread(far))
+    same = clip(inputs([far, read]))
+    assert torch.equal(same.text[0], same.text[1]) and read.strip() == full

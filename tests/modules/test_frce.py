@@ -10,7 +10,7 @@ from reasonbrain.modules.data.reasonmini import make
 from reasonbrain.modules.data.reasonmini.canvas import PALETTE
 from reasonbrain.modules.frce.id_controller import IdController
 from reasonbrain.modules.frce.patch_encoder import PatchEncoder
-from reasonbrain.modules.frce.regions import SuperpixelRegions, by_area
+from reasonbrain.modules.frce.regions import SuperpixelRegions, by_area, region_geometry
 from reasonbrain.utils.images import to_tensor
 
 WIDTH = 16
@@ -66,13 +66,27 @@ def test_the_cue_of_a_region_has_its_position_and_size():
     assert (cues[0, 0] - cues[1, 0]).abs().max() > 1e-3
 
 
+def test_the_geometry_is_centre_spread_and_size():
+    """Of a region that is wider than high, in a picture that is higher than wide."""
+    member = torch.zeros(1, 2, 41, 21)
+    member[0, 0, 4:7, 2:20] = 1
+    found = region_geometry(member, member.mean((2, 3)))
+    ys, xs = np.where(member[0, 0].numpy() == 1)
+    x, y = xs / 20, ys / 40
+    expected = [x.mean(), y.mean(), x.std(), y.std(), np.sqrt(len(x) / (41 * 21))]
+    np.testing.assert_allclose(found[0, 0], expected, rtol=1e-4)
+    assert (found[0, 1] == 0).all()
+
+
 def test_regions_do_not_attend_to_absent_ones():
     f = features()
     regions = torch.zeros(2, 32, 32).long()
     regions[:, 16:] = 1
     few, many = (SuperpixelRegions(WIDTH, layers=2, heads=2, max_regions=r) for r in (2, 9))
     many.load_state_dict(few.state_dict())
-    torch.testing.assert_close(few(f, regions)[0], many(f, regions)[0][:, :2])
+    cues = many(f, regions)[0]
+    torch.testing.assert_close(few(f, regions)[0], cues[:, :2])
+    assert (cues[:, 2:] == 0).all()
 
 
 def test_superpixels_find_the_object_of_a_picture():

@@ -103,6 +103,30 @@ def test_cues_enter_the_mllm(mllm, inputs, cues, side):
     torch.testing.assert_close(mllm(inputs, cues._replace(textual=hidden)).hidden, before)
 
 
+def test_the_cues_stand_right_behind_the_picture_and_take_no_others_place(mllm, inputs, cues):
+    """What the language model reads, token by token: in rows of different lengths, with the mask of each cue."""
+    seen = {}
+    language_model = mllm.model.model.language_model
+    hook = language_model.register_forward_pre_hook(lambda module, args, kwargs: seen.update(kwargs), with_kwargs=True)
+    with torch.no_grad():
+        mllm(inputs, cues)
+        hook.remove()
+        soft = mllm.cue_in(torch.cat([cues.visual, cues.textual], dim=1))
+        words = mllm.model.get_input_embeddings()
+        pictures = mllm.image_features(inputs.images).flatten(1, 2)
+        for i in range(3):
+            ids = prompt_ids(mllm, inputs, i)
+            first = ids.index(mllm.tokenizer.convert_tokens_to_ids("<|image_pad|>"))
+            before, behind = words(torch.tensor(ids[:first])), words(torch.tensor(ids[first + 17 :]))
+            end = words(torch.tensor(ids[first + 16 : first + 17]))  # of the picture, <|vision_end|>
+            expected = torch.cat([before, pictures[i], end, soft[i], behind, mllm.img_in])
+            torch.testing.assert_close(seen["inputs_embeds"][i, -len(expected) :], expected)
+            mask = torch.ones(len(expected), dtype=torch.long)
+            mask[first + 17 : first + 21] = torch.cat([cues.visual_mask[i], cues.textual_mask[i]]).long()
+            left = seen["attention_mask"].shape[1] - len(expected)
+            assert seen["attention_mask"][i].tolist() == [0] * left + mask.tolist()
+
+
 def test_a_masked_cue_equals_no_cue(mllm, inputs, cues):
     first = row(inputs, 0), row(cues, 0)
     short = first[1]._replace(textual=first[1].textual[:, :1], textual_mask=first[1].textual_mask[:, :1])
@@ -135,6 +159,19 @@ def test_positions_are_those_of_the_model(mllm, inputs):
         assert torch.equal(positions[:, i, -len(one) :], expected[:, 0])
         rows_and_columns = expected[1:, 0, alone[0] == image]
         assert len({tuple(p) for p in rows_and_columns.T.tolist()}) == 16  # really two-dimensional
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 32), (32, 64)])
+def test_positions_of_a_picture_that_is_not_square(mllm, inputs, height, width):
+    """The rows of its tokens are those of the picture."""
+    grid = mllm.pixels(inputs.images[:1, :, :height, :width])["image_grid_thw"]
+    rows, columns = height // 16, width // 16
+    (ids,), image = mllm.tokenize(inputs.instructions[:1], rows * columns, 0)
+    ids, mask = torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long)
+    expected, _ = mllm.model.model.get_rope_index(ids, (ids == image).int(), image_grid_thw=grid)
+    found = mllm.positions(ids, mask, rows, columns)
+    assert torch.equal(found, expected)
+    assert [len(axis[0, ids[0] == image].unique()) for axis in found[1:]] == [rows, columns]
 
 
 def test_lora_is_on_the_language_model_alone(mllm):

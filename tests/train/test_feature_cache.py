@@ -100,6 +100,15 @@ def test_a_bad_record_stays_skipped(settings, model, tmp_path):
     assert [found[i].id for i in range(3)] == ["r0", "r2", "r2"]
 
 
+def test_a_records_features_are_those_of_its_own_pictures(settings, model):
+    features = FeatureCache(settings("data.count=4"), model)
+    record, made, encode = features.records[2], features[2], model.slot("diffusion").encode
+    for picture, latents in ((record.source, made.source), (record.target, made.target)):
+        torch.testing.assert_close(latents[None], encode(to_tensor([picture])), rtol=1e-4, atol=1e-4)
+    assert torch.equal(made.image, (to_tensor([record.source])[0] * 255).round().byte())
+    assert torch.equal(made.regions.long(), model.segment(to_tensor([record.source]))[0])
+
+
 def test_memory_is_bounded(settings, model, monkeypatch):
     features = FeatureCache(settings("data.count=10"), model)
     monkeypatch.setattr(module, "MEMORY", 3 * features[0].bytes)

@@ -158,14 +158,34 @@ def test_non_finite_steps_are_skipped_and_several_in_a_row_end_the_run(tmp_path,
 
 def test_a_nan_gradient_changes_nothing(tmp_path):
     module = Toy()
-    before = module.linear.weight.detach().clone()
+    loop = Loop(module, TrainConfig(**{**vars(CFG), "bad_steps": 2}), tmp_path)
+    before = []
 
-    def losses(x):
+    def losses(batch):
+        x, step = batch
+        if step == 0:
+            return module.losses(x)
+        before.append({n: (p.detach().clone(), loop.engine.average[n].clone()) for n, p in loop.engine.trained.items()})
         return {"loss": (module.linear.weight * 0).sqrt().sum()}  # 0, and its gradient is 0 / 0
 
-    with pytest.raises(FloatingPointError, match="step 1: the gradient norm is nan; 2 steps in a row"):
-        Loop(module, TrainConfig(**{**vars(CFG), "bad_steps": 2}), tmp_path).fit(module.batches, losses)
-    assert torch.equal(module.linear.weight, before)
+    with pytest.raises(FloatingPointError, match="step 2: the gradient norm is nan; 2 steps in a row"):
+        loop.fit(lambda step, part: (module.batches(step), step), losses)
+    for name, (weight, average) in before[0].items():
+        assert not torch.equal(weight, average)
+        assert torch.equal(loop.engine.trained[name], weight) and torch.equal(loop.engine.average[name], average)
+
+
+def test_every_pass_draws_its_own_noise(tmp_path):
+    """The same in a run that begins again, and another in each pass of each step."""
+    module, drawn = Toy(), [[], []]
+    for run in (0, 1):
+
+        def losses(x, seen=drawn[run]):
+            seen.append(float(torch.rand(())))
+            return module.losses(x)
+
+        Loop(module, TrainConfig(**{**vars(CFG), "steps": 3}), tmp_path / str(run)).fit(module.batches, losses, 2)
+    assert len(set(drawn[0])) == 6 and drawn[0] == drawn[1]
 
 
 def test_accumulated_parts_are_one_batch(tmp_path):
@@ -187,9 +207,24 @@ def test_accumulated_parts_are_one_batch(tmp_path):
         assert [x[key] for x in lines] == pytest.approx([x[key] for x in other], rel=1e-5)
 
 
-def test_gradients_are_clipped(tmp_path):
-    """The size of a gradient shows in AdamW's moments only."""
-    _, loop = fit(tmp_path, steps=1, grad_clip=1e-3)
+class Slots(nn.Module):
+    """Two slots, named as ReasonBrain's."""
+
+    batches = Toy.batches
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.parts = nn.ModuleDict({"cme": nn.Linear(4, 2), "mllm": nn.Linear(4, 2)})
+
+    def losses(self, x):
+        return {"loss": sum(part(x).square().mean() for part in self.parts.values())}
+
+
+@pytest.mark.parametrize("make", [Toy, Slots])
+def test_gradients_are_clipped(tmp_path, make):
+    """To one norm over all slots. The size of a gradient shows in AdamW's moments only."""
+    _, loop = fit(tmp_path, steps=1, grad_clip=1e-3, module=make())
     norm = math.sqrt(sum(float((s["exp_avg"] / 0.1).square().sum()) for s in loop.engine.optimizers[0].state.values()))
     assert norm == pytest.approx(1e-3, rel=1e-3)
 
@@ -264,9 +299,25 @@ def test_log_lines_are_means_and_checkpoints_are_periodic(tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [2, 4, 6, 8]
     assert [f.name[-1] for f in checkpoints.complete(tmp_path)] == ["3", "6", "8"]
+    fit(tmp_path / "odd", steps=3)
+    assert [json.loads(line)["step"] for line in (tmp_path / "odd" / "log.jsonl").read_text().splitlines()] == [2, 3]
     for line in lines:
         assert 0 <= line["seconds_waiting_for_data"] <= line["seconds_per_step"]
         assert line["half"] == pytest.approx(line["loss"] / 2, abs=2e-5) and line["seconds_per_step"] >= 0
+
+
+def test_a_value_that_a_step_does_not_have_is_left_out_of_the_mean(tmp_path):
+    """As the loss of a noise level that no draw of the step fell into."""
+    module = Toy()
+
+    def losses(batch):
+        x, step = batch
+        return {**module.losses(x), "rare": torch.tensor(float(step) if step in (1, 3) else math.nan)}
+
+    loop = Loop(module, TrainConfig(**{**vars(CFG), "steps": 8, "log_every": 4}), tmp_path)
+    loop.fit(lambda step, part: (module.batches(step), step), losses)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert lines[0]["rare"] == 2 and "rare" not in lines[1] and loop.skipped == 0
 
 
 def test_a_resumed_run_must_train_the_same_parameters(tmp_path):

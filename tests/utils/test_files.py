@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from reasonbrain.errors import UserError
-from reasonbrain.utils.files import OURS, whole_folder
+from reasonbrain.utils.files import OURS, inside, whole_folder
 from reasonbrain.utils.locks import alone
 
 
@@ -82,7 +82,8 @@ def test_a_killed_process_leaves_no_complete_folder_and_one_that_can_be_written_
                 (new / "a").write_text("new")
                 if moment == "writing":
                     os._exit(1)
-                os.replace = lambda *_: os._exit(1)
+                moves, replace = [], os.replace
+                os.replace = lambda *names: os._exit(1) if moves else moves.append(replace(*names))
         finally:  # never on as a second pytest
             os._exit(2)
     assert (out / "config.yaml").exists() == (moment == "writing")  # old and whole, or not whole
@@ -102,3 +103,14 @@ def test_one_process_at_a_time_and_an_error_changes_nothing(tmp_path):
     shutil.rmtree(out / OURS)
     with pytest.raises(UserError, match="holds 'a'"):
         write(out)
+
+
+def test_a_folder_whose_name_begins_alike_is_outside(tmp_path):
+    for name in ("data", "data-of-others"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_text("")
+    (tmp_path / "data" / "link.png").symlink_to(tmp_path / "data-of-others" / "a.png")
+    assert inside(tmp_path / "data", "a.png") == (tmp_path / "data" / "a.png").resolve()
+    for name in ("../data-of-others/a.png", "link.png"):
+        with pytest.raises(UserError, match=f"'{name}' leads outside"):
+            inside(tmp_path / "data", name)

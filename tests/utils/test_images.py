@@ -142,7 +142,8 @@ def test_exif_orientation_is_applied(tmp_path, orientation):
     exif = Image.Exif()
     exif[0x0112] = orientation
     image.save(tmp_path / "a.png", exif=exif)
-    assert np.asarray(load_image(tmp_path / "a.png"))[..., 0].tolist() == UPRIGHT
+    found = load_image(tmp_path / "a.png")
+    assert np.asarray(found)[..., 0].tolist() == UPRIGHT and upright_size(tmp_path / "a.png") == found.size
 
 
 def wide_gamut():

@@ -119,7 +119,11 @@ class ZeroEngine:
         self.zero.zero_grad()
         self.engine.micro_steps -= self.engine.micro_steps % self.engine.gradient_accumulation_steps()
         if self.stage < 3:
-            self.zero.reset_cpu_buffers() if self.zero.cpu_offload else self.zero.averaged_gradients.clear()
+            self.zero.micro_step_id = -1  # as after a step: the next pass replaces what was accumulated, does not add
+            self.zero.averaged_gradients.clear()
+            self.zero.all_grad_tensors.clear()  # of the passes before the last one
+            if self.zero.cpu_offload:
+                self.zero.reset_cpu_buffers()
 
     def norms(self) -> dict[str, float]:
         """Gradient norms by slot before clipping; call it after the last pass of a step."""

@@ -20,7 +20,7 @@ from reasonbrain import cli
 from reasonbrain.editing.batch import scheduler as edits
 from reasonbrain.editing.batch.editor import picture_path
 from reasonbrain.editing.batch.jobs import read
-from reasonbrain.editing.batch.rows import EditRow, parse
+from reasonbrain.editing.batch.rows import INTEGERS, EditRow, parse
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.modules.data.reasonmini import make
 
@@ -69,6 +69,7 @@ def lines(out):
 def drawn(pipe, rows, batch_size=4, pixels=lambda image: np.asarray(image).astype(int)):
     results = list(pipe.batch(rows, batch_size))
     assert not [r.error for r in results if r.error]
+    assert all((r.reasoning is not None) == r.row.reasoning for r in results)
     return {(r.row.id, r.variant): pixels(r.image) for r in results}
 
 
@@ -79,6 +80,7 @@ def files(out):
 def test_a_picture_does_not_depend_on_the_other_rows(pipe, rows, monkeypatch):
     """Bit-identical before pixels are rounded to 8 bits; with another batch size, equal up to rounding."""
     monkeypatch.setattr(edits, "to_pil", lambda pictures: [pictures[0].double().numpy() * 255])
+    rows[4]["steps"], rows[7]["reasoning"] = 2, True  # in one batch with others but for these
     whole = drawn(pipe, rows, pixels=np.asarray)
     assert len(whole) == 10 and len({p.tobytes() for p in whole.values()}) == 10
     assert whole["r1", 0].shape == (3, 40, 48)
@@ -107,6 +109,19 @@ def test_a_row_gives_what_the_pipeline_gives(pipe, rows):
             assert np.abs(np.asarray(alone).astype(int) - np.asarray(found[v].image)).max() <= 2
     finally:
         pipe.settings.edit.size = before
+
+
+def test_variants_count_seeds_up_to_the_last_and_then_from_zero():
+    row = parse({**GOOD, "seed": 2**32 - 2, "n": 3}, 0, set())
+    assert not row.error and [edits.Result(row, v).seed for v in row.variants] == [2**32 - 2, 2**32 - 1, 0]
+
+
+def test_the_seconds_of_results_add_up_to_the_time_of_their_batches(pipe, rows, monkeypatch):
+    """By a clock that goes on by 1 whenever it is asked: one batch is conditioned in 1 s, and drawn in another."""
+    clock = iter(range(1000))
+    monkeypatch.setattr(edits.time, "perf_counter", lambda: float(next(clock)))
+    results = list(pipe.batch([{**rows[0], "id": i, "n": 1 + (i == 0)} for i in range(3)], 4))
+    assert len(results) == 4 and sum(r.seconds for r in results) == pytest.approx(2)
 
 
 def test_each_part_runs_as_often_as_needed(pipe, pictures, monkeypatch):
@@ -164,6 +179,14 @@ def test_pictures_in_memory(pipe, pictures):
 
 
 GOOD = {"id": "a", "image": "a.png", "instruction": "melt it"}
+
+
+@pytest.mark.parametrize("field", INTEGERS)
+def test_the_ends_of_a_range_belong_to_it(field):
+    for value in INTEGERS[field]:
+        assert getattr(parse({**GOOD, field: value}, 0, set()), field) == value
+        outside = value + (1 if value == INTEGERS[field][1] else -1)
+        assert f"{field} {outside} is not from" in parse({**GOOD, field: outside}, 0, set()).error
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from reasonbrain import cli
 from reasonbrain.editing.batch import scheduler
 from reasonbrain.editing.batch.identity import model_hash
 from reasonbrain.editing.batch.jobs import read
+from reasonbrain.editing.batch.rows import EditRow
+from reasonbrain.editing.core import Sources
 from reasonbrain.errors import UserError
 
 WORDS = ["--instruction", "melt it"]
@@ -100,7 +103,6 @@ def test_extreme_aspect_ratios_and_lack_of_memory_are_one_line_errors(pipe, monk
 def test_memory_is_bounded_for_pictures_of_many_sizes(pipe, monkeypatch):
     """No edit of one size waits for those of another, and small windows give the same pictures."""
     rows = [row(f"{i}", picture(40 + i, 64, i), seed=i) for i in range(12)]
-    whole = {r.row.id: np.asarray(r.image) for r in pipe.batch(rows, 4)}
     most, load = [0], scheduler._Window._load
 
     def counted(self, batches):
@@ -108,9 +110,39 @@ def test_memory_is_bounded_for_pictures_of_many_sizes(pipe, monkeypatch):
         most[0] = max(most[0], len(self.loaded), sum(map(len, self.waiting.values())))
 
     monkeypatch.setattr(scheduler._Window, "_load", counted)
+    whole = {r.row.id: np.asarray(r.image) for r in pipe.batch(rows, 4)}
+    assert most[0] <= 3  # the pictures of a batch and of the next one, not those of the window
     monkeypatch.setattr(scheduler, "PIXELS", 3 * 64 * 50)
     found = {r.row.id: np.asarray(r.image) for r in pipe.batch(rows, 4)}
     assert most[0] <= 3 and all((found[name] == whole[name]).all() for name in whole)
+
+
+def test_a_window_has_the_pixels_that_it_may_have(monkeypatch):
+    """A picture used twice counts once; one alone may have more; one of unknown size has none."""
+    monkeypatch.setattr(scheduler, "PIXELS", 100)
+    given = [("a", (10, 6)), ("a", (10, 6)), ("b", (10, 4)), ("c", (1, 1)), ("d", (20, 20)), ("e", None), ("f", (9, 9))]
+    rows = [(EditRow(i, name, Path(name)), size) for i, (name, size) in enumerate(given)]
+    found = [[row.id for row, _ in window] for window in scheduler._windows(rows)]
+    assert found == [["a", "a", "b"], ["c"], ["d"], ["e", "f"]]
+
+
+def test_what_waits_keeps_no_other_row_in_memory():
+    many = torch.zeros(8, 3, 4, 4)
+    one = scheduler._copy_row(Sources(many, many[:, 0], many, many, {"mllm": many}), 5)
+    for part in (*one[:4], one.ready["mllm"]):
+        assert len(part) == 1 and part.untyped_storage().nbytes() == part.nbytes
+
+
+def test_a_model_is_told_by_the_end_of_its_tensors_too(tmp_path):
+    (tmp_path / "cme").mkdir()
+    seen = set()
+    for changed in (None, 0, 20_000, -1):
+        weight = torch.zeros(40_000)  # 160 kB: the middle is not read
+        if changed is not None:
+            weight[changed] = 1
+        save_file({"weight": weight}, tmp_path / "cme" / "model.safetensors")
+        seen.add(model_hash(tmp_path))
+    assert len(seen) == 3
 
 
 def test_resumes_unless_rows_model_or_settings_changed(command, checkpoint, photos, tmp_path):

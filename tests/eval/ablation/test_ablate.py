@@ -129,6 +129,14 @@ def test_the_summarys_numbers():
     assert change["mean"] == pytest.approx(-0.3) and change["n"] == 1 and change["low"] is None
 
 
+def test_a_runs_costs_are_read_from_its_log(tmp_path):
+    """The last validation, the highest peak, and the median step, whatever a line lacks."""
+    lines = [{"seconds_per_step": s, "gib": g} for s, g in ((9.0, 1.0), (2.0, 3.0), (1.0, 2.0))]
+    lines[1:1] = [{"validation/loss": 0.9}]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in (*lines, {"validation/loss": 0.5})))
+    assert ablate.watched(tmp_path) == {"validation loss": 0.5, "gib": 3.0, "seconds_per_step": 2.0}
+
+
 def test_mistakes_in_a_plan_are_reported_before_training(overrides, tmp_path):
     assert "neither a shipped plan (components, img_tokens" in refused("componets", tmp_path)
     assert "does not exist" in refused(tmp_path / "no.yaml", tmp_path)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from io import BytesIO
 
 import pytest
+import torch
 from click.testing import CliRunner
 from PIL import Image
 
@@ -44,9 +45,20 @@ def test_an_edit_is_reused_only_for_the_same_inputs(pipe, tmp_path):
     before = path.stat().st_mtime_ns
     assert Edits(tmp_path / "a", pipe)(record()).tobytes() == first.tobytes() and path.stat().st_mtime_ns == before
     for other in (record(colour="blue"), record(says="Blow."), record(size=(16, 64))):
+        assert Edits(tmp_path / "a", pipe)(record()).tobytes() == first.tobytes()  # the one that is there now
         again = Edits(tmp_path / "a", pipe)(other)
         assert again.tobytes() == Edits(tmp_path / str(id(other)), pipe)(other).tobytes() != first.tobytes()
     assert Edits(tmp_path / "a", pipe)(record()).tobytes() == first.tobytes()
+
+
+def test_in_an_instruction_that_replaces_the_records_no_objects_are_found(pipe, tmp_path):
+    says, source = "Melt the red ice cube on the blue plate.", record().source
+    found = Edits(tmp_path, pipe, instruction=says)(record())
+    without, with_them = (
+        pipe(source, says, objects=objects, generator=torch.Generator().manual_seed(0)).images[0].tobytes()
+        for objects in ([[]], None)
+    )
+    assert found.tobytes() == without != with_them
 
 
 def test_repeated_ids_are_refused(pipe, tmp_path):

@@ -294,3 +294,16 @@ def test_worst_first():
     assert [r["id"] for r in shown] == ["worse", "bad", "middle", "good", "unknown"]
     many = [row(str(i), "x" if i % 2 else "y", up=float(i), down=0.0) for i in range(500)]
     assert [r["id"] for r in page.worst_first(many, {"up": True, "down": False})] == [str(i) for i in range(200)]
+
+
+def test_there_is_a_table_for_each_value_of_a_group_that_has_several():
+    rows = [
+        {"id": str(i), "groups": {"category": c, "task": "one"}, "scores": {"edits": {"L1": float(i)}}}
+        for i, c in enumerate(["a", "b", "a", ""])
+    ]
+    for count, expected in ((1, [("all", "", 1)]), (2, [("all", "", 2), ("category", "a", 1), ("category", "b", 1)])):
+        made = tables({"records": rows[:count], "seed": 0, "metrics": {"L1": False}}, ("category", "task"), None)
+        assert [(table["group"], table["value"], table["records"]) for table in made] == expected
+    made = tables({"records": rows, "seed": 0, "metrics": {"L1": False}}, ("category",), None)
+    means = {table["value"]: table["scores"]["L1"]["systems"]["edits"]["mean"] for table in made}
+    assert means == {"": 1.5, "a": 1, "b": 1, "none": 3}

@@ -179,6 +179,7 @@ def rise(reasoning, consistency, plausibility):
         (record("causal_reasoning"), rise(5, 5, 5), 5, 1),
         (record("spatial_reasoning"), rise(5, 5, 4), 4.8, 0),
         (record("spatial_reasoning"), rise(1, 5, 5), (0.5 + 1.5 + 1) / 2, 0),  # not reasoned: half
+        (record("spatial_reasoning"), rise(2, 5, 5), 0.5 * 2 + 1.5 + 1, 0),
         (record("causal_reasoning"), rise(1, 1, 3), 1, 0),  # 0.7, but not below 1
         (record("causal_reasoning", consistency_free="True"), rise(3, None, 5), 0.8 * 3 + 0.2 * 5, 0),
         (record("causal_reasoning", consistency_free="True"), rise(5, None, 5), 5, 1),
@@ -257,7 +258,9 @@ def test_a_question_is_asked_once(endpoint, tmp_path):
     ask("Why?", {"a": RED, "b": GREEN})
     ask("Why?", {"a": RED, "c": BLUE})
     ask("Why?", {"b": BLUE, "a": RED})
-    assert len(endpoint.requests) == len(list(tmp_path.glob("*.json"))) == 6
+    for size in ((4, 2), (2, 4)):  # of equal bytes
+        ask("Why?", {"a": Image.new("RGB", size, "red")})
+    assert len(endpoint.requests) == len(list(tmp_path.glob("*.json"))) == 8
 
 
 def test_a_temporary_error_is_retried(endpoint, tmp_path):

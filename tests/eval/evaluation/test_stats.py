@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from reasonbrain.eval.evaluation.stats import holm, interval, p_value
+from reasonbrain.eval.evaluation.stats import holm, interval, mean_interval, p_value
 
 
 def test_the_interval_has_its_nominal_coverage():
@@ -23,6 +23,17 @@ def test_the_interval_of_many_values_agrees_with_theory():
     half = 1.96 * values.std() / np.sqrt(4000)
     assert low == pytest.approx(values.mean() - half, abs=0.15 * half)
     assert high == pytest.approx(values.mean() + half, abs=0.15 * half)
+
+
+def test_the_interval_of_few_seeds_is_students():
+    """Two-sided, 95 %: t is 4.303 for three values and 12.706 for two (any table)."""
+    found = mean_interval([0.5, 0.6, 0.9])
+    half = 4.3027 * np.std([0.5, 0.6, 0.9], ddof=1) / np.sqrt(3)
+    assert found["n"] == 3 and found["mean"] == pytest.approx(2 / 3)
+    assert (found["low"], found["high"]) == pytest.approx((2 / 3 - half, 2 / 3 + half), abs=1e-4)
+    two = mean_interval([0.0, 2.0])
+    assert (two["low"], two["high"]) == pytest.approx((1 - 12.706, 1 + 12.706), abs=1e-3)
+    assert mean_interval([0.5]) == {"n": 1, "mean": 0.5, "low": None, "high": None}
 
 
 def test_the_interval_depends_only_on_the_seed():

@@ -155,8 +155,11 @@ def test_saving_and_loading_changes_nothing(held, settings, chosen, inputs, tmp_
     save_model(model, settings(*chosen(precision)), tmp_path)
     again, cfg = load_model(tmp_path, dtype=dtype)
     assert cfg.model.mllm["precision"] == cfg.model.diffusion["precision"] == precision
-    for slot in BASES:
-        loaded = base(again, slot)
+    ways = [again]
+    if precision == "bfloat16":  # one tensor at a time, as ZeRO-3 loads them
+        ways.append(load_model(tmp_path, dtype=dtype, partition=lambda p: None)[0])
+    for way, slot in ((way, slot) for way in ways for slot in BASES):
+        loaded = base(way, slot)
         for name, p in base(model, slot).items():
             assert loaded[name].dtype == p.dtype and torch.equal(loaded[name], p), name
     if dtype == torch.float32:

@@ -16,7 +16,7 @@ from PIL import Image
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import DataConfig
 from reasonbrain.data.opening import fingerprint, guess, open_data, open_reader, open_records
-from reasonbrain.data.reader import Reader
+from reasonbrain.data.reader import Reader, first
 from reasonbrain.errors import UserError
 from reasonbrain.registry import plugin, plugins
 from reasonbrain.utils.images import load_image
@@ -81,6 +81,14 @@ def test_a_manifests_fields(tmp_path):
     assert record.instructions == ["What if number 1 fell?"] and record.objects == ["ball"]
     assert record.category == "causal" and record.captions == ("", "fallen 1") and record.mask is None
     assert close(record.source, picture(2)) and close(record.target, picture(3))
+
+
+def test_of_several_names_of_a_field_the_first_that_holds_something_counts():
+    """Merged tables have a column of each name, empty where the other one is used."""
+    names = ("source", "source_img", "input_image")
+    assert first({"input_image": "c", "source": "", "source_img": "b"}, names) == "b"
+    assert first({"source": float("nan"), "source_img": None, "input_image": "c"}, names) == "c"
+    assert first({"source": "", "source_img": None}, names) == "" and first({"other": "a"}, names) is None
 
 
 def test_training_records_are_scaled(tmp_path):
