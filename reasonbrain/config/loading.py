@@ -34,6 +34,7 @@ from reasonbrain.config.yaml_file import check_interpolation, read_yaml
 from reasonbrain.errors import UserError
 from reasonbrain.registry import SLOTS, plugin, plugin_parameters, plugins
 
+LARGEST_SIZE = 10**8  # the longest context of a published model is 10**7
 OF_OLD_RUNS = {"count", "turns", "seed"}  # keys of ``mini`` that older runs wrote to config.yaml for every data set
 
 # a path inside the installed package: "${package:tiny/parts/clip}" is below reasonbrain/configs
@@ -136,7 +137,18 @@ def check_slot(model: ModelConfig, slot: str) -> None:
     params = {k: v for k, v in given.items() if k != "name"}
     _unknown(params, plugin_parameters(cls), f"model.{slot}")
     given.update(_typed(params, cls, f"model.{slot}"))
+    check_sizes(given, f"model.{slot}")
     cls.check_config({k: v for k, v in given.items() if k != "name"}, model)
+
+
+def check_sizes(value: Any, where: str) -> None:
+    """Raises UserError, naming the key, for a whole number above ``LARGEST_SIZE`` in the parameters of a slot:
+    libraries make lists as long as some of them."""
+    if isinstance(value, (dict, list)):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            check_sizes(part, f"{where}.{key}")
+    elif isinstance(value, int) and value > LARGEST_SIZE:
+        raise UserError(f"{where}: must be at most {LARGEST_SIZE}, not {float(min(value, 10**300)):.4g}")
 
 
 def check_data(cfg: Config, reads_data: bool = True) -> None:
