@@ -100,14 +100,17 @@ def identity(cfg: DataConfig) -> dict[str, Any]:
 
 def fingerprint(path: str) -> str:
     """Identifies a data set by a hash: of a file's bytes, or of the names and sizes of the files in a folder or
-    matching a pattern. Raises UserError if there are no files."""
+    matching a pattern, without hidden ones, which file managers and downloads leave behind. Raises UserError if there
+    are no files."""
     sum_ = hashlib.blake2b(digest_size=16)
     if Path(path).is_file():
         with open(path, "rb") as file:
             while chunk := file.read(1 << 20):
                 sum_.update(chunk)
         return sum_.hexdigest()
-    files = sorted(file for file in matching(path, "*") if file.is_file())
+    under = Path(path) if Path(path).is_dir() else None
+    names = ((file, file.relative_to(under).parts if under else (file.name,)) for file in matching(path, "*"))
+    files = sorted(f for f, parts in names if f.is_file() and not any(part.startswith(".") for part in parts))
     if not files:
         raise UserError(f"data.path: '{path}' does not exist or is empty")
     for file_ in files:

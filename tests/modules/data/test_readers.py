@@ -358,6 +358,10 @@ def test_a_fingerprint_is_of_the_content(tmp_path):
     one, two, less = (layouts.manifest(tmp_path / name, count) for name, count in (("a", 3), ("b", 3), ("c", 2)))
     assert fingerprint(one) == fingerprint(two) != fingerprint(less)
     one, two = (fingerprint(layouts.triples(tmp_path / name)) for name in ("d", "e"))
+    for hidden in ("heat/.DS_Store", ".cache/huggingface/lock"):
+        (tmp_path / "e" / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "e" / hidden).write_text("of a file manager or a download")
+    assert one == fingerprint(str(tmp_path / "e"))
     (tmp_path / "e" / "heat" / "0.txt").write_text("Heat it all.")
     assert one == two != fingerprint(str(tmp_path / "e"))
 
