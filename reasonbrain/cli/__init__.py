@@ -36,7 +36,7 @@ import click
 
 from reasonbrain import __version__
 from reasonbrain.cli import data, edit, evaluate, show, train
-from reasonbrain.errors import RunError, UserError
+from reasonbrain.errors import RunError, UserError, out_of_memory
 
 WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)  # errors of a write, without the name of a file
 
@@ -95,6 +95,10 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
+        except (MemoryError, RuntimeError) as e:
+            if not out_of_memory(e):
+                raise
+            raise _Failure(f"out of memory: {' '.join(str(e).split())[:200]}") from None
 
 
 @click.group(cls=_Commands)
