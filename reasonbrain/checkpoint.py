@@ -320,8 +320,8 @@ def _load_slot(
         part.tie_weights()
     try:
         part.load_assets(folder)
-    except (OSError, ValueError) as e:
-        raise UserError(f"checkpoint slot '{folder}': a file is missing or broken: {str(e).splitlines()[0]}") from None
+    except Exception as e:  # tokenizers and image processors raise whatever a damaged file leads to
+        raise UserError(f"checkpoint slot '{folder}': a file is missing or broken: {reason(e)}") from None
     return part
 
 

@@ -7,14 +7,17 @@ import shutil
 
 import pytest
 import torch
+from click.testing import CliRunner
 from diffusers import AutoencoderKL
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, Qwen2_5_VLForConditionalGeneration
 
 from reasonbrain.checkpoint import find_checkpoint, load_model, save_model
+from reasonbrain.cli import main
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
+from reasonbrain.modules.data.reasonmini import make
 from reasonbrain.registry import SLOTS
 
 
@@ -305,3 +308,18 @@ def test_a_config_that_asks_for_too_much_or_for_nothing_possible(damaged, slot, 
     for key, value in change.items():
         cfg.write_text(re.sub(rf"(  {slot}:\n(?:    .*\n)*?    {key}: )\d+", rf"\g<1>{value}", cfg.read_text()))
     assert re.search(said, message(damaged))
+
+
+def test_a_tokenizer_that_fails_when_it_is_used(damaged, tmp_path):
+    file = damaged / "encoders" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": "long"}))
+    make("test", 0).source.save(tmp_path / "in.png")
+    words = ["edit", tmp_path / "in.png", "melt it", "--checkpoint", damaged, "-o", tmp_path / "out.png"]
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    assert done.exit_code == 2 and f"error: checkpoint '{damaged}' cannot edit" in done.stderr, done.exception
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_tokenizer_of_nothing_but_brackets(damaged):
+    (damaged / "encoders" / "tokenizer_config.json").write_text("[" * 100_000)
+    assert "encoders': a file is missing or broken: RecursionError" in message(damaged)

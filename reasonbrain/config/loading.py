@@ -30,8 +30,8 @@ from reasonbrain.config.schema import (
     PartConfig,
     slot_config,
 )
-from reasonbrain.config.yaml_file import check_interpolation, read_yaml
-from reasonbrain.errors import UserError
+from reasonbrain.config.yaml_file import check_interpolation, check_yaml, read_yaml
+from reasonbrain.errors import UserError, reason
 from reasonbrain.registry import SLOTS, plugin, plugin_parameters, plugins
 
 LARGEST_SIZE = 10**8  # the longest context of a published model is 10**7
@@ -81,6 +81,7 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
         if not equals or not key:
             raise UserError(f"override '{text}' is not of the form key=value, e.g. edit.steps=20 or model.cme=null")
         try:
+            check_yaml(text.partition("=")[2], f"override '{text:.100}'")
             change = OmegaConf.from_dotlist([text])
             _expand_null_frce(change)
             _check_keys(change, Config)
@@ -90,8 +91,12 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
                 if old is not None and old.get("name") != OmegaConf.select(change, key):
                     OmegaConf.update(raw, f"model.{slot}", None, merge=False)
             raw = OmegaConf.merge(raw, change)
+        except UserError:
+            raise
         except OmegaConfBaseException as e:
-            raise UserError(f"override '{text}': {str(e).splitlines()[0]}") from None
+            raise UserError(f"override '{text:.100}': {str(e).splitlines()[0]}") from None
+        except Exception as e:  # PyYAML's, and whatever OmegaConf lets through
+            raise UserError(f"override '{text:.100}': {reason(e)}") from None
     _check_interpolations(OmegaConf.to_container(raw, resolve=False), "")
     _check_keys(raw, Config)
     try:

@@ -73,6 +73,9 @@ def guess(path: str) -> str:
     First the readers whose suffix the path has are asked, then those whose sign is found in the folder: names of files
     before patterns, patterns at a fixed depth before those at any depth. Where several have the same sign, those with
     more ``columns`` are asked first, then by name. Raises UserError if none recognises the path."""
+    choices = f"name its reader, one of {', '.join(_readers())}"
+    if not os.path.lexists(path) and not glob.glob(path):
+        raise UserError(f"'{path}' does not exist; {choices}")
     layouts = [(name, layout) for name, cls in _readers().items() for layout in (*cls.other_layouts, cls)]
     layouts.sort(key=lambda found: (-len(found[1].columns), found[0]))
     for name, layout in layouts:
@@ -82,8 +85,7 @@ def guess(path: str) -> str:
     for sign, name, layout in sorted(signs, key=lambda found: ("**" in found[0], "*" in found[0])):
         if next(Path(path).glob(sign), None) and layout.fits(path):
             return name
-    there = "has no layout known here" if os.path.lexists(path) or glob.glob(path) else "does not exist"
-    raise UserError(f"'{path}' {there}; name its reader, one of {', '.join(_readers())}")
+    raise UserError(f"'{path}' has no layout known here; {choices}")
 
 
 def identity(cfg: DataConfig) -> dict[str, Any]:
