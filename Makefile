@@ -4,7 +4,10 @@ BIN := .venv/bin
 SAMPLE ?= docs/samples/ice.png
 INSTRUCTION ?= What would happen if this ice cube were left in the sun?
 
-.PHONY: edit test test-long lint tiny eval docs golden reference clean
+EXTRAS := dev docs mini train eval data ray
+comma := ,
+
+.PHONY: edit test test-long lint tiny eval docs golden reference lock clean
 
 edit: .venv/.installed
 	@mkdir -p out
@@ -46,6 +49,14 @@ docs: .venv/.installed-dev
 reference: .venv/.installed
 	$(BIN)/python docs/reference/generate.py
 
+# requirements.lock: all packages of all extras but [flash], with the hashes of their files, for Python 3.11 and newer on
+# any platform. Then the list of their licences.
+lock: .venv/.installed-dev
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv pip compile setup.py $(addprefix --extra ,$(EXTRAS)) -c constraints.txt --universal --python-version 3.11 \
+		--no-python-downloads --generate-hashes --upgrade --no-header -o requirements.lock
+	$(BIN)/python docs/licenses.py
+
 # Records tests/golden anew: only where other results are meant.
 golden: .venv/.installed-dev
 	$(BIN)/python tests/golden/record.py
@@ -60,7 +71,7 @@ golden: .venv/.installed-dev
 # all extras but [flash], which has to be compiled on a machine with nvcc
 .venv/.installed-dev: .venv/.installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
-		-e ".[dev,docs,mini,train,eval,data,ray]"
+		-e ".[$(subst $() ,$(comma),$(EXTRAS))]"
 	@touch $@
 
 clean:
