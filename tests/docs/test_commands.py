@@ -133,7 +133,12 @@ NOT_RUN = {
         "pip install --require-hashes -r requirements.lock",
         "pip install --no-deps --no-build-isolation .",
     ],
-    "is this test suite itself": ["make test", "make test-long", "make golden"],
+    "is this test suite itself": [
+        "make test",
+        "make test-long",
+        "make golden",
+        "FUZZ=30 .venv/bin/python -m pytest tests/fuzz",
+    ],
     "needs GPUs": [
         "deepspeed train/train.py --config reasonbrain_flux_qwen --deepspeed configs/deepspeed/zero3.json -o runs/flux "
         "data.path=data/reason50k/train.jsonl",

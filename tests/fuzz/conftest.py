@@ -8,6 +8,8 @@ import pytest
 from hostile import TALLY
 from hypothesis import HealthCheck, Phase, settings
 
+from reasonbrain.utils import endpoint
+
 # deadline: milliseconds for an example. A failing one is not made smaller, which would take minutes.
 CHECKS = {"suppress_health_check": list(HealthCheck), "deadline": 20_000, "phases": [Phase.generate]}
 settings.register_profile("ci", derandomize=True, database=None, **CHECKS)
@@ -30,7 +32,8 @@ def warm():
 
 @pytest.fixture
 def box(tmp_path, monkeypatch):
-    """An empty current folder with an empty folder ``out``."""
+    """An empty current folder with an empty folder ``out``. No endpoint is asked twice."""
+    monkeypatch.setattr(endpoint, "RETRIES", 0)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     return tmp_path

@@ -17,7 +17,6 @@ from layouts import picture
 
 from reasonbrain.checkpoint import save_model
 from reasonbrain.config.loading import dump_config, load_config
-from reasonbrain.utils import endpoint
 
 KEYS = [f"{a}.{b}" for a, section in yaml.safe_load(dump_config(load_config("tiny"))).items() for b in section]
 KEYS += [
@@ -200,8 +199,7 @@ class Answer(BaseHTTPRequestHandler):
         pass
 
 
-def test_answers_of_an_endpoint(box, edits, monkeypatch):
-    monkeypatch.setattr(endpoint, "RETRIES", 0)
+def test_answers_of_an_endpoint(box, edits):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     judge = ["--metric", "MLLM Score", "--judge", f"http://127.0.0.1:{server.server_port}/v1", "--judge-model", "m"]

@@ -128,7 +128,7 @@ def test_journals_of_a_build(box):
     row |= {"candidates": [{"image": "pictures/a/0.png", "seed": 1, "clip": 0.5, "lpips": None, "score": 8}]}
     stages = ("target", "instruction", "objects", "sources", "measured", "judged")
 
-    @examples(15)
+    @examples(40)
     @given(st.sampled_from([*stages, "review", "settings"]), st.data())
     def fuzz(name, data):
         for stage in stages:
