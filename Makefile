@@ -4,7 +4,10 @@ BIN := .venv/bin
 SAMPLE ?= docs/samples/ice.png
 INSTRUCTION ?= What would happen if this ice cube were left in the sun?
 
-.PHONY: edit test test-long lint tiny eval docs golden planted reference clean
+EXTRAS := dev docs mini train eval data ray
+comma := ,
+
+.PHONY: edit test test-long lint tiny eval docs golden planted reference lock clean
 
 edit: .venv/.installed
 	@mkdir -p out
@@ -50,6 +53,14 @@ reference: .venv/.installed
 planted: .venv/.installed-dev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/planted/plant.py $(FAULTS)
 
+# requirements.lock: all packages of all extras but [flash], with the hashes of their files, for Python 3.11 and newer on
+# any platform. Then the list of their licences.
+lock: .venv/.installed-dev
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
+	$(BIN)/uv pip compile setup.py $(addprefix --extra ,$(EXTRAS)) -c constraints.txt --universal --python-version 3.11 \
+		--no-python-downloads --generate-hashes --upgrade --no-header -o requirements.lock
+	$(BIN)/python docs/licenses.py
+
 # Records tests/golden anew. Use it only if a change is meant to change results.
 golden: .venv/.installed-dev
 	$(BIN)/python tests/golden/record.py
@@ -64,7 +75,7 @@ golden: .venv/.installed-dev
 # all extras except [flash], which must be compiled on a machine with nvcc
 .venv/.installed-dev: .venv/.installed
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt \
-		-e ".[dev,docs,mini,train,eval,data,ray]"
+		-e ".[$(subst $() ,$(comma),$(EXTRAS))]"
 	@touch $@
 
 clean:

@@ -75,7 +75,7 @@ EXTRAS = {
 }
 DEV = [
     *("pytest>=8", "pytest-xdist>=3.8", "ruff>=0.14", "mypy>=1.18", "types-PyYAML", "codespell[toml]>=2.4"),
-    *("pre-commit>=4", "build>=1.2", "webdataset>=1.0"),
+    *("pre-commit>=4", "build>=1.2", "webdataset>=1.0", "hypothesis>=6.150"),
     *("fastapi>=0.115", "uvicorn>=0.32", "openai>=2"),  # for `transformers serve`, a judge's endpoint in the tests
 ]
 

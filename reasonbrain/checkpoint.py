@@ -25,12 +25,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reasonbrain.config.loading import dump_config, load_config, make_config, read_config
+from reasonbrain.config.loading import check_sizes, dump_config, load_config, make_config, read_config
 from reasonbrain.config.schema import Config, slot_config
-from reasonbrain.errors import UserError
+from reasonbrain.errors import UserError, reason
 from reasonbrain.model import ReasonBrain, build_plugin
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import SLOTS, plugin
+from reasonbrain.utils.bounds import TENSORS, at_most
 
 Partition = Callable[[nn.Parameter], None]
 WHOLE, TRAINED = "model", "trained"  # stems of the weight files
@@ -156,8 +157,8 @@ def _read(folder: Path, stem: str) -> Iterator[tuple[list[str], Tensor]]:
                 for key in f.keys():
                     yield [key, *(alias for alias, first in shared.items() if first == key)], f.get_tensor(key)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise UserError(f"checkpoint file '{path}' is missing or broken: {reason}") from None
+        said = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise UserError(f"checkpoint file '{path}' is missing or broken: {said}") from None
 
 
 def _trained(part: Plugin) -> dict[str, nn.Parameter]:
@@ -269,8 +270,9 @@ def _slot_params(folder: Path, slot: str, asked: dict[str, Any], cls: type[Plugi
     try:
         params = json.loads((folder / cls.config_name).read_text(encoding="utf-8"))
         params = {k: v for k, v in params.items() if k not in cls.weight_sources}
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         raise UserError(f"checkpoint slot '{folder}': {cls.config_name} is missing or not a JSON object") from None
+    check_sizes(params, f"checkpoint slot '{folder}'")
     for key, value in asked.items():
         made = params.get(key, value)
         if made != value and not isinstance(made, dict):  # an architecture is kept whole in config.json alone
@@ -286,8 +288,13 @@ def _load_slot(
 ) -> Plugin:
     cls = plugin(slot, asked["name"])
     params = _slot_params(folder, slot, asked, cls)
-    with init_empty_weights(include_buffers=False):
-        part = cls.from_config(params)
+    try:
+        with init_empty_weights(include_buffers=False), at_most(TENSORS, f"checkpoint slot '{folder}'"):
+            part = cls.from_config(params)
+    except UserError:
+        raise
+    except Exception as e:  # whatever libraries raise for parameters that do not fit together
+        raise UserError(f"checkpoint slot '{folder}': {cls.config_name} describes no model: {reason(e)}") from None
     held = {name: p.dtype for name, p in part.named_parameters() if p.dtype != torch.float32}
     state: dict[str, Tensor] = {}
     wanted = set(part.state_dict()) if partition else set()
@@ -313,8 +320,8 @@ def _load_slot(
         part.tie_weights()
     try:
         part.load_assets(folder)
-    except (OSError, ValueError) as e:
-        raise UserError(f"checkpoint slot '{folder}': a file is missing or broken: {str(e).splitlines()[0]}") from None
+    except Exception as e:  # tokenizers and image processors raise whatever a damaged file leads to
+        raise UserError(f"checkpoint slot '{folder}': a file is missing or broken: {reason(e)}") from None
     return part
 
 

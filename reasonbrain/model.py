@@ -17,11 +17,12 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from reasonbrain.config.schema import ModelConfig, slot_config
-from reasonbrain.errors import UserError
+from reasonbrain.errors import UserError, out_of_memory
 from reasonbrain.interfaces import Condition, Cues, Features, Guidance, Inputs, no_mask, no_tokens
 from reasonbrain.objects import find_objects
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import SLOTS, plugin
+from reasonbrain.utils.bounds import TENSORS, at_most
 
 
 class ReasonBrain(nn.Module):
@@ -196,9 +197,11 @@ class ReasonBrain(nn.Module):
 
 
 def build_plugin(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Plugin:
-    """Builds one plug-in and loads its published weights, if any. Raises UserError if they cannot be loaded."""
+    """Builds one plug-in and loads its published weights, if any. Raises UserError if they cannot be loaded, if
+    ``params`` ask for more than ``TENSORS`` tensors, and for whatever the plug-in raises for ``params``."""
     try:
-        return plug(width=width, **params)
+        with at_most(TENSORS, f"model.{slot}"):
+            return plug(width=width, **params)
     except (OSError, SafetensorError) as e:
         sources = {key: params[key] for key in plug.weight_sources if params.get(key)}
         for key, source in sources.items():
@@ -211,3 +214,8 @@ def build_plugin(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Pl
         raise UserError(
             f"{given}: not a folder below the working folder, and not loaded from the hub: {str(e).splitlines()[0]}"
         ) from None
+    except (ValueError, TypeError, AssertionError, ArithmeticError, LookupError, RuntimeError) as e:
+        if out_of_memory(e):
+            raise
+        said = " ".join(str(e).split()) or type(e).__name__
+        raise UserError(f"model.{slot}: '{plug.plugin_name}' cannot be built from its parameters: {said}") from e

@@ -2,20 +2,24 @@
 
 import io
 import json
+import re
 import shutil
 
 import pytest
 import torch
+from click.testing import CliRunner
 from diffusers import AutoencoderKL
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, Qwen2_5_VLForConditionalGeneration
 
 from reasonbrain.checkpoint import find_checkpoint, load_model, save_model
+from reasonbrain.cli import main
 from reasonbrain.config.loading import load_config
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
+from reasonbrain.modules.data.reasonmini import make
 from reasonbrain.registry import SLOTS
 
 
@@ -302,3 +306,41 @@ def test_a_view_of_another_shape_is_not_shared(model, settings, tmp_path):
     assert torch.equal(found["half"], whole[:4]) and torch.equal(found["square"], whole.view(2, 4))
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         assert set(file.keys()) == {"whole", "half", "square"}
+
+
+@pytest.mark.parametrize(
+    ("slot", "change", "said"),
+    [
+        ("cme", {"blocks": 10**9}, "blocks: must be at most 100000000, not 1e.09"),
+        ("cme", {"blocks": 10**8}, "more than 20000 tensors"),
+        ("cme", {"heads": 10**8}, "heads=100000000 must divide the width"),
+        ("cme", {"heads": "many"}, "could not be converted to Integer"),
+        ("connector", {"layers": 10**8}, "more than 20000 tensors"),
+        ("mllm", {"architecture": {"text_config": {"num_hidden_layers": 10**9}}}, "must be at most"),
+        ("encoders", {"architecture": {"vision_config": []}}, "describes no model"),
+        ("diffusion", {"architecture": {"transformer": {"num_layers": 10**8}}}, "20000 tensors|describes no model"),
+    ],
+)
+def test_a_config_that_asks_for_too_much_or_for_nothing_possible(damaged, slot, change, said):
+    """A hostile one must not fill the memory before its tensors are found to be missing."""
+    slot_json = damaged / slot / "config.json"
+    slot_json.write_text(json.dumps(json.loads(slot_json.read_text()) | change))
+    cfg = damaged / "config.yaml"
+    for key, value in change.items():
+        cfg.write_text(re.sub(rf"(  {slot}:\n(?:    .*\n)*?    {key}: )\d+", rf"\g<1>{value}", cfg.read_text()))
+    assert re.search(said, message(damaged))
+
+
+def test_a_tokenizer_that_fails_when_it_is_used(damaged, tmp_path):
+    file = damaged / "encoders" / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_max_length": "long"}))
+    make("test", 0).source.save(tmp_path / "in.png")
+    words = ["edit", tmp_path / "in.png", "melt it", "--checkpoint", damaged, "-o", tmp_path / "out.png"]
+    done = CliRunner().invoke(main, [str(word) for word in words])
+    assert done.exit_code == 2 and f"error: checkpoint '{damaged}' cannot edit" in done.stderr, done.exception
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_tokenizer_of_nothing_but_brackets(damaged):
+    (damaged / "encoders" / "tokenizer_config.json").write_text("[" * 100_000)
+    assert "encoders': a file is missing or broken: RecursionError" in message(damaged)

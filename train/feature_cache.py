@@ -36,6 +36,7 @@ from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.train.buckets import Buckets
 from reasonbrain.train.distributed import processes
+from reasonbrain.utils.files import check_name, whole_file, writing
 
 SHARD = 64  # records per file
 MEMORY = 4 << 30  # bytes of features kept in memory without a folder
@@ -168,11 +169,13 @@ class FeatureCache:
         The files are split over the processes. Raises UserError if the folder holds features of other data or models,
         or cannot be written.
         """
+        check_name(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             if not (folder / "key.json").exists() and processes.rank() == 0:
-                (folder / "sizes.json").write_text(json.dumps(self.records.sizes), encoding="utf-8")
-                (folder / "key.json").write_text(json.dumps(key(self.cfg, self.model), indent=1), encoding="utf-8")
+                for name, value in (("sizes.json", self.records.sizes), ("key.json", key(self.cfg, self.model))):
+                    with whole_file(folder / name) as file:
+                        json.dump(value, file)
         except OSError as e:
             raise UserError(f"output '{folder}': {e.strerror}") from None
         processes.wait()
@@ -197,8 +200,9 @@ class FeatureCache:
             words[str(number)] = said | {"ready": list(made.ready)}
             tensors |= {f"{number}.{name}": tensor.contiguous() for name, tensor in made.tensors().items()}
         new = path.with_suffix(".new")
-        save_tensors(tensors, new, {"words": json.dumps(words)})
-        os.replace(new, path)
+        with writing(path):
+            save_tensors(tensors, new, {"words": json.dumps(words)})
+            os.replace(new, path)
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from reasonbrain.interfaces import Inputs
 from reasonbrain.model import ReasonBrain
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.feature_cache import Prepared, compute
-from reasonbrain.utils.images import to_pil
+from reasonbrain.utils.images import save_image, to_pil
 
 RECORDS, DRAWS = 16, 4  # records, and noise levels per record
 PICTURES, SIDE = 4, 192  # sample edits, and the side of an image in pixels
@@ -87,7 +87,7 @@ class Validation:
         if processes.rank() == 0:
             folder = self.run / "validation"
             folder.mkdir(exist_ok=True)
-            sheet.save(folder / f"step-{step:08d}.png")
+            save_image(sheet, folder / f"step-{step:08d}.png")
         return sheet
 
 

@@ -13,7 +13,7 @@ from reasonbrain.eval.ablation.plan import Study
 from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.eval.evaluation.stats import mean_interval
 from reasonbrain.train.validation import draw
-from reasonbrain.utils.files import whole_file
+from reasonbrain.utils.files import check_name, whole_file
 from reasonbrain.utils.images import save_image
 from reasonbrain.utils.reading import check_ours
 
@@ -100,7 +100,9 @@ def markdown(title: str, budget: dict[str, Any], rows: list[dict[str, Any]], col
 
 
 def check_output(title: str, out: Path) -> None:
-    """Raises UserError if ``out`` holds a <title>.json, .md or .png that `reasonbrain ablate` did not write."""
+    """Raises UserError if ``out`` holds a <title>.json, .md or .png that `reasonbrain ablate` did not write,
+    and like ``check_name``."""
+    check_name(out)
     check_ours(out, [f"{title}.{suffix}" for suffix in ("json", "md", "png")], ("budget", "rows", "runs"))
 
 

@@ -33,6 +33,7 @@ from reasonbrain.eval.evaluation.judged import Judged, judge_rows
 from reasonbrain.eval.evaluation.metrics import Metric, look_at, scores
 from reasonbrain.eval.evaluation.networks import Models
 from reasonbrain.utils.endpoint import Endpoint
+from reasonbrain.utils.locks import alone
 from reasonbrain.utils.redact import redacted
 from reasonbrain.utils.text import printable
 
@@ -66,7 +67,7 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
 
     ``against``: the folder of another report to compare with. A metric of the benchmark whose network cannot be loaded
     is reported as not available. Raises UserError where such a metric was requested by name, and for data, edits,
-    checkpoints or reports that cannot be read, written or compared."""
+    checkpoints or reports that cannot be read, written or compared, and while another command writes to ``output``."""
     benchmark = find_benchmark(request.benchmark)
     if bool(request.judge) != bool(request.judge_model):
         only = request.judge or request.judge_model
@@ -110,15 +111,16 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
         output.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise UserError(f"output '{output}': {e.strerror}") from None
-    edits = Edits(request.edits or output / "edits", pipe, request.seed)
-    judge = Endpoint(str(request.judge), used["judge"], output / "answers") if judged else None
-    baselines = benchmark.baselines(pipe, output, request.seed)
-    found |= score_records(records, benchmark, metrics, models, edits, baselines)
-    if judge:
-        found["judged"] = judge_rows(found["records"], records, edits, judged, judge)
-    found["edits"] = printable(str(request.edits.resolve())) if request.edits else "edits"
-    found["tables"] = report.tables(found, benchmark.groups, other)
-    report.write(found, output, records, edits, other)
+    with alone(output / "lock", busy=f"output '{output}' is being written by another command"):
+        edits = Edits(request.edits or output / "edits", pipe, request.seed)
+        judge = Endpoint(str(request.judge), used["judge"], output / "answers") if judged else None
+        baselines = benchmark.baselines(pipe, output, request.seed)
+        found |= score_records(records, benchmark, metrics, models, edits, baselines)
+        if judge:
+            found["judged"] = judge_rows(found["records"], records, edits, judged, judge)
+        found["edits"] = printable(str(request.edits.resolve())) if request.edits else "edits"
+        found["tables"] = report.tables(found, benchmark.groups, other)
+        report.write(found, output, records, edits, other)
     return found
 
 

@@ -23,6 +23,8 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
+        if heads < 1 or width % heads:
+            raise ValueError(f"heads={heads} must divide the width, {width}")
         self.heads = heads
         self.to_q = nn.Linear(width, width)
         self.to_kv = nn.Linear(width, 2 * width)

@@ -27,6 +27,8 @@ class QFormer(Plugin):
     @register_to_config
     def __init__(self, width: int, layers: int = 6, queries: int = 77, heads: int = 12) -> None:
         super().__init__()
+        if queries < 1:
+            raise ValueError(f"queries={queries} must be 1 or more")
         self.query_tokens = nn.Parameter(torch.randn(1, queries, width) * 0.02)
         self.qformer = Blip2QFormerModel(
             Blip2QFormerConfig(

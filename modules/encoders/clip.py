@@ -64,6 +64,9 @@ class ClipEncoders(Plugin):
         else:
             self.clip = CLIPModel(CLIPConfig.from_dict(architecture))
         vision, text = self.clip.config.vision_config, self.clip.config.text_config
+        states = vision.num_hidden_layers + 1
+        if not layers or not all(-states <= layer < states for layer in layers):
+            raise ValueError(f"layers={list(layers)} must be numbers from {-states} to {states - 1}")
         self.image_adapter = nn.Linear(vision.hidden_size * len(layers), width)
         self.text_adapter = nn.Linear(text.hidden_size, width)
         self.grid = (vision.image_size // vision.patch_size,) * 2

@@ -25,6 +25,8 @@ class PatchEncoder(Plugin):
     @register_to_config
     def __init__(self, width: int, layers: int = 4, heads: int = 8, pool: int = 1) -> None:
         super().__init__()
+        if pool < 1:
+            raise ValueError(f"pool={pool} must be 1 or more")
         self.blocks = nn.ModuleList(SelfBlock(width, heads) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
 

@@ -36,7 +36,8 @@ import click
 
 from reasonbrain import __version__
 from reasonbrain.cli import data, edit, evaluate, show, train
-from reasonbrain.errors import RunError, UserError
+from reasonbrain.errors import RunError, UserError, out_of_memory
+from reasonbrain.utils.text import printable
 
 WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)  # errors of a write, without the name of a file
 
@@ -47,7 +48,7 @@ class _Mistake(click.ClickException):
     exit_code = 2
 
     def show(self, file: Any = None) -> None:
-        click.echo("error: " + " ".join(self.message.splitlines()), file=file, err=True)
+        click.echo("error: " + printable(" ".join(self.message.splitlines())), file=file, err=True)
 
 
 class _Failure(_Mistake):
@@ -95,6 +96,10 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
+        except (MemoryError, RuntimeError) as e:
+            if not out_of_memory(e):
+                raise
+            raise _Failure(f"out of memory: {' '.join(str(e).split())[:200]}") from None
 
 
 @click.group(cls=_Commands)

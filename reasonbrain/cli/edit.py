@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from reasonbrain.errors import UserError
+from reasonbrain.errors import UserError, out_of_memory, reason
 from reasonbrain.utils.text import printable
 
 
@@ -74,7 +74,15 @@ def edit(
     pipe = ReasonBrainPipeline.from_pretrained(name, overrides, config)
     pipe.set_progress_bar_config(desc="editing", disable=None)  # None: shown on a terminal only
     generator = torch.Generator().manual_seed(seed)
-    out = pipe(source, instruction, generator=generator, reasoning=panel is not None)
+    try:
+        out = pipe(source, instruction, generator=generator, reasoning=panel is not None)
+        unread = pipe.core().unread(instruction)
+    except UserError:
+        raise
+    except Exception as e:  # whatever a tokenizer or an image processor of somebody else's checkpoint leads to
+        if checkpoint is None or out_of_memory(e):
+            raise
+        raise UserError(f"checkpoint '{checkpoint}' cannot edit '{image}': {reason(e)}") from e
     result = out.images[0]
     metadata = {
         "instruction": instruction,
@@ -87,7 +95,7 @@ def edit(
         shown = make_panel(source, result, out.regions[0], out.focus[0], instruction, out.objects[0], said)
         save_image(shown, panel)
     save_image(result, output, metadata)
-    if unread := pipe.core().unread(instruction):
+    if unread:
         click.echo(f"the text encoder truncates the instruction; it does not read: {unread[:200]}", err=True)
     for path in filter(None, (output, panel)):
         click.echo(os.fsencode(path))  # also a name that is not valid text

@@ -32,10 +32,11 @@ from reasonbrain.config.schema import (
     PartConfig,
     slot_config,
 )
-from reasonbrain.config.yaml_file import check_interpolation, read_yaml
-from reasonbrain.errors import UserError
+from reasonbrain.config.yaml_file import check_interpolation, check_yaml, read_yaml
+from reasonbrain.errors import UserError, reason
 from reasonbrain.registry import SLOTS, plugin, plugin_parameters, plugins
 
+LARGEST_SIZE = 10**8  # the longest context of a published model is 10**7
 OF_OLD_RUNS = {"count", "turns", "seed"}  # keys of ``mini`` that older runs wrote to config.yaml for every data set
 
 # a path inside the installed package: "${package:tiny/parts/clip}" is below reasonbrain/configs
@@ -82,6 +83,7 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
         if not equals or not key:
             raise UserError(f"override '{text}' is not of the form key=value, e.g. edit.steps=20 or model.cme=null")
         try:
+            check_yaml(text.partition("=")[2], f"override '{text:.100}'")
             change = OmegaConf.from_dotlist([text])
             _expand_null_frce(change)
             _check_keys(change, Config)
@@ -91,8 +93,12 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
                 if old is not None and old.get("name") != OmegaConf.select(change, key):
                     OmegaConf.update(raw, f"model.{slot}", None, merge=False)
             raw = OmegaConf.merge(raw, change)
+        except UserError:
+            raise
         except OmegaConfBaseException as e:
-            raise UserError(f"override '{text}': {str(e).splitlines()[0]}") from None
+            raise UserError(f"override '{text:.100}': {str(e).splitlines()[0]}") from None
+        except Exception as e:  # PyYAML's, and whatever OmegaConf lets through
+            raise UserError(f"override '{text:.100}': {reason(e)}") from None
     _check_interpolations(OmegaConf.to_container(raw, resolve=False), "")
     _check_keys(raw, Config)
     try:
@@ -138,7 +144,18 @@ def check_slot(model: ModelConfig, slot: str) -> None:
     params = {k: v for k, v in given.items() if k != "name"}
     _unknown(params, plugin_parameters(cls), f"model.{slot}")
     given.update(_typed(params, cls, f"model.{slot}"))
+    check_sizes(given, f"model.{slot}")
     cls.check_config({k: v for k, v in given.items() if k != "name"}, model)
+
+
+def check_sizes(value: Any, where: str) -> None:
+    """Raises UserError, naming the key, for a whole number above ``LARGEST_SIZE`` in the parameters of a slot:
+    libraries make lists as long as some of them."""
+    if isinstance(value, (dict, list)):
+        for key, part in value.items() if isinstance(value, dict) else enumerate(value):
+            check_sizes(part, f"{where}.{key}")
+    elif isinstance(value, int) and value > LARGEST_SIZE:
+        raise UserError(f"{where}: must be at most {LARGEST_SIZE}, not {float(min(value, 10**300)):.4g}")
 
 
 def check_data(cfg: Config, reads_data: bool = True) -> None:

@@ -31,7 +31,7 @@ def read_yaml(path: Path, name: str) -> DictConfig | ListConfig:
         reason = "is not a regular file" if path.exists() else "does not exist"
         raise UserError(f"{name} '{path}' {reason}")
     try:
-        _check(path.read_text(encoding="utf-8"), f"{name} '{path}'")
+        check_yaml(path.read_text(encoding="utf-8"), f"{name} '{path}'")
         return OmegaConf.load(path)
     except UserError:
         raise
@@ -39,7 +39,9 @@ def read_yaml(path: Path, name: str) -> DictConfig | ListConfig:
         raise UserError(f"{name} '{path}' is not readable YAML: {str(e).splitlines()[0]}") from None
 
 
-def _check(text: str, where: str) -> None:
+def check_yaml(text: str, where: str) -> None:
+    """Raises UserError, which starts with ``where``, for YAML that is too large or too deeply nested, and for
+    interpolations as ``check_interpolation``. Raises YAMLError for what is not YAML."""
     sizes: dict[str | None, int] = {}  # anchor -> values behind it
     open_: list[tuple[str | None, int]] = [(None, 0)]  # anchor and number of values of every collection that is open
 

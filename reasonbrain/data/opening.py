@@ -73,6 +73,9 @@ def guess(path: str) -> str:
     First the readers whose suffix the path has are asked, then those whose sign is found in the folder: names of files
     before patterns, patterns at a fixed depth before those at any depth. Where several have the same sign, those with
     more ``columns`` are asked first, then by name. Raises UserError if none recognises the path."""
+    choices = f"name its reader, one of {', '.join(_readers())}"
+    if not os.path.lexists(path) and not glob.glob(path):
+        raise UserError(f"'{path}' does not exist; {choices}")
     layouts = [(name, layout) for name, cls in _readers().items() for layout in (*cls.other_layouts, cls)]
     layouts.sort(key=lambda found: (-len(found[1].columns), found[0]))
     for name, layout in layouts:
@@ -82,8 +85,7 @@ def guess(path: str) -> str:
     for sign, name, layout in sorted(signs, key=lambda found: ("**" in found[0], "*" in found[0])):
         if next(Path(path).glob(sign), None) and layout.fits(path):
             return name
-    there = "has no layout known here" if os.path.lexists(path) or glob.glob(path) else "does not exist"
-    raise UserError(f"'{path}' {there}; name its reader, one of {', '.join(_readers())}")
+    raise UserError(f"'{path}' has no layout known here; {choices}")
 
 
 def identity(cfg: DataConfig) -> dict[str, Any]:
@@ -100,14 +102,17 @@ def identity(cfg: DataConfig) -> dict[str, Any]:
 
 def fingerprint(path: str) -> str:
     """Identifies a data set by a hash: of a file's bytes, or of the names and sizes of the files in a folder or
-    matching a pattern. Raises UserError if there are no files."""
+    matching a pattern, without hidden ones, which file managers and downloads leave behind. Raises UserError if there
+    are no files."""
     sum_ = hashlib.blake2b(digest_size=16)
     if Path(path).is_file():
         with open(path, "rb") as file:
             while chunk := file.read(1 << 20):
                 sum_.update(chunk)
         return sum_.hexdigest()
-    files = sorted(file for file in matching(path, "*") if file.is_file())
+    under = Path(path) if Path(path).is_dir() else None
+    names = ((file, file.relative_to(under).parts if under else (file.name,)) for file in matching(path, "*"))
+    files = sorted(f for f, parts in names if f.is_file() and not any(part.startswith(".") for part in parts))
     if not files:
         raise UserError(f"data.path: '{path}' does not exist or is empty")
     for file_ in files:

@@ -112,6 +112,8 @@ def read_seeds(path: Path) -> list[JsonRow]:
     """Reads lines of {"id", "image", "prompt", "category"?, "mask"?}; paths of pictures are relative to the file.
 
     Raises UserError, naming the line, for a malformed line, an id that is not a valid file name, and a repeated id."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for, and a device need not end
+        raise UserError(f"seeds '{path}' are not a file")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as e:

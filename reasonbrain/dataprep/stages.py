@@ -26,6 +26,7 @@ from reasonbrain.data.record import SCENARIOS
 from reasonbrain.errors import UserError
 from reasonbrain.objects import find_objects, finder_name
 from reasonbrain.utils.endpoint import Endpoint, Refused
+from reasonbrain.utils.files import writing
 from reasonbrain.utils.images import load_image, save_image
 from reasonbrain.utils.journal import JsonRow
 
@@ -111,7 +112,8 @@ def target(row: JsonRow, tools: Tools) -> JsonRow:
         mask = load_image(tools.seeds / row["mask"]) if "mask" in row else None
     except UserError as e:
         return row | {"dropped": str(e)}
-    tools.picture(row, "target").parent.mkdir(parents=True, exist_ok=True)
+    with writing(tools.folder):
+        tools.picture(row, "target").parent.mkdir(parents=True, exist_ok=True)
     save_image(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS), tools.picture(row, "target"))
     if mask:
         save_image(ImageOps.fit(mask, (width, height), Image.Resampling.NEAREST), tools.picture(row, "mask"))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 import shutil
 import tempfile
@@ -18,13 +19,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TextIO
 
-from safetensors import SafetensorError
-
 from reasonbrain.errors import UserError
 from reasonbrain.utils.locks import alone
 from reasonbrain.utils.text import is_text, printable
 
 WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO)
+RUST = re.compile(rf"\(os error ({'|'.join(map(str, WRITING))})\)")  # how Rust ends the message of such an error
 OURS = ".reasonbrain"  # in a folder that whole_folder wrote: the list of its files, a lock, and what is being written
 
 
@@ -49,7 +49,23 @@ def whole_file(path: Path) -> Iterator[TextIO]:
     except OSError as e:
         raise UserError(f"output '{path}' cannot be written: {e.strerror or e}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or on a disk that has become read-only
+            temporary.unlink()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raises UserError where the block cannot write to ``path``: a full or a read-only disk, no permission."""
+    try:
+        yield
+    except OSError as e:
+        if e.errno not in WRITING:
+            raise
+        raise UserError(f"output '{path}' cannot be written: {e.strerror}") from None
+    except Exception as e:  # libraries in Rust have no OSError: safetensors its own, tokenizers a bare Exception
+        if not RUST.search(str(e)):
+            raise
+        raise UserError(f"output '{path}' cannot be written: {e}") from None
 
 
 def check_not_input(output: Path, inputs: Iterable[str | Path]) -> None:
@@ -100,9 +116,17 @@ def check_file(path: Path) -> None:
         raise UserError(f"output '{path}' cannot be written: {e.strerror or e}") from None
 
 
+def check_name(path: Path) -> None:
+    """Raises UserError for a path that is not valid Unicode: safetensors, tokenizers and JSON cannot hold it."""
+    if not is_text(str(path)):
+        raise UserError(f"output '{printable(str(path))}' is not valid Unicode in this locale; name another folder")
+
+
 def check_replaceable(path: Path) -> list[str]:
     """The files of the folder ``path``, relative to it, if ``whole_folder`` may replace them: all were written by it.
-    An absent or an empty folder has none. Raises UserError naming the first file that is not ours."""
+    An absent or an empty folder has none. Raises UserError naming the first file that is not ours, and like
+    ``check_name``."""
+    check_name(path)
     if not path.exists():
         if path.is_symlink():
             raise UserError(f"output '{path}' is a link to '{os.readlink(path)}', which does not exist")
@@ -142,22 +166,22 @@ def whole_folder(path: Path, last: str) -> Iterator[Path]:
         old = check_replaceable(path)
         new = ours / "new"
         try:
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir()
-            yield new
-            files = sorted(f.relative_to(new).as_posix() for f in new.rglob("*") if f.is_file())
-            (ours / "files.json").write_text(json.dumps(sorted({*old, *files})), encoding="utf-8")
-            for name in sorted(old, key=lambda n: n != last):
-                (path / name).unlink()
-            for name in sorted(files, key=lambda n: n == last):
-                (path / name).parent.mkdir(parents=True, exist_ok=True)
-                os.replace(new / name, path / name)
-            (ours / "files.json").write_text(json.dumps(files), encoding="utf-8")
-        except OSError as e:
-            if e.errno not in WRITING:
-                raise
-            raise UserError(f"output '{path}' cannot be written: {e.strerror}") from None
-        except SafetensorError as e:  # safetensors' own, for a disk that is full
-            raise UserError(f"output '{path}' cannot be written: {e}") from None
+            with writing(path):
+                shutil.rmtree(new, ignore_errors=True)
+                new.mkdir()
+                yield new
+                files = sorted(f.relative_to(new).as_posix() for f in new.rglob("*") if f.is_file())
+                _list(sorted({*old, *files}), ours)
+                for name in sorted(old, key=lambda n: n != last):
+                    (path / name).unlink()
+                for name in sorted(files, key=lambda n: n == last):
+                    (path / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(new / name, path / name)
+                _list(files, ours)
         finally:
             shutil.rmtree(new, ignore_errors=True)
+
+
+def _list(files: list[str], ours: Path) -> None:
+    with whole_file(ours / "files.json") as file:  # on a full disk the old list stays, and what it lists stays ours
+        json.dump(files, file)

@@ -12,6 +12,7 @@ import secrets
 import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from io import BytesIO
@@ -259,7 +260,8 @@ def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
 def check_output(path: str | Path) -> None:
     """Checks, before a long computation, that ``save_image`` can write to the path. Leaves no files.
 
-    Raises UserError if the suffix is unknown, the folder is missing or read-only, or the path is a folder."""
+    Raises UserError if the suffix is unknown, the folder is missing or read-only, or the path is a folder, a device
+    or a pipe."""
     path = Path(path)
     name = f"output '{path}'"
     if path.suffix.lower() not in OUTPUT_FORMATS:
@@ -267,6 +269,8 @@ def check_output(path: str | Path) -> None:
     try:
         if path.is_dir():
             raise UserError(f"{name} is a folder; use a file in it")
+        if path.exists() and not path.is_file():
+            raise UserError(f"{name} is a device or a pipe; use a file")
         if not path.parent.is_dir():
             raise UserError(f"{name}: folder '{path.parent}' does not exist")
         with tempfile.TemporaryFile(dir=path.parent):  # the only reliable test, for root and on any file system
@@ -295,4 +299,5 @@ def save_image(image: Image.Image, path: str | Path, metadata: Mapping[str, str]
     except OSError as e:
         raise UserError(f"output '{path}' cannot be written: {e.strerror or e}") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # it is not there, or on a disk that has become read-only
+            temporary.unlink()

@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from reasonbrain.errors import UserError
+from reasonbrain.utils.locks import opened
 
 JsonRow = dict[str, Any]
 
@@ -27,7 +28,7 @@ class Journal:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.file = path.open("ab", buffering=0)
+            self.file = open(path, "ab", buffering=0, opener=opened)
             self.file.truncate(path.read_bytes().rfind(b"\n") + 1)
         except OSError as e:
             raise self._refused(e) from None

@@ -9,12 +9,19 @@ with alone(out / "lock", busy=f"output '{out}' is in use"):  # raises UserError 
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from reasonbrain.errors import UserError
+
+
+def opened(path: str, flags: int) -> int:
+    """An opener for ``open``, for files that a command appends to. Raises OSError for a link, which may lead to a file
+    of something else, and for a pipe, instead of waiting for its reader."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
 
 
 def take(file: IO[Any], shared: bool = False, wait: bool = False) -> bool:
@@ -38,7 +45,7 @@ def alone(path: Path, busy: str | None = None) -> Iterator[IO[str]]:
     UserError where the file cannot be created."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("a")
+        file = open(path, "a", opener=opened)
     except OSError as e:
         raise UserError(f"lock '{path}' cannot be created: {e.strerror}") from None
     with file:

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from reasonbrain.config.loading import load_config
 from reasonbrain.config.yaml_file import read_yaml
 from reasonbrain.errors import UserError
 
@@ -50,3 +51,17 @@ def test_not_a_file(tmp_path):
     (tmp_path / "b.yaml").write_bytes(b"a: \xff\xfe")
     with pytest.raises(UserError, match="is not readable YAML"):
         read_yaml(tmp_path / "b.yaml", "config file")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x={1", "ParserError"),
+        ("x=" + "[" * 100_000, "nested more than 50 levels"),
+        ("x.y=\ud800", "override"),
+    ],
+)
+def test_an_override_that_is_not_yaml(text, said):
+    with pytest.raises(UserError, match=said) as error:
+        load_config("tiny", [text])
+    assert len(str(error.value)) < 500

@@ -2,6 +2,7 @@
 weights."""
 
 import json
+import os
 import threading
 import time
 import urllib.error
@@ -216,3 +217,10 @@ def test_malformed_seeds(line, said, command, tmp_path):
     write_seeds(tmp_path / "seeds", []).write_text(line)
     assert said in run(command("http://127.0.0.1:9/v1"), code=2)
     assert not (tmp_path / "built").exists()
+
+
+def test_seeds_that_are_a_pipe_are_not_waited_for(command, tmp_path):
+    seeds = write_seeds(tmp_path / "seeds", [])
+    seeds.unlink()
+    os.mkfifo(seeds)
+    assert "seeds.jsonl' are not a file" in run(command("http://127.0.0.1:9/v1"), code=2)

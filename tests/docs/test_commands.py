@@ -128,10 +128,16 @@ LONG = {
 }
 
 NOT_RUN = {
-    "installs packages": ["make edit", 'pip install -e ".[train,mini,eval]"'],
+    "installs packages": [
+        "make edit",
+        'pip install -e ".[train,mini,eval]"',
+        "pip install --require-hashes -r requirements.lock",
+        "pip install --no-deps --no-build-isolation .",
+    ],
     "is this test suite itself": [
         *("make test", "make test-long", "make golden", "make planted"),
         'make planted FAULTS="flux/ cme/"',
+        "FUZZ=30 .venv/bin/python -m pytest tests/fuzz",
     ],
     "needs GPUs": [
         "deepspeed train/train.py --config reasonbrain_flux_qwen --deepspeed configs/deepspeed/zero3.json -o runs/flux "

@@ -441,15 +441,24 @@ def test_a_failed_save_leaves_only_the_old_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     "name, words",
-    [("a.xyz", ".png, .jpg"), ("a", ".png, .jpg"), ("no/a.png", "does not exist"), ("d.png", "is a folder")],
+    [
+        ("a.xyz", ".png, .jpg"),
+        ("a", ".png, .jpg"),
+        ("no/a.png", "does not exist"),
+        ("d.png", "is a folder"),
+        ("pipe.png", "a device or a pipe"),
+        ("device.png", "a device or a pipe"),
+    ],
 )
 def test_an_impossible_output_is_refused_beforehand(tmp_path, name, words):
     (tmp_path / "d.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "device.png").symlink_to("/dev/full")
     for act in (check_output, lambda path: save_image(noise(2, 2), path)):
         with pytest.raises(UserError) as e:
             act(tmp_path / name)
         assert words in str(e.value) and name in str(e.value) and "\n" not in str(e.value)
-    assert os.listdir(tmp_path) == ["d.png"]
+    assert sorted(os.listdir(tmp_path)) == ["d.png", "device.png", "pipe.png"]
 
 
 def test_check_output_leaves_nothing_behind(tmp_path):

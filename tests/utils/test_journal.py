@@ -1,5 +1,6 @@
 """Journals: added rows persist, a truncated line is removed."""
 
+import os
 import resource
 
 import pytest
@@ -53,3 +54,14 @@ def test_a_full_disk_leaves_complete_lines(tmp_path):
 def test_a_file_that_cannot_be_written(tmp_path):
     with pytest.raises(UserError, match="cannot be written: Is a directory"):
         Journal(tmp_path)
+
+
+def test_a_link_is_not_followed_and_a_pipe_not_waited_for(tmp_path):
+    """A folder from somebody else may hold one: an incomplete last line would be removed from the file it leads to."""
+    (tmp_path / "key").write_text("secret without a last newline")
+    (tmp_path / "j").symlink_to("key")
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("j", "pipe"):
+        with pytest.raises(UserError, match="cannot be written"):
+            Journal(tmp_path / name)
+    assert (tmp_path / "key").read_text() == "secret without a last newline"

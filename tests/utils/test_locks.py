@@ -1,5 +1,6 @@
 """File locks between processes."""
 
+import os
 import subprocess
 import sys
 
@@ -68,3 +69,13 @@ def test_a_lock_that_cannot_be_created(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="lock '.*' cannot be created"), alone(tmp_path / "file" / "lock"):
         pass
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_lock_is_never_a_link_or_a_pipe(tmp_path, kind):
+    """A folder from somebody else may hold one: the file that it leads to is not created, and nothing waits for it."""
+    path = tmp_path / "lock"
+    path.symlink_to("elsewhere") if kind == "link" else os.mkfifo(path)
+    with pytest.raises(UserError, match="lock' cannot be created"), alone(path):
+        pass
+    assert not (tmp_path / "elsewhere").exists()

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from reasonbrain.errors import RunError, UserError
-from reasonbrain.utils.locks import take
+from reasonbrain.utils.locks import opened, take
 
 # timeout of collectives; long, since all wait while rank 0 exports the model (faults.py detects lost processes)
 PATIENCE = timedelta(minutes=30)
@@ -108,7 +108,7 @@ def claimed(run: Path, device: torch.device) -> Iterator[None]:
     """Locks the folder RUN. Raises UserError if another command trains this run, or the folder cannot be created."""
     try:
         run.mkdir(parents=True, exist_ok=True)
-        file = (run / "lock").open("a")
+        file = open(run / "lock", "a", opener=opened)
     except OSError as e:
         raise UserError(f"run folder '{run}' cannot be created: {e.strerror}") from None
     taken = False

@@ -143,7 +143,10 @@ def _csv(path: Path) -> Iterator[Any]:
         heading = next((line for line in file if line.strip()), "")
         delimiter = max(DELIMITERS, key=lambda d: len({*_names(heading.split(d))} & {*FIELDS}))
         lines = csv.reader(chain([heading], file), delimiter=delimiter, skipinitialspace=True, strict=True)
-        names = _columns(path, next(lines, []))
+        try:
+            names = _columns(path, next(lines, []))
+        except csv.Error as e:  # a quotation mark that is not closed, a column's name of 100 KB
+            raise UserError(f"jobs '{path}': its heading is not CSV: {e}") from None
         while True:
             try:
                 cells = next(lines)

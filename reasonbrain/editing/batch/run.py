@@ -24,7 +24,7 @@ from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.gallery import Card, in_threads, render, thumbnail
 from reasonbrain.utils.images import load_image
 from reasonbrain.utils.journal import Journal, JsonRow
-from reasonbrain.utils.locks import take
+from reasonbrain.utils.locks import opened, take
 from reasonbrain.utils.text import printable
 
 SHOWN = 10_000  # maximum number of results in the gallery
@@ -53,7 +53,7 @@ def run(job: Job, workers: int | None, executor: str) -> Outcome:
         try:
             job.output.mkdir(parents=True, exist_ok=True)
             folder.check_files(job.output)
-            lock = stack.enter_context((job.output / "lock").open("ab"))
+            lock = stack.enter_context(open(job.output / "lock", "ab", opener=opened))
             folder.enter(lock, job, rows, world > 1)
             (job.output / "pictures").mkdir(exist_ok=True)
         except OSError as e:

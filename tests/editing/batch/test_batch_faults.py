@@ -270,3 +270,10 @@ def test_a_truncated_instruction_is_reported(command, photos, tmp_path):
     code, said, found = command(photos, tmp_path / "out", "--instruction", long)
     assert code == 0 and "truncated 2 instructions" in said and long.endswith(found[0]["unread"])
     assert "freeze the lake" in found[0]["unread"]
+
+
+def test_a_heading_that_is_not_csv(tmp_path):
+    for heading in ('"id,image,instruction', "id,image,instruction," + "x" * 200_000):
+        (tmp_path / "jobs.csv").write_text(heading + "\na,a.png,melt it\n")
+        with pytest.raises(UserError, match="jobs.csv': its heading is not CSV"):
+            list(read(tmp_path / "jobs.csv"))

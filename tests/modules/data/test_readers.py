@@ -19,7 +19,6 @@ from reasonbrain.data.opening import fingerprint, guess, open_data, open_reader,
 from reasonbrain.data.reader import Reader, first
 from reasonbrain.errors import UserError
 from reasonbrain.registry import plugin, plugins
-from reasonbrain.utils.images import load_image
 
 # reader, layout, ids of all records
 DATA = [
@@ -278,29 +277,7 @@ def test_a_bomb_in_a_shard_is_rejected_by_its_header(tmp_path):
         open_reader("parquet", parquet(tmp_path / "a.parquet", [row]))[0]
 
 
-@pytest.mark.parametrize("form", ["PPM", "JPEG2000", "PNG", "GIF"])
-def test_fuzzed_pictures_are_pictures_or_one_error(form):
-    """Pillow raises not only OSError for a broken header."""
-    whole = encoded(picture(1), form)
-    told = 0
-    for seed in range(150):
-        try:
-            assert load_image(fuzzed(seed, whole[:100]) + whole[100:]).mode == "RGB"
-        except UserError:
-            told += 1
-    assert told > 10
-
-
-def fuzzed(seed: int, line: bytes) -> bytes:
-    rng = np.random.default_rng(seed)
-    data = bytearray(line)
-    for _ in range(rng.integers(1, 8)):
-        at = int(rng.integers(0, len(data)))
-        data[at : at + int(rng.integers(0, 4))] = rng.bytes(int(rng.integers(0, 4)))
-    return bytes(data)
-
-
-def test_a_fuzzed_manifest_gives_records_or_one_line_errors(tmp_path):
+def test_an_odd_manifest_gives_records_or_one_line(tmp_path):
     path = Path(layouts.manifest(tmp_path, 1))
     line = path.read_bytes()
     odd = [b"null", b'"text"', b"\xff\xfe{}", b"[" * 100_000, b'{"id": 1}', line.replace(b"0_src.png", b"a" * 5000)]
@@ -310,7 +287,7 @@ def test_a_fuzzed_manifest_gives_records_or_one_line_errors(tmp_path):
     ]
     odd += [line.replace(b'["ball"]', value) for value in (b"[1]", b'"ball"', b"{}")]
     told = 0
-    for content in [*odd, *(fuzzed(seed, line) for seed in range(300))]:
+    for content in odd:
         path.write_bytes(content)
         try:
             reader = open_reader("manifest", str(path))
@@ -319,7 +296,7 @@ def test_a_fuzzed_manifest_gives_records_or_one_line_errors(tmp_path):
         except UserError as e:
             assert str(e).isprintable() and str(path) in str(e)
             told += 1
-    assert told > 200
+    assert told > 10
 
 
 @pytest.mark.parametrize(
@@ -366,6 +343,10 @@ def test_a_fingerprint_depends_on_the_content(tmp_path):
     one, two, less = (layouts.manifest(tmp_path / name, count) for name, count in (("a", 3), ("b", 3), ("c", 2)))
     assert fingerprint(one) == fingerprint(two) != fingerprint(less)
     one, two = (fingerprint(layouts.triples(tmp_path / name)) for name in ("d", "e"))
+    for hidden in ("heat/.DS_Store", ".cache/huggingface/lock"):
+        (tmp_path / "e" / hidden).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "e" / hidden).write_text("of a file manager or a download")
+    assert one == fingerprint(str(tmp_path / "e"))
     (tmp_path / "e" / "heat" / "0.txt").write_text("Heat it all.")
     assert one == two != fingerprint(str(tmp_path / "e"))
 
