@@ -1,11 +1,11 @@
 """Writes docs/licenses.md, the licences of what is shipped and installed: ``make lock``.
 
 A licence is what a package's own metadata says: its SPDX expression, or else its classifiers, or else the first line of
-its licence field.
+its licence field; or it is the MIT licence by the words of its licence file.
 """
 
 import re
-from importlib.metadata import PackageNotFoundError, metadata
+from importlib.metadata import PackageNotFoundError, files, metadata
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +37,15 @@ def licence(name: str) -> str:
     classified = [c.rpartition(" :: ")[2] for c in of.get_all("Classifier") or () if c.startswith("License :: ")]
     text = next(iter((of.get("License") or "").strip().splitlines()), "")
     found = of.get("License-Expression") or " and ".join(c for c in classified if c != "OSI Approved") or text
+    if not found and any("Permission is hereby granted, free of charge" in t for t in licence_files(name)):
+        found = "MIT"
     return found.replace("|", "\\|") or "(not stated)"
+
+
+def licence_files(name: str) -> list[str]:
+    """The texts of the licence files of an installed package."""
+    found = [f for f in files(name) or () if ".dist-info/licenses/" in str(f)]
+    return [f.read_text(encoding="utf-8") for f in found]
 
 
 def page() -> str:
