@@ -218,7 +218,7 @@ def test_mistakes_are_one_line(theirs, split, tmp_path):
     (tmp_path / "empty").mkdir()
     out = ("-o", tmp_path / "out")
     wrong = {
-        ("eval", "--benchmark", "mini2", *out): "benchmark 'mini2' is not one of editworld, emu_edit, ",
+        ("eval", "--benchmark", "maxi", *out): "benchmark 'maxi' is not one of editworld, emu_edit, ",
         ("eval", "--benchmark", "mini", "--data", "train", *out): "data 'train' is not a split of ReasonMini",
         ("eval", "--benchmark", "manifest", *out): "--data: the benchmark needs",
         ("eval", "--benchmark", "manifest", "--data", "nowhere", *out): "manifest 'nowhere' does not exist",
