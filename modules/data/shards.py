@@ -114,7 +114,7 @@ def samples(path: Path, number: int) -> np.ndarray:
                 found[-1][2] = tar.offset  # where the next header starts
             else:
                 digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
-                found.append([number, member.offset, tar.offset, int.from_bytes(digest, signed=True)])
+                found.append([number, member.offset, tar.offset, int.from_bytes(digest, "big", signed=True)])
             last = key
     return np.array(found, np.int64).reshape(-1, 4)
 
