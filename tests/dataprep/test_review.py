@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-import time
 
 import pytest
 from PIL import Image
@@ -111,16 +110,15 @@ def test_slow_and_half_open_connections_are_closed(folder, monkeypatch, capfd):
     monkeypatch.setattr(review, "CONNECTIONS", 3)
     made = review.serve(folder, "127.0.0.1", 0)
     threading.Thread(target=made.serve_forever, args=(0.02,), daemon=True).start()
-    address, start = ("127.0.0.1", made.server_port), time.monotonic()
+    address = ("127.0.0.1", made.server_port)
     begun = [b"", b"GET / HT", request("POST", "/verdict", Content_Length="100")]
     waiting = [socket.create_connection(address, timeout=10) for _ in begun]
     for connection, data in zip(waiting, begun, strict=True):
         connection.sendall(data)
     for connection in waiting:
-        while connection.recv(65536):
+        while connection.recv(65536):  # an error after 10 seconds
             pass
         connection.close()
-    assert time.monotonic() - start < 5
     assert send(made, request()) == 200 and not capfd.readouterr().err
     made.shutdown()
     made.server_close()
