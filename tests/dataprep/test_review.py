@@ -3,6 +3,7 @@
 import json
 import socket
 import threading
+import time
 
 import pytest
 from PIL import Image
@@ -119,6 +120,8 @@ def test_slow_and_half_open_connections_are_closed(folder, monkeypatch, capfd):
         while connection.recv(65536):  # an error after 10 seconds
             pass
         connection.close()
+    while made.until:  # the threads of closed connections end a moment later
+        time.sleep(0.01)
     assert send(made, request()) == 200 and not capfd.readouterr().err
     made.shutdown()
     made.server_close()
