@@ -179,7 +179,8 @@ def upright_size(source: Path | bytes) -> tuple[int, int] | None:
         with _open(source) as image:
             try:
                 exif = Image.Image.getexif(image)  # PngImageFile.getexif would decode the whole picture
-                turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+                # Pillow's size of a TIFF is that of the upright picture
+                turned = image.format != "TIFF" and exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             except Exception:  # damaged EXIF, as in ``_orientation``
                 turned = False
             return image.size[::-1] if turned else image.size
@@ -197,6 +198,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise UserError(f"{name} has no pixels: it is {image.width}x{image.height}")
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(name)
+    if image.format == "TIFF":  # Pillow maps an uncompressed file by its name, with the sides of the upright picture
+        image.filename = ""  # type: ignore[attr-defined]
     try:
         image.load()
         profile = image.info.get("icc_profile")
