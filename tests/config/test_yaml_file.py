@@ -50,3 +50,10 @@ def test_not_a_file(tmp_path):
     (tmp_path / "b.yaml").write_bytes(b"a: \xff\xfe")
     with pytest.raises(UserError, match="is not readable YAML"):
         read_yaml(tmp_path / "b.yaml", "config file")
+
+
+@pytest.mark.parametrize("value", ["0100", "-0_10", "12:30", "1:30.5"])
+def test_a_number_in_base_8_or_60_is_refused_unless_it_is_quoted(value, tmp_path):
+    with pytest.raises(UserError, match=f"YAML reads {value} as "):
+        read(tmp_path, f"a: [1, {value}]")
+    assert read(tmp_path, f"a: [007, 0, 0x10, '{value}']").a == [7, 0, 16, value]
