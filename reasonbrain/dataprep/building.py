@@ -40,6 +40,7 @@ from reasonbrain.objects import finder_name
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.journal import Journal, JsonRow
 from reasonbrain.utils.locks import alone
+from reasonbrain.utils.reading import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ def read_seeds(path: Path) -> list[JsonRow]:
         if not line.strip():
             continue
         try:
-            row = {key: value for key, value in json.loads(line).items() if value is not None}
+            row = {key: value for key, value in parse_json(line).items() if value is not None}
             texts = ("image", "prompt", *({"category", "mask"} & row.keys()))
             name, wrong = str(row["id"]), [key for key in texts if not _is_text(row[key])]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
