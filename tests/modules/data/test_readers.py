@@ -15,7 +15,7 @@ from PIL import Image
 
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import DataConfig
-from reasonbrain.data.opening import fingerprint, guess, open_data, open_reader, open_records
+from reasonbrain.data.opening import fingerprint, guess, identity, open_data, open_reader, open_records
 from reasonbrain.data.reader import Reader, first
 from reasonbrain.errors import UserError
 from reasonbrain.registry import plugin, plugins
@@ -368,6 +368,19 @@ def test_a_fingerprint_depends_on_the_content(tmp_path):
     one, two = (fingerprint(layouts.triples(tmp_path / name)) for name in ("d", "e"))
     (tmp_path / "e" / "heat" / "0.txt").write_text("Heat it all.")
     assert one == two != fingerprint(str(tmp_path / "e"))
+
+
+@pytest.mark.parametrize("make", [layouts.manifest, layouts.triples])
+def test_a_data_set_has_another_identity_after_its_pictures_changed(make, tmp_path):
+    """Features are cached under it. BMP files have the same size whatever they show."""
+    path = make(tmp_path / "d")
+    source = open_reader(guess(path), path).raw(0).source
+    picture(0).save(source, "BMP")
+    cfg = DataConfig(name=guess(path), path=path)
+    before = identity(cfg)
+    assert identity(cfg) == before
+    picture(1).save(source, "BMP")
+    assert identity(cfg) != before
 
 
 @pytest.mark.parametrize(
