@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from reasonbrain.data.record import SCENARIOS
 from reasonbrain.dataprep.executors import EXECUTORS
-from reasonbrain.dataprep.rows import ID, check_settings, read_rows, read_verdicts
+from reasonbrain.dataprep.rows import ID, check_seeds, check_settings, read_rows, read_verdicts
 from reasonbrain.dataprep.split import SPLITS, write_splits
 from reasonbrain.dataprep.stages import STAGES, Stage, Tools
 from reasonbrain.errors import UserError
@@ -62,6 +62,7 @@ def build(seeds: Path, tools: Tools, executor: str, review: bool, shares: Sequen
         stages = [f"{stage.name}.jsonl" for stage in STAGES]
         splits = [f"{name}.jsonl" for name in SPLITS]
         check_settings(folder, settings, [*stages, "pictures", "review.jsonl", "dropped.jsonl", *splits])
+        check_seeds(folder, rows)
         with whole_file(folder / "settings.json") as out:
             json.dump(settings, out, indent=1)
         log.info("objects are found by %s", finder_name())
