@@ -10,14 +10,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import layouts
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from layouts import picture
 from scipy import stats
 
 from reasonbrain.cli import main
 from reasonbrain.config.loading import load_config
+from reasonbrain.data.opening import open_reader
 from reasonbrain.eval.ablation import ablate
 from reasonbrain.eval.ablation.plan import Budget, Study, read_plan, shipped_plans
 from reasonbrain.eval.ablation.report import summary
@@ -105,6 +108,22 @@ def test_runs_are_identified_by_their_whole_configuration(overrides, tmp_path):
     assert run("train.steps=5", "train.seed=1").folder != same.folder
     more = run("train.steps=5", metrics=("outcome", "L1"))
     assert more.folder == same.folder and more.result != same.result
+
+
+def test_a_run_is_made_anew_when_its_data_have_changed(overrides, tmp_path):
+    data = layouts.manifest(tmp_path / "d")
+    words = (*overrides, "data.name=manifest", f"data.path={data}")
+
+    def run():
+        ablate._trained.cache_clear()
+        ablate._content.cache_clear()
+        one = ablate.Run(Budget("tiny", benchmark="manifest", data=data), words, ("L1",), tmp_path)
+        return one.folder, one.result.name
+
+    before = run()
+    assert run() == before
+    picture(5).save(open_reader("manifest", data).raw(0).source)
+    assert all(now != then for now, then in zip(run(), before, strict=True))
 
 
 def test_the_summarys_numbers():
