@@ -362,7 +362,8 @@ def test_an_interrupted_run_ends_with_130_and_no_traceback(training):
         process.send_signal(signal.SIGINT)
         out, rest = process.communicate(timeout=60)
     assert process.returncode == 130 and out == ""
-    assert rest.endswith("interrupted\n") and "Traceback" not in rest
+    assert rest.endswith("; the same command resumes from there\ninterrupted\n") and "Traceback" not in rest
+    assert "stopped by SIGINT; saved at step" in rest
     assert lines[2].startswith("slot") and len(lines) == 4 + len(SLOTS)  # the table, then step 1: nothing else is said
 
 
