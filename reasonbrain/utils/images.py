@@ -198,10 +198,8 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise UserError(f"{name} has no pixels: it is {image.width}x{image.height}")
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(name)
-    if image.format == "TIFF":  # Pillow maps an uncompressed file by its name, with the sides of the upright picture
-        image.filename = ""  # type: ignore[attr-defined]
     try:
-        image.load()
+        _decode(image)
         profile = image.info.get("icc_profile")
         if (operation := UPRIGHT.get(_orientation(image))) is not None:
             image = image.transpose(operation)
@@ -212,6 +210,22 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise _too_large(name) from None
     except Exception as e:
         raise UserError(f"{name} is damaged or truncated: {' '.join(str(e).split()) or type(e).__name__}") from None
+
+
+def _decode(image: Image.Image) -> None:
+    """Reads the pixels of a picture."""
+    if image.format == "TIFF":  # Pillow maps an uncompressed file by its name, with the sides of the upright picture
+        image.filename = ""  # type: ignore[attr-defined]
+    image.load()
+
+
+def load_alpha(source: Path | bytes) -> Image.Image:
+    """The opacity of a picture that ``load_image`` has read, upright, mode "L"; 255 everywhere if it is opaque."""
+    with _open(source) as image:
+        _decode(image)
+        alpha = image.convert("RGBA").getchannel("A")
+        operation = UPRIGHT.get(_orientation(image))
+        return alpha if operation is None else alpha.transpose(operation)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -16,7 +16,7 @@ from PIL import Image
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import DataConfig
 from reasonbrain.data.opening import fingerprint, guess, identity, open_data, open_reader, open_records
-from reasonbrain.data.reader import Reader, first
+from reasonbrain.data.reader import Reader, first, transparent
 from reasonbrain.errors import UserError
 from reasonbrain.registry import plugin, plugins
 from reasonbrain.utils.images import load_image
@@ -368,6 +368,16 @@ def test_a_fingerprint_depends_on_the_content(tmp_path):
     one, two = (fingerprint(layouts.triples(tmp_path / name)) for name in ("d", "e"))
     (tmp_path / "e" / "heat" / "0.txt").write_text("Heat it all.")
     assert one == two != fingerprint(str(tmp_path / "e"))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_transparent_mask_is_turned_like_a_picture(suffix, tmp_path):
+    path, exif = tmp_path / f"a{suffix}", Image.Exif()
+    exif[0x0112] = 6  # stored with its top at the left
+    stored = Image.new("RGBA", (4, 2), "red")
+    stored.paste((0, 0, 0, 0), (0, 0, 1, 2))
+    stored.save(path, exif=exif)
+    assert np.asarray(transparent(path)).tolist() == [[255, 255], [0, 0], [0, 0], [0, 0]]
 
 
 @pytest.mark.parametrize("make", [layouts.manifest, layouts.triples])
