@@ -49,8 +49,14 @@ LARGEST = 1 << 28  # bytes of one record in a manifest or a shard
 
 
 def white(picture: Picture) -> Image.Image:
-    """Decodes a mask that is white where the edit may change the picture. Returns mode "L"."""
-    return load_image(picture).convert("L")
+    """Decodes a mask that is white where the edit may change the picture. Returns mode "L".
+
+    Raises UserError for one that is neither black nor has a white pixel, such as a mask of the values 0 and 1."""
+    mask = load_image(picture).convert("L")
+    brightest = mask.getextrema()[1]
+    if 0 < brightest < 128:  # type: ignore[operator]  # one band, so a number
+        raise UserError(f"the mask has no white pixel: its values are at most {brightest}, but white is 255")
+    return mask
 
 
 def transparent(picture: Picture) -> Image.Image:

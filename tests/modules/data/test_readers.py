@@ -16,7 +16,7 @@ from PIL import Image
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import DataConfig
 from reasonbrain.data.opening import fingerprint, guess, identity, open_data, open_reader, open_records
-from reasonbrain.data.reader import Reader, first, transparent
+from reasonbrain.data.reader import Reader, first, transparent, white
 from reasonbrain.errors import UserError
 from reasonbrain.registry import plugin, plugins
 from reasonbrain.utils.images import load_image
@@ -368,6 +368,19 @@ def test_a_fingerprint_depends_on_the_content(tmp_path):
     one, two = (fingerprint(layouts.triples(tmp_path / name)) for name in ("d", "e"))
     (tmp_path / "e" / "heat" / "0.txt").write_text("Heat it all.")
     assert one == two != fingerprint(str(tmp_path / "e"))
+
+
+def test_a_mask_without_white_is_an_error_unless_it_is_black(tmp_path):
+    """Masks of 0 and 1, or in the colours of a palette, would say that nothing may change."""
+    for value, said in ((0, None), (1, "at most 1"), (127, "at most 127"), (128, None)):
+        mask = Image.new("L", (2, 2))
+        mask.putpixel((0, 0), value)
+        mask.save(tmp_path / "a.png")
+        if said:
+            with pytest.raises(UserError, match=f"no white pixel: its values are {said}, but white is 255"):
+                white(tmp_path / "a.png")
+        else:
+            assert white(tmp_path / "a.png").getextrema() == (0, value)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
