@@ -219,6 +219,7 @@ def test_a_seed_that_has_changed_is_refused(tmp_path):
         ),
         ('{"id": 1, "image": "a", "prompt": "b", "category": "sad"}', "'sad' is not one of physical"),
         ("[]", "line 1"),
+        ('{"id": 1, "image": "a", "prompt": "b", "prompt": "c"}', "the key 'prompt' occurs twice"),
         ("[" * 100_000, "line 1"),
         ('{"id": 1, "image": "a", "prompt": "\\ud800"}', "line 1: prompt is not text"),
         ('{"id": 1, "image": "a", "prompt": "b", "mask": 5}', "line 1: mask is not text"),

@@ -270,3 +270,10 @@ def test_a_truncated_instruction_is_reported(command, photos, tmp_path):
     code, said, found = command(photos, tmp_path / "out", "--instruction", long)
     assert code == 0 and "truncated 2 instructions" in said and long.endswith(found[0]["unread"])
     assert "freeze the lake" in found[0]["unread"]
+
+
+def test_a_row_with_a_repeated_key_is_an_error(tmp_path):
+    (tmp_path / "j.jsonl").write_text(
+        '{"id": "a", "image": "a.png", "instruction": "melt it", "instruction": "burn it"}'
+    )
+    assert [row.error for row in read(tmp_path / "j.jsonl")] == ["row 1: not JSON: the key 'instruction' occurs twice"]
