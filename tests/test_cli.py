@@ -199,6 +199,8 @@ BAD_EDITS = {
     "no picture's name": (["in.png", ASK, "-o", "out.pdf"], ["out.pdf", ".png"]),
     "output is a folder": (["in.png", ASK, "-o", "folder.png"], ["folder.png", "is a folder"]),
     "no panel folder": (["in.png", ASK, "--panel", "none/p.png"], ["none/p.png", "does not exist"]),
+    "output is the image": (["in.png", ASK, "-o", "./in.png"], ["is an input of this command, 'in.png'"]),
+    "panel is the image": (["in.png", ASK, "--panel", "link.png"], ["link.png", "is an input of this command"]),
     "panel is output": (["in.png", ASK, "--panel", "./out.png"], ["out.png", "same file"]),
 }
 
@@ -210,6 +212,7 @@ def test_bad_input_of_edit(case, here):
         (here / name).mkdir()
     Path("empty.png").touch()
     Path("text.png").write_text("not a picture")
+    Path("link.png").symlink_to("in.png")
     Path("cut.png").write_bytes(Path("in.png").read_bytes()[:-200])
     Path("bomb.png").write_bytes(bomb())
     said = refused("edit", "-o", "out.png", *args)
@@ -359,7 +362,8 @@ def test_an_interrupted_run_ends_with_130_and_no_traceback(training):
         process.send_signal(signal.SIGINT)
         out, rest = process.communicate(timeout=60)
     assert process.returncode == 130 and out == ""
-    assert rest.endswith("interrupted\n") and "Traceback" not in rest
+    assert rest.endswith("; the same command resumes from there\ninterrupted\n") and "Traceback" not in rest
+    assert "stopped by SIGINT; saved at step" in rest
     assert lines[2].startswith("slot") and len(lines) == 4 + len(SLOTS)  # the table, then step 1: nothing else is said
 
 

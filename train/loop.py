@@ -42,7 +42,11 @@ log = logging.getLogger(__name__)
 
 
 class Preempted(Exception):
-    """The run received SIGTERM, saved a checkpoint and stopped."""
+    """The run received SIGTERM, or SIGINT from Ctrl-C, saved a checkpoint and stopped."""
+
+    def __init__(self, by: signal.Signals, step: int) -> None:
+        super().__init__(f"stopped by {by.name}; saved at step {step}")
+        self.by = by
 
 
 def peak_memory(device: torch.device) -> float:
@@ -61,6 +65,7 @@ class Loop:
         self.step = 0
         self.skipped = 0
         self.asked_to_end = False
+        self.asked_by = signal.SIGTERM
         self.tracker: Tracker | None = None
 
     def save(self) -> None:
@@ -140,10 +145,13 @@ class Loop:
         Raises:
             FloatingPointError: after ``bad_steps`` skipped steps in a row, if the last step is skipped, and for weights
                 that are NaN or infinite; these are not saved
-            Preempted: after SIGTERM, once a checkpoint is saved
+            Preempted: after SIGTERM or SIGINT, once a checkpoint is saved
+            KeyboardInterrupt: after a second SIGINT
         """
         self.run.mkdir(parents=True, exist_ok=True)
-        before = signal.signal(signal.SIGTERM, self._end)
+        before = {signal.SIGTERM: signal.signal(signal.SIGTERM, self._end)}
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # a job in the background ignores it
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, self._end)
         hidden = None if processes.rank() == 0 else True  # None: show the bar on a terminal only
         try:
             with tqdm(total=self.cfg.steps, initial=self.step, disable=hidden) as bar:
@@ -154,12 +162,17 @@ class Loop:
                         bar,
                     )
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
             if self.tracker:
                 self.tracker.close()
 
     def _end(self, number: int, frame: FrameType | None) -> None:
-        self.asked_to_end = True
+        self.asked_to_end, self.asked_by = True, signal.Signals(number)
+        if number == signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if processes.rank() == 0:
+                log.warning("interrupted: the run ends once this step is saved; Ctrl-C again ends it at once")
 
     def _fit(self, take: Callable[[int], Step], validation: Validation | None, bar: tqdm) -> None:
         cfg, engine = self.cfg, self.engine
@@ -206,7 +219,7 @@ class Loop:
                 self.save()
                 saved, due = self.step, False
             if self.asked_to_end:
-                raise Preempted(f"stopped by SIGTERM; saved at step {saved}")
+                raise Preempted(self.asked_by, saved)
         if in_a_row:
             raise FloatingPointError(
                 f"{taken.fault}; the last step was skipped, so the run is saved at step {saved} only; "

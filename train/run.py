@@ -22,7 +22,7 @@ import torch
 from reasonbrain.attention import set_attention
 from reasonbrain.checkpoint import check_same_model
 from reasonbrain.config.loading import dump_config, load_config
-from reasonbrain.config.schema import Config, slot_config
+from reasonbrain.config.schema import Config, DataConfig, TrainConfig, slot_config
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS, plugin
@@ -72,10 +72,18 @@ def check_run(cfg: Config, run: Path) -> None:
         if slot_config(cfg.model, slot) is None and slot_config(made.model, slot) is not None:
             raise UserError(f"model.{slot}: run '{run}' trains it; choose another folder to train without it")
     for section in ("data", "train"):
-        old, new = (vars(getattr(c, section)) for c in (made, cfg))
-        for key, value in new.items():
-            if value != old[key] and processes.rank() == 0:
-                log.warning(f"{run}: {section}.{key} is {value} now; the run was trained with {old[key]}")
+        old, new = (_settings(getattr(c, section)) for c in (made, cfg))
+        for key in {**old, **new}:
+            then, now = (values.get(key, "the default") for values in (old, new))
+            if then != now and processes.rank() == 0:
+                log.warning(f"{run}: {section}.{key} is {now} now; the run was trained with {then}")
+
+
+def _settings(section: DataConfig | TrainConfig) -> dict[str, Any]:
+    """The keys of a section, those of the data set among them, as they are written."""
+    values = dict(vars(section))
+    further = values.pop("options", {})
+    return values | further
 
 
 def check_partitioned_loading(cfg: Config) -> None:

@@ -6,6 +6,8 @@ processes are comparable. Validation uses the current weights, not the averaged 
 
 from __future__ import annotations
 
+import logging
+import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,13 +16,15 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from reasonbrain.config.schema import Config
+from reasonbrain.config.schema import Config, DataConfig
 from reasonbrain.data.opening import open_validation
 from reasonbrain.interfaces import Inputs
 from reasonbrain.model import ReasonBrain
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.feature_cache import Prepared, compute
 from reasonbrain.utils.images import save_image, to_pil
+
+log = logging.getLogger(__name__)
 
 RECORDS, DRAWS = 16, 4  # records, and noise levels per record
 PICTURES, SIDE = 4, 192  # sample edits, and the side of an image in pixels
@@ -31,6 +35,10 @@ class Validation:
 
     def __init__(self, cfg: Config, model: ReasonBrain, engine: Any, run: Path) -> None:
         self.cfg, self.model, self.engine, self.run = cfg, model, engine, run
+        if is_trained_on(cfg.data) and processes.rank() == 0:
+            log.warning(
+                f"data.validation: '{cfg.data.validation}' is trained on, so the validation loss does not count"
+            )
         records = open_validation(cfg.data)
         self.records = [compute(model, records[i]) for i in range(min(RECORDS, len(records)))]
 
@@ -89,6 +97,12 @@ class Validation:
             folder.mkdir(exist_ok=True)
             save_image(sheet, folder / f"step-{step:08d}.png")
         return sheet
+
+
+def is_trained_on(data: DataConfig) -> bool:
+    """Whether ``data.validation`` is a path that is trained on."""
+    paths = [path for path in (data.path, *(part.path for part in data.mixture)) if path]
+    return data.validation is not None and os.path.realpath(data.validation) in map(os.path.realpath, paths)
 
 
 def draw(rows: list[tuple[str, list[Image.Image]]]) -> Image.Image:

@@ -5,8 +5,9 @@
 
 A plan (plan.py) lists studies and names its budget, a file beside it that several plans may share. A run is one variant
 with one seed: a `reasonbrain train` in a process of its own, so that a crash does not stop the other runs, and then the
-benchmark. Runs in DIR are identified by their whole configuration. What several studies or plans share, such as the
-full model, is trained once. Running the same command again resumes unfinished runs and retries failed ones.
+benchmark. Runs in DIR are identified by their whole configuration and the content of their data. What several studies
+or plans share, such as the full model, is trained once. Running the same command again resumes unfinished runs and
+retries failed ones.
 
 With one seed, all variants start from the same weights in the slots that they share, and see the same records and the
 same noise in the same order. Differences are therefore computed seed by seed.
@@ -22,6 +23,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,7 +31,8 @@ import numpy as np
 import torch
 
 from reasonbrain.config.loading import load_config
-from reasonbrain.config.schema import Config
+from reasonbrain.config.schema import Config, DataConfig
+from reasonbrain.data.opening import identity
 from reasonbrain.data.record import Records
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import RunError, UserError, reason
@@ -74,12 +77,27 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        return self.out / "runs" / _hash(asdict(self.cfg))
+        return self.out / "runs" / _trained(self.budget.config, self.overrides)
 
     @property
     def result(self) -> Path:
         asked = [self.budget.benchmark, self.budget.data, self.budget.limit, *self.metrics]
-        return self.folder / f"result-{_hash(asked)}.json"
+        return self.folder / f"result-{_hash(asked + _content(self.budget.benchmark, self.budget.data))}.json"
+
+
+@cache
+def _trained(config: str, overrides: tuple[str, ...]) -> str:
+    """A hash of a configuration, and of the content of its data if they are in files. Computed once in a process."""
+    cfg = load_config(config, overrides)
+    in_files = cfg.data.path or any(part.path for part in cfg.data.mixture)
+    return _hash([asdict(cfg), identity(cfg.data)] if in_files else asdict(cfg))
+
+
+@cache
+def _content(benchmark: str, data: str | None) -> list[str]:
+    """What identifies the content of the benchmark's data, if they are in files. Computed once in a process."""
+    reader = getattr(find_benchmark(benchmark), "reader", None) if data else None
+    return [identity(DataConfig(name=reader, path=data))["path"]] if reader else []
 
 
 def _hash(value: Any) -> str:

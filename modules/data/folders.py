@@ -6,7 +6,6 @@ record has exactly one source.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from abc import abstractmethod
@@ -20,6 +19,7 @@ from PIL import Image
 from reasonbrain.data.reader import LARGEST, Reader
 from reasonbrain.data.record import RawRecord
 from reasonbrain.errors import UserError
+from reasonbrain.utils.reading import parse_json
 
 MORE_PICTURES = (".heic", ".heif", ".avif", ".jxl")  # suffixes that Pillow may not register
 PART = re.compile(r"(.+)(_(?:source|target|mask))")
@@ -82,17 +82,9 @@ class Folder(Reader):
 
     def json(self, name: str) -> Any:
         try:
-            return json.loads(self.text(name), object_pairs_hook=_each_once)
+            return parse_json(self.text(name))
         except (ValueError, RecursionError) as e:
             raise UserError(f"'{os.path.join(self.root, name)}' is not JSON: {e}") from None
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Raises ValueError for a repeated key, of which json.loads would drop the first value."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError(f"the key '{Counter(key for key, _ in pairs).most_common(1)[0][0]}' occurs twice")
-    return found
 
 
 class Triples(Folder):

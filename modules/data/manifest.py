@@ -7,7 +7,6 @@ Only the offsets of the lines are kept, 8 bytes each. A line is parsed when its 
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 from reasonbrain.data.reader import LARGEST, Reader
 from reasonbrain.data.record import SCENARIOS, RawRecord
 from reasonbrain.errors import UserError
+from reasonbrain.utils.reading import parse_json
 
 CHUNK = 1 << 24
 UTF_16 = (b"\xff\xfe", b"\xfe\xff")  # byte order marks
@@ -63,7 +63,7 @@ class Manifest(Reader):
         if end - start > LARGEST:
             raise self.wrong(f"line {line + 1}", f"not a record (a line of {end - start} bytes)")
         try:
-            fields = json.loads(os.pread(self.file.fileno(), end - start, start))
+            fields = parse_json(os.pread(self.file.fileno(), end - start, start))
         except (OSError, ValueError, RecursionError) as e:
             raise self.wrong(f"line {line + 1}", f"not a record ({e})") from None
         if not isinstance(fields, dict):

@@ -8,6 +8,7 @@ Needs the extra [data].
 from __future__ import annotations
 
 import glob
+import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from typing import Any
 from reasonbrain.data.reader import SOURCE, Reader, files_of
 from reasonbrain.data.record import RawRecord
 from reasonbrain.errors import UserError
+from reasonbrain.utils.reading import sketch
 
 ROWS = 256  # granularity at which an error locates damage in a file
 
@@ -105,7 +107,9 @@ def load(paths: Sequence[Path]) -> Any:
     datasets.disable_progress_bars()
     try:
         names = [glob.escape(os.path.abspath(p)) for p in paths]  # datasets takes patterns
-        return datasets.load_dataset("parquet", data_files=names, split="train")
+        # datasets finds its cache by paths and dates; a file may be replaced by one of the same date (rsync, tar)
+        content = hashlib.blake2b("".join(map(sketch, paths)).encode(), digest_size=16).hexdigest()
+        return datasets.load_dataset("parquet", content, data_files=names, split="train")
     except Exception as e:  # the errors of pyarrow and datasets have no common base
         cause: BaseException = e
         while cause.__cause__:

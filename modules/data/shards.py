@@ -12,7 +12,6 @@ then read in one piece. Nothing is unpacked.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tarfile
 from io import BytesIO
@@ -23,6 +22,7 @@ import numpy as np
 from reasonbrain.data.reader import LARGEST, MASK, SOURCE, TARGET, Reader, files_of
 from reasonbrain.data.record import RawRecord
 from reasonbrain.errors import UserError
+from reasonbrain.utils.reading import parse_json
 
 
 class Shards(Reader):
@@ -79,7 +79,7 @@ class Shards(Reader):
                     if member.issparse():  # reading it may give any number of bytes
                         raise ValueError(f"'{member.name}' is a sparse file")
                     members[field] = tar.extractfile(member).read()  # type: ignore[union-attr]  # a regular file
-            fields = json.loads(members.pop("json", b"{}"))
+            fields = parse_json(members.pop("json", b"{}"))
             if not isinstance(fields, dict):
                 raise ValueError(f"json is a {type(fields).__name__}, not an object")
             if "txt" in members:

@@ -54,10 +54,12 @@ def edit(
 
     KEY=VALUE changes the configuration: edit.guidance=2, model.cme=null."""
     from reasonbrain.instruction import check_instruction
+    from reasonbrain.utils.files import check_not_input
     from reasonbrain.utils.images import check_output, load_image, save_image
 
     for path in filter(None, (output, panel)):
         check_output(path)
+        check_not_input(Path(path), [image])
     if panel and Path(panel).resolve() == Path(output).resolve():
         raise UserError(f"panel '{panel}' and output are the same file")
     check_instruction(instruction)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 from pathlib import Path
 
 import click
@@ -41,6 +42,8 @@ def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | No
             run_training(cfg, Path(run), deepspeed)
         except Preempted as e:
             click.echo(f"{e}; the same command resumes from there", err=True)
+            if e.by == signal.SIGINT:
+                raise KeyboardInterrupt from None
             return
     if os.environ.get("RANK", "0") == "0":  # only rank 0 prints
         click.echo(Path(run) / "model")

@@ -32,7 +32,7 @@ from reasonbrain.config.schema import (
     PartConfig,
     slot_config,
 )
-from reasonbrain.config.yaml_file import check_interpolation, check_yaml, read_yaml
+from reasonbrain.config.yaml_file import check_interpolation, check_numbers, check_yaml, read_yaml
 from reasonbrain.errors import UserError, reason
 from reasonbrain.registry import SLOTS, plugin, plugin_parameters, plugins
 
@@ -79,12 +79,13 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
     _expand_null_frce(raw)
     _forget_data(raw, overrides)
     for text in overrides:
-        key, equals, _ = text.partition("=")
+        key, equals, value = text.partition("=")
         if not equals or not key:
             raise UserError(f"override '{text}' is not of the form key=value, e.g. edit.steps=20 or model.cme=null")
         try:
             check_yaml(text.partition("=")[2], f"override '{text:.100}'")
             change = OmegaConf.from_dotlist([text])
+            check_numbers(value, f"override '{text}'")
             _expand_null_frce(change)
             _check_keys(change, Config)
             slot = key.removeprefix("model.").removesuffix(".name")

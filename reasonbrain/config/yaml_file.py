@@ -14,6 +14,8 @@ DEEPEST = 50  # nested collections; the C parser overflows its stack at some tho
 LARGEST = 100_000  # values, counting those behind an alias wherever it is used
 # "${package:...}" and references to other keys; any other resolver, such as oc.env, would read the environment
 FOREIGN = re.compile(r"\$\{(?!package:[^${}]*\}|[\w.\[\]]+\})[^}]*\}?")
+# plain numbers that YAML 1.1 reads in base 8 or 60: 0100 would be 64, and 12:30 would be 750
+OLD_NUMBER = re.compile(r"[-+]?(0[0-7_]*[1-7][0-7_]+|\d[\d_]*(:[0-5]?\d)+(\.[\d_]*)?)")
 
 
 def check_interpolation(text: str, where: str) -> None:
@@ -22,11 +24,24 @@ def check_interpolation(text: str, where: str) -> None:
         raise UserError(f"{where}: '{found[0]}' is not allowed; only ${{package:PATH}} and ${{KEY}} are")
 
 
+def check_numbers(text: str, where: str) -> None:
+    """Raises UserError if the YAML ``text`` has a plain number that would be read in base 8 or 60."""
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.ScalarEvent):
+            _check_number(event, where)
+
+
+def _check_number(event: yaml.ScalarEvent, where: str) -> None:
+    if event.style is None and OLD_NUMBER.fullmatch(event.value):
+        read = yaml.safe_load(event.value)
+        raise UserError(f"{where}: YAML reads {event.value} as {read}; write it in base 10, or text in quotes")
+
+
 def read_yaml(path: Path, name: str) -> DictConfig | ListConfig:
     """The content of a YAML file; ``name``: what it is, in messages.
 
     Raises UserError for a file that is missing, not a regular file, not YAML, or too large or too deeply nested, and
-    for interpolations as ``check_interpolation``."""
+    for interpolations and numbers as ``check_interpolation`` and ``check_numbers``."""
     if not path.is_file():
         reason = "is not a regular file" if path.exists() else "does not exist"
         raise UserError(f"{name} '{path}' {reason}")
@@ -56,6 +71,7 @@ def check_yaml(text: str, where: str) -> None:
             add(sizes.get(event.anchor, 1))
         elif isinstance(event, yaml.ScalarEvent):
             check_interpolation(event.value, where)
+            _check_number(event, where)
             sizes[event.anchor] = 1
             add(1)
         elif isinstance(event, yaml.CollectionStartEvent):

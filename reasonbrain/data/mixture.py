@@ -14,6 +14,8 @@ from reasonbrain.data.dataset import DataSet
 from reasonbrain.data.record import Record, Size
 from reasonbrain.errors import UserError
 
+LONGEST = 100_000_000  # records; the size of each is kept
+
 
 class Mixture(DataSet):
     """The records of all parts under one index. Each part owns a range of indices in proportion to its weight, so that
@@ -23,7 +25,8 @@ class Mixture(DataSet):
     The length is the smallest at which every record has an index. A part with more indices than records repeats its
     records in order; their numbers of repetitions differ by at most one.
 
-    Raises UserError for a weight that is not positive and finite."""
+    Raises UserError for a weight that is not positive and finite, and for one so small next to the others that the
+    mixture would have more than ``LONGEST`` records."""
 
     def __init__(self, parts: Sequence[DataSet], weights: Sequence[float]) -> None:
         for weight in weights:
@@ -32,6 +35,9 @@ class Mixture(DataSet):
         self.parts = parts
         share = np.array(weights) / sum(weights)
         total = max(len(part) / one for part, one in zip(parts, share, strict=True))
+        if total > LONGEST:
+            small = min(weights)
+            raise UserError(f"data.mixture: with weight {small} it has {total:.0f} records; {LONGEST} are the most")
         self.ends = np.ceil(np.cumsum(share) * total - 1e-6).astype(np.int64)  # the shares sum to 1 up to rounding
 
     def __len__(self) -> int:

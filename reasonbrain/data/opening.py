@@ -8,6 +8,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from reasonbrain.data.mixture import Mixture
 from reasonbrain.data.reader import Reader, matching
 from reasonbrain.errors import UserError
 from reasonbrain.registry import plugin, plugin_parameters, plugins
+from reasonbrain.utils.reading import sketch
 
 
 def open_data(cfg: DataConfig) -> DataSet:
@@ -97,18 +99,25 @@ def identity(cfg: DataConfig) -> dict[str, Any]:
     cls = plugin("data", str(cfg.name))
     defaults = {name: parameter.default for name, parameter in plugin_parameters(cls).items()}
     found = {"name": cfg.name, "size": cfg.size} | defaults | _arguments(cls, cfg)
-    return found | ({"path": fingerprint(found["path"])} if found.get("path") else {})
+    if not found.get("path"):
+        return found
+    beside = open_data(cfg).inputs() if Path(found["path"]).is_file() and issubclass(cls, Reader) else ()  # type: ignore
+    return found | {"path": fingerprint(found["path"], beside)}
 
 
-def fingerprint(path: str) -> str:
-    """Identifies a data set by a hash: of a file's bytes, or of the names and sizes of the files in a folder or
-    matching a pattern, without hidden ones, which file managers and downloads leave behind. Raises UserError if there
-    are no files."""
+def fingerprint(path: str, beside: Iterable[Path] = ()) -> str:
+    """Identifies a data set by a hash: of a file's bytes and of sketches of the files ``beside`` it, such as the
+    pictures of a manifest; or of the names and sketches of the files in a folder or matching a pattern, without hidden
+    ones, which file managers and downloads leave behind.
+
+    Raises UserError if there are no files."""
     sum_ = hashlib.blake2b(digest_size=16)
     if Path(path).is_file():
         with open(path, "rb") as file:
             while chunk := file.read(1 << 20):
                 sum_.update(chunk)
+        for part in filter(Path.is_file, beside):
+            sum_.update(sketch(part).encode())
         return sum_.hexdigest()
     under = Path(path) if Path(path).is_dir() else None
     names = ((file, file.relative_to(under).parts if under else (file.name,)) for file in matching(path, "*"))
@@ -116,7 +125,7 @@ def fingerprint(path: str) -> str:
     if not files:
         raise UserError(f"data.path: '{path}' does not exist or is empty")
     for file_ in files:
-        sum_.update(f"{file_.name} {file_.stat().st_size}\n".encode())
+        sum_.update(f"{file_.name} {sketch(file_)}\n".encode())
     return sum_.hexdigest()
 
 

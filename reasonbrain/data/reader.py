@@ -27,7 +27,6 @@ import reprlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +36,7 @@ from reasonbrain.data.dataset import DataSet
 from reasonbrain.data.record import Picture, RawRecord, Record, Size
 from reasonbrain.errors import UserError
 from reasonbrain.utils.files import check_not_input, inside
-from reasonbrain.utils.images import load_image, upright_size
+from reasonbrain.utils.images import load_alpha, load_image, upright_size
 from reasonbrain.utils.text import printable
 
 # names of a record's fields in generic manifests, Parquet files and shards
@@ -50,18 +49,20 @@ LARGEST = 1 << 28  # bytes of one record in a manifest or a shard
 
 
 def white(picture: Picture) -> Image.Image:
-    """Decodes a mask that is white where the edit may change the picture. Returns mode "L"."""
-    return load_image(picture).convert("L")
+    """Decodes a mask that is white where the edit may change the picture. Returns mode "L".
+
+    Raises UserError for one that is neither black nor has a white pixel, such as a mask of the values 0 and 1."""
+    mask = load_image(picture).convert("L")
+    brightest = mask.getextrema()[1]
+    if 0 < brightest < 128:  # type: ignore[operator]  # one band, so a number
+        raise UserError(f"the mask has no white pixel: its values are at most {brightest}, but white is 255")
+    return mask
 
 
 def transparent(picture: Picture) -> Image.Image:
     """Decodes a mask that is the source, transparent where the edit may change it. Returns mode "L", white there."""
     load_image(picture)  # raises UserError if it cannot be read
-    try:
-        with Image.open(BytesIO(picture) if isinstance(picture, bytes) else picture) as image:
-            return ImageOps.invert(image.convert("RGBA").getchannel("A"))
-    except (OSError, ValueError, SyntaxError) as e:  # load_image mends damaged metadata
-        raise UserError(f"the mask is damaged: {e}") from None
+    return ImageOps.invert(load_alpha(picture))
 
 
 class Reader(DataSet):

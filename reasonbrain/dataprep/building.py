@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 from reasonbrain.data.record import SCENARIOS
 from reasonbrain.dataprep.executors import EXECUTORS
-from reasonbrain.dataprep.rows import ID, check_settings, read_rows, read_verdicts
+from reasonbrain.dataprep.rows import ID, check_seeds, check_settings, read_rows, read_verdicts
 from reasonbrain.dataprep.split import SPLITS, write_splits
 from reasonbrain.dataprep.stages import STAGES, Stage, Tools
 from reasonbrain.errors import UserError
@@ -40,6 +40,7 @@ from reasonbrain.objects import finder_name
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.journal import Journal, JsonRow
 from reasonbrain.utils.locks import alone
+from reasonbrain.utils.reading import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ def build(seeds: Path, tools: Tools, executor: str, review: bool, shares: Sequen
         stages = [f"{stage.name}.jsonl" for stage in STAGES]
         splits = [f"{name}.jsonl" for name in SPLITS]
         check_settings(folder, settings, [*stages, "pictures", "review.jsonl", "dropped.jsonl", *splits])
+        check_seeds(folder, rows)
         with whole_file(folder / "settings.json") as out:
             json.dump(settings, out, indent=1)
         log.info("objects are found by %s", finder_name())
@@ -123,7 +125,7 @@ def read_seeds(path: Path) -> list[JsonRow]:
         if not line.strip():
             continue
         try:
-            row = {key: value for key, value in json.loads(line).items() if value is not None}
+            row = {key: value for key, value in parse_json(line).items() if value is not None}
             texts = ("image", "prompt", *({"category", "mask"} & row.keys()))
             name, wrong = str(row["id"]), [key for key in texts if not _is_text(row[key])]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:

@@ -58,6 +58,18 @@ def _is_candidate(value: Any) -> bool:
     )
 
 
+def check_seeds(folder: Path, seeds: Sequence[JsonRow]) -> None:
+    """Raises UserError for a seed that has changed since the build in the folder began it: its results would be those
+    of the old one."""
+    begun = read_rows(folder, "target")
+    for seed in seeds:
+        then = begun.get(seed["id"], seed)
+        for key in sorted({*seed, *then} - {"dropped"}):
+            if seed.get(key) != then.get(key):
+                said = f"seed '{seed['id']}' was begun with {key}={then.get(key)!r:.200}, not {seed.get(key)!r:.200}"
+                raise UserError(f"output '{folder}': {said}; give it another id, or use a new folder")
+
+
 def read_verdicts(folder: Path) -> dict[str, str]:
     """The verdicts of the review, by id. Raises UserError for an invalid line."""
     path = folder / "review.jsonl"

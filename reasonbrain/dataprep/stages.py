@@ -22,6 +22,7 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from reasonbrain.data.reader import white
 from reasonbrain.data.record import SCENARIOS
 from reasonbrain.errors import UserError
 from reasonbrain.objects import find_objects, finder_name
@@ -109,7 +110,7 @@ def target(row: JsonRow, tools: Tools) -> JsonRow:
         image = load_image(tools.seeds / row["image"])
         shrink = min(1.0, tools.settings.size / max(image.size))
         width, height = (max(1, round(side * shrink / MULTIPLE)) * MULTIPLE for side in image.size)
-        mask = load_image(tools.seeds / row["mask"]) if "mask" in row else None
+        mask = white(tools.seeds / row["mask"]) if "mask" in row else None
     except UserError as e:
         return row | {"dropped": str(e)}
     with writing(tools.folder):

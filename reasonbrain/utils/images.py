@@ -180,7 +180,8 @@ def upright_size(source: Path | bytes) -> tuple[int, int] | None:
         with _open(source) as image:
             try:
                 exif = Image.Image.getexif(image)  # PngImageFile.getexif would decode the whole picture
-                turned = exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+                # Pillow's size of a TIFF is that of the upright picture
+                turned = image.format != "TIFF" and exif.get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
             except Exception:  # damaged EXIF, as in ``_orientation``
                 turned = False
             return image.size[::-1] if turned else image.size
@@ -199,7 +200,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(name)
     try:
-        image.load()
+        _decode(image)
         profile = image.info.get("icc_profile")
         if (operation := UPRIGHT.get(_orientation(image))) is not None:
             image = image.transpose(operation)
@@ -210,6 +211,22 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise _too_large(name) from None
     except Exception as e:
         raise UserError(f"{name} is damaged or truncated: {' '.join(str(e).split()) or type(e).__name__}") from None
+
+
+def _decode(image: Image.Image) -> None:
+    """Reads the pixels of a picture."""
+    if image.format == "TIFF":  # Pillow maps an uncompressed file by its name, with the sides of the upright picture
+        image.filename = ""  # type: ignore[attr-defined]
+    image.load()
+
+
+def load_alpha(source: Path | bytes) -> Image.Image:
+    """The opacity of a picture that ``load_image`` has read, upright, mode "L"; 255 everywhere if it is opaque."""
+    with _open(source) as image:
+        _decode(image)
+        alpha = image.convert("RGBA").getchannel("A")
+        operation = UPRIGHT.get(_orientation(image))
+        return alpha if operation is None else alpha.transpose(operation)
 
 
 def _from_array(array: np.ndarray) -> Image.Image:

@@ -1,12 +1,15 @@
 """Reading files from untrusted sources.
 
 report = read_json(path, "--against 'old'")  # raises UserError, whatever is wrong with the file
+row = parse_json('{"id": 1, "id": 2}')       # raises ValueError: the key 'id' occurs twice
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from typing import Any
 from reasonbrain.errors import UserError
 
 LARGEST = 1 << 30  # bytes of a JSON file
+ENDS = 1 << 12  # bytes of a file that ``sketch`` reads at the start and at the end
 
 
 def read_json(path: Path, what: str) -> Any:
@@ -29,6 +33,30 @@ def read_json(path: Path, what: str) -> Any:
         raise UserError(f"{what}: '{path}' cannot be read: {e.strerror}") from None
     except (ValueError, RecursionError) as e:
         raise UserError(f"{what}: '{path}' is not JSON: {e}") from None
+
+
+def sketch(path: Path) -> str:
+    """A hash of a file's size and of its first and last ``ENDS`` bytes: an edited file nearly always has another one,
+    whatever its date."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        start = file.read(ENDS)
+        file.seek(max(0, size - ENDS))
+        return hashlib.blake2b(f"{size} ".encode() + start + file.read(ENDS), digest_size=16).hexdigest()
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value of a JSON text that a person or another program wrote. Raises ValueError if it is not JSON, and for an
+    object with a repeated key, of which json.loads would drop the first value."""
+    return json.loads(text, object_pairs_hook=_each_once)
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"the key '{Counter(key for key, _ in pairs).most_common(1)[0][0]}' occurs twice")
+    return found
 
 
 def check_ours(folder: Path, names: Sequence[str], keys: Sequence[str]) -> None:

@@ -65,3 +65,10 @@ def test_an_override_that_is_not_yaml(text, said):
     with pytest.raises(UserError, match=said) as error:
         load_config("tiny", [text])
     assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("value", ["0100", "-0_10", "12:30", "1:30.5"])
+def test_a_number_in_base_8_or_60_is_refused_unless_it_is_quoted(value, tmp_path):
+    with pytest.raises(UserError, match=f"YAML reads {value} as "):
+        read(tmp_path, f"a: [1, {value}]")
+    assert read(tmp_path, f"a: [007, 0, 0x10, '{value}']").a == [7, 0, 16, value]

@@ -93,6 +93,11 @@ def test_the_vocabulary_is_that_of_all_parts(tmp_path):
     assert open_data(mixed(tmp_path).data).vocabulary() == sorted("What if number 0 1 2 3 fell? Heat 0. 1. 2.".split())
 
 
+def test_a_weight_that_repeats_the_other_records_without_end_is_an_error():
+    with pytest.raises(UserError, match="with weight 1e-09 it has 3000000003 records; 100000000 are the most"):
+        Mixture([range(3), range(3)], [1, 1e-9])
+
+
 @pytest.mark.parametrize("weight", [0, -1, float("inf"), float("nan")])
 def test_an_invalid_weight_is_an_error(weight):
     with pytest.raises(UserError, match=f"data.mixture: weight {weight} must be"):

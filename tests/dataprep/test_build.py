@@ -16,8 +16,10 @@ from PIL import Image
 
 from reasonbrain.data.opening import open_reader
 from reasonbrain.dataprep.review import serve
+from reasonbrain.dataprep.rows import check_seeds
 from reasonbrain.dataprep.split import write_splits
 from reasonbrain.dataprep.stages import Settings, answer_of, drop_reason
+from reasonbrain.errors import UserError
 
 
 def test_content(endpoint, command, tmp_path):
@@ -194,6 +196,18 @@ def test_foreign_files_are_never_overwritten(name, command, tmp_path):
     assert {p.name for p in (tmp_path / "built").iterdir()} == {name, "lock"}
 
 
+def test_a_seed_that_has_changed_is_refused(tmp_path):
+    seed = {"id": "a", "image": "a.png", "prompt": "smoke", "category": "causal"}
+    (tmp_path / "target.jsonl").write_text(json.dumps(seed | {"dropped": "lost"}) + "\n")
+    check_seeds(tmp_path, [seed, {"id": "b", "image": "b.png", "prompt": "fire"}])
+    for change, said in (
+        ({"prompt": "fire"}, "prompt='smoke', not 'fire'"),
+        ({"mask": "m.png"}, "mask=None, not 'm.png'"),
+    ):
+        with pytest.raises(UserError, match=f"seed 'a' was begun with {said}; give it another id"):
+            check_seeds(tmp_path, [seed | change])
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -206,6 +220,7 @@ def test_foreign_files_are_never_overwritten(name, command, tmp_path):
         ),
         ('{"id": 1, "image": "a", "prompt": "b", "category": "sad"}', "'sad' is not one of physical"),
         ("[]", "line 1"),
+        ('{"id": 1, "image": "a", "prompt": "b", "prompt": "c"}', "the key 'prompt' occurs twice"),
         ("[" * 100_000, "line 1"),
         ('{"id": 1, "image": "a", "prompt": "\\ud800"}', "line 1: prompt is not text"),
         ('{"id": 1, "image": "a", "prompt": "b", "mask": 5}', "line 1: mask is not text"),

@@ -329,21 +329,36 @@ def test_a_resumed_run_must_train_the_same_parameters(tmp_path):
         fit(tmp_path / "deep")
 
 
-def test_sigterm_saves_and_ends(tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_ctrl_c_save_and_end(number, tmp_path):
     module = Toy()
 
     def batches(step, part):
         if step == 4:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
         return module.batches(step)
 
-    before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Preempted, match="saved at step 5"):
+    before = signal.getsignal(number)
+    with pytest.raises(Preempted, match=f"stopped by {number.name}; saved at step 5"):
         Loop(module, CFG, tmp_path).fit(batches, module.losses)
-    assert checkpoints.step_of(checkpoints.last(tmp_path)) == 5 and signal.getsignal(signal.SIGTERM) == before
+    assert checkpoints.step_of(checkpoints.last(tmp_path)) == 5 and signal.getsignal(number) == before
     whole, _ = fit(tmp_path / "whole")
     again, _ = fit(tmp_path)
     assert torch.equal(whole.linear.weight, again.linear.weight)
+
+
+def test_a_second_ctrl_c_ends_at_once(tmp_path):
+    module = Toy()
+
+    def batches(step, part):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return module.batches(step)
+
+    with pytest.raises(KeyboardInterrupt):
+        Loop(module, CFG, tmp_path).fit(batches, module.losses)
+    assert checkpoints.last(tmp_path) is None
 
 
 def test_a_skipped_step_leaves_no_gradient_and_no_change_of_the_average(tmp_path):

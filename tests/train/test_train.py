@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from reasonbrain.checkpoint import load_model
-from reasonbrain.config.loading import load_config
+from reasonbrain.config.loading import dump_config, load_config
 from reasonbrain.config.schema import TrainConfig
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
@@ -23,7 +23,7 @@ from reasonbrain.train.building import build as start
 from reasonbrain.train.export import export
 from reasonbrain.train.feature_cache import FeatureCache
 from reasonbrain.train.planning.plan import plan
-from reasonbrain.train.run import table, train
+from reasonbrain.train.run import check_run, table, train
 
 QUICK = ["data.count=8", "train.batch_size=4", "train.warmup=2", "train.log_every=1"]
 
@@ -43,6 +43,12 @@ def numbers(run):
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(v, b[k]) for k, v in a.items())
+
+
+def test_a_changed_key_of_the_data_set_is_named(tmp_path, caplog):
+    (tmp_path / "config.yaml").write_text(dump_config(load_config("tiny")))
+    check_run(load_config("tiny", ["data.seed=9"]), tmp_path)
+    assert caplog.messages == [f"{tmp_path}: data.seed is 9 now; the run was trained with the default"]
 
 
 def test_thirty_steps_lower_both_losses(settings, tmp_path, records):

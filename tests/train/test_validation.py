@@ -8,15 +8,25 @@ import torch
 from PIL import Image
 
 from reasonbrain.config.loading import load_config
+from reasonbrain.config.schema import DataConfig, PartConfig
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.modules.data.reasonmini import make
 from reasonbrain.train.engine import Engine
 from reasonbrain.train.run import train
-from reasonbrain.train.validation import DRAWS, PICTURES, RECORDS, SIDE, Validation
+from reasonbrain.train.validation import DRAWS, PICTURES, RECORDS, SIDE, Validation, is_trained_on
 from reasonbrain.utils.images import to_tensor
 
 QUICK = ["data.count=8", "train.batch_size=4", "train.warmup=2", "train.log_every=1", "train.steps=4"]
+
+
+def test_validation_data_that_are_trained_on_are_recognised(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    here, other, link = (str(tmp_path / name) for name in ("a", "b", "link"))
+    part = PartConfig(name="manifest", path=here)
+    assert is_trained_on(DataConfig(path=here, validation=link))
+    assert is_trained_on(DataConfig(name="mixture", mixture=[part], validation=here))
+    assert not is_trained_on(DataConfig(path=here, validation=other)) and not is_trained_on(DataConfig(path=here))
 
 
 @pytest.fixture()

@@ -136,14 +136,15 @@ STORED = {  # the pixels of UPRIGHT as stored with each EXIF orientation
 }
 
 
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.webp"])
 @pytest.mark.parametrize("orientation", STORED)
-def test_exif_orientation_is_applied(tmp_path, orientation):
+def test_exif_orientation_is_applied(tmp_path, orientation, name):
     image = Image.fromarray(np.array(STORED[orientation], np.uint8))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    image.save(tmp_path / "a.png", exif=exif)
-    found = load_image(tmp_path / "a.png")
-    assert np.asarray(found)[..., 0].tolist() == UPRIGHT and upright_size(tmp_path / "a.png") == found.size
+    image.save(tmp_path / name, exif=exif, lossless=True)
+    found = load_image(tmp_path / name)
+    assert np.asarray(found)[..., 0].tolist() == UPRIGHT and upright_size(tmp_path / name) == found.size
 
 
 def wide_gamut():

@@ -13,6 +13,7 @@ from typing import Any
 from reasonbrain.config.schema import TrainConfig
 from reasonbrain.errors import UserError
 from reasonbrain.train.batches import micro_batch
+from reasonbrain.utils.reading import parse_json
 
 AUTO = "auto"
 SECTIONS = ("zero_optimization", "bf16", "fp16")  # those that are looked into here
@@ -35,7 +36,7 @@ def presets() -> list[str]:
 def _read(name: str) -> dict[str, Any]:
     file = Path(str(files("reasonbrain.configs") / "deepspeed" / f"{name}.json")) if name in presets() else Path(name)
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = parse_json(file.read_text(encoding="utf-8"))
     except OSError as e:
         raise UserError(
             f"DeepSpeed configuration '{name}': {e.strerror}; name a JSON file or one of {', '.join(presets())}"

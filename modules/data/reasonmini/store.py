@@ -17,6 +17,7 @@ from PIL import Image
 from reasonbrain.errors import UserError
 from reasonbrain.modules.data.reasonmini.versions import WORLDS
 from reasonbrain.utils.files import inside, whole_file
+from reasonbrain.utils.reading import parse_json
 from reasonbrain.utils.text import is_text
 
 MANIFEST, PARTS = "manifest.jsonl", ("images", "masks")
@@ -90,7 +91,7 @@ def read_manifest(folder: str | Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"cannot read '{path}': {error.strerror}") from error
     for number, line in enumerate(lines, start=1):
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except (ValueError, RecursionError) as error:
             raise UserError(f"'{path}' line {number} is not JSON: {error}") from error
         if not isinstance(record, dict):

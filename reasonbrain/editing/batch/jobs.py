@@ -9,7 +9,6 @@ from __future__ import annotations
 import codecs
 import csv
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from PIL import Image
 from reasonbrain.editing.batch.rows import FIELDS, EditRow, parse_all
 from reasonbrain.errors import UserError
 from reasonbrain.utils.images import INPUT_FORMATS
+from reasonbrain.utils.reading import parse_json
 
 HEIF = (".heic", ".heif", ".hif")  # Pillow registers them only if pillow-heif is installed
 NEEDED = ("id", "image", "instruction")  # required columns of a table
@@ -132,7 +132,7 @@ def _json_lines(path: Path) -> Iterator[Any]:
         for line in file:
             if line.strip():
                 try:
-                    yield json.loads(line)
+                    yield parse_json(line)
                 except (ValueError, RecursionError) as e:
                     yield ValueError(f"not JSON: {e}")
 

@@ -205,6 +205,7 @@ def test_the_ends_of_a_range_belong_to_it(field):
         ({**GOOD, "size": float("inf")}, "size 'inf' is not a whole number"),
         ({**GOOD, "reasoning": "perhaps"}, "reasoning 'perhaps' is neither true nor false"),
         ({**GOOD, "instruction": "  "}, "instruction '  ' is empty"),
+        ({**GOOD, "instruction": ["melt it"]}, "instruction ['melt it'] is not text but a list"),
         ({**GOOD, "instruction": "a\0b"}, "instruction"),
         ({"id": "a", "instruction": "melt it"}, "no image"),
         ({**GOOD, "image": 3}, "image 3 is not a path"),

@@ -277,3 +277,10 @@ def test_a_heading_that_is_not_csv(tmp_path):
         (tmp_path / "jobs.csv").write_text(heading + "\na,a.png,melt it\n")
         with pytest.raises(UserError, match="jobs.csv': its heading is not CSV"):
             list(read(tmp_path / "jobs.csv"))
+
+
+def test_a_row_with_a_repeated_key_is_an_error(tmp_path):
+    (tmp_path / "j.jsonl").write_text(
+        '{"id": "a", "image": "a.png", "instruction": "melt it", "instruction": "burn it"}'
+    )
+    assert [row.error for row in read(tmp_path / "j.jsonl")] == ["row 1: not JSON: the key 'instruction' occurs twice"]

@@ -10,14 +10,17 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import layouts
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from layouts import picture
 from scipy import stats
 
 from reasonbrain.cli import main
 from reasonbrain.config.loading import load_config
+from reasonbrain.data.opening import open_reader
 from reasonbrain.eval.ablation import ablate
 from reasonbrain.eval.ablation.plan import Budget, Study, read_plan, shipped_plans
 from reasonbrain.eval.ablation.report import summary
@@ -107,6 +110,22 @@ def test_runs_are_identified_by_their_whole_configuration(overrides, tmp_path):
     assert more.folder == same.folder and more.result != same.result
 
 
+def test_a_run_is_made_anew_when_its_data_have_changed(overrides, tmp_path):
+    data = layouts.manifest(tmp_path / "d")
+    words = (*overrides, "data.name=manifest", f"data.path={data}")
+
+    def run():
+        ablate._trained.cache_clear()
+        ablate._content.cache_clear()
+        one = ablate.Run(Budget("tiny", benchmark="manifest", data=data), words, ("L1",), tmp_path)
+        return one.folder, one.result.name
+
+    before = run()
+    assert run() == before
+    picture(5).save(open_reader("manifest", data).raw(0).source)
+    assert all(now != then for now, then in zip(run(), before, strict=True))
+
+
 def test_the_summarys_numbers():
     study = Study("CME", "REMOVE", None, ["model.cme=null"], ["outcome"], [0, 1, 2])
     of = {"validation loss": 1.0, "parameters": 10, "trained": 5, "flops": 7, "gib": 1.0, "seconds_per_step": 0.5}
@@ -134,7 +153,7 @@ def test_a_runs_costs_are_read_from_its_log(tmp_path):
     lines = [{"seconds_per_step": s, "gib": g} for s, g in ((9.0, 1.0), (2.0, 3.0), (1.0, 2.0))]
     lines[1:1] = [{"validation/loss": 0.9}]
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(x) + "\n" for x in (*lines, {"validation/loss": 0.5})))
-    assert ablate.watched(tmp_path) == {"validation loss": 0.5, "gib": 3.0, "seconds_per_step": 2.0}
+    assert ablate.read_log(tmp_path) == {"validation loss": 0.5, "gib": 3.0, "seconds_per_step": 2.0}
 
 
 def test_mistakes_in_a_plan_are_reported_before_training(overrides, tmp_path):

@@ -223,6 +223,13 @@ def test_a_sparse_tar_file_takes_no_memory(tmp_path):
         open_reader("webdataset", str(tmp_path)).raw(0)
 
 
+def test_a_table_that_is_replaced_by_one_of_the_same_date_is_read_anew(tmp_path):
+    for word in ("snow", "rain"):
+        path = parquet(tmp_path / "a.parquet", [{"source": cell(picture(0)), "instruction": word}])
+        os.utime(path, (0, 0))
+        assert open_reader("parquet", path).raw(0).instructions == [word]
+
+
 @pytest.mark.parametrize("name", ["train[1].parquet", "[v1]/a.parquet", "a*b?.parquet", "[a/b].parquet"])
 def test_a_file_name_is_not_read_as_a_pattern(name, tmp_path):
     row = {"source": cell(picture(0)), "instruction": "go"}
@@ -302,3 +309,13 @@ def test_a_repeated_key_is_an_error(tmp_path):
     file.write_text("{" + row + "," + row + "}")
     with pytest.raises(UserError, match="the key '4' occurs twice"):
         open_reader("kris", str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["manifest", "webdataset"])
+def test_a_repeated_key_of_a_record_is_an_error(name, tmp_path):
+    picture(0).save(tmp_path / "a.png")
+    line = b'{"source": "a.png", "instruction": "Let it snow.", "instruction": "Let it rain."}'
+    (tmp_path / "a.jsonl").write_bytes(line)
+    shard(tmp_path / "a.tar", ("0.json", line), ("0.source.png", encoded(picture(0))))
+    with pytest.raises(UserError, match="not a record .the key 'instruction' occurs twice"):
+        open_reader(name, str(tmp_path / {"manifest": "a.jsonl", "webdataset": "a.tar"}[name])).raw(0)

@@ -15,8 +15,8 @@ from PIL import Image
 
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import DataConfig
-from reasonbrain.data.opening import fingerprint, guess, open_data, open_reader, open_records
-from reasonbrain.data.reader import Reader, first
+from reasonbrain.data.opening import fingerprint, guess, identity, open_data, open_reader, open_records
+from reasonbrain.data.reader import Reader, first, transparent, white
 from reasonbrain.errors import UserError
 from reasonbrain.registry import plugin, plugins
 
@@ -349,6 +349,42 @@ def test_a_fingerprint_depends_on_the_content(tmp_path):
     assert one == fingerprint(str(tmp_path / "e"))
     (tmp_path / "e" / "heat" / "0.txt").write_text("Heat it all.")
     assert one == two != fingerprint(str(tmp_path / "e"))
+
+
+def test_a_mask_without_white_is_an_error_unless_it_is_black(tmp_path):
+    """Masks of 0 and 1, or in the colours of a palette, would say that nothing may change."""
+    for value, said in ((0, None), (1, "at most 1"), (127, "at most 127"), (128, None)):
+        mask = Image.new("L", (2, 2))
+        mask.putpixel((0, 0), value)
+        mask.save(tmp_path / "a.png")
+        if said:
+            with pytest.raises(UserError, match=f"no white pixel: its values are {said}, but white is 255"):
+                white(tmp_path / "a.png")
+        else:
+            assert white(tmp_path / "a.png").getextrema() == (0, value)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_a_transparent_mask_is_turned_like_a_picture(suffix, tmp_path):
+    path, exif = tmp_path / f"a{suffix}", Image.Exif()
+    exif[0x0112] = 6  # stored with its top at the left
+    stored = Image.new("RGBA", (4, 2), "red")
+    stored.paste((0, 0, 0, 0), (0, 0, 1, 2))
+    stored.save(path, exif=exif)
+    assert np.asarray(transparent(path)).tolist() == [[255, 255], [0, 0], [0, 0], [0, 0]]
+
+
+@pytest.mark.parametrize("make", [layouts.manifest, layouts.triples])
+def test_a_data_set_has_another_identity_after_its_pictures_changed(make, tmp_path):
+    """Features are cached under it. BMP files have the same size whatever they show."""
+    path = make(tmp_path / "d")
+    source = open_reader(guess(path), path).raw(0).source
+    picture(0).save(source, "BMP")
+    cfg = DataConfig(name=guess(path), path=path)
+    before = identity(cfg)
+    assert identity(cfg) == before
+    picture(1).save(source, "BMP")
+    assert identity(cfg) != before
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,9 @@ def test_a_file_that_is_not_json(tmp_path):
     (tmp_path / "bad.json").write_text("{")
     with pytest.raises(UserError, match="is not JSON"):
         fill(tmp_path / "bad.json", TrainConfig(), 1)
+    (tmp_path / "bad.json").write_text('{"bf16": {}, "bf16": {"enabled": true}}')
+    with pytest.raises(UserError, match="is not JSON.*the key 'bf16' occurs twice"):
+        fill(tmp_path / "bad.json", TrainConfig(), 1)
     (tmp_path / "list.json").write_text("[]")
     with pytest.raises(UserError, match="must be a JSON object, not list"):
         fill(tmp_path / "list.json", TrainConfig(), 1)
