@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reasonbrain.config.loading import check_sizes, dump_config, load_config, make_config, read_config
+from reasonbrain.config.loading import check_sizes, load_config, make_config, portable_config, read_config
 from reasonbrain.config.schema import Config, slot_config
 from reasonbrain.errors import UserError, reason
 from reasonbrain.model import ReasonBrain, build_plugin
@@ -71,7 +71,7 @@ def save_model(
             _write({k: state[k] for k in _trained(part)}, target, TRAINED, dtype, max_shard_size)
             continue
         _save_slot(part, params, target, dtype, max_shard_size)
-    (folder / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
+    (folder / "config.yaml").write_text(portable_config(cfg), encoding="utf-8")
 
 
 def save_untrained(cfg: Config, folder: Path) -> None:
@@ -88,7 +88,7 @@ def save_untrained(cfg: Config, folder: Path) -> None:
             p.data = p.data.new_empty(0)
 
     ReasonBrain.from_config(cfg.model, made=save)
-    (folder / "config.yaml").write_text(dump_config(cfg), encoding="utf-8")
+    (folder / "config.yaml").write_text(portable_config(cfg), encoding="utf-8")
 
 
 def _save_slot(

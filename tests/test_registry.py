@@ -67,7 +67,7 @@ def test_every_slot_has_its_plugins():
         "diffusion": ["flux"],
         "data": [
             *("editworld", "emu_edit", "folder", "instructpix2pix", "kris", "magicbrush", "manifest", "mini"),
-            *("parquet", "reasonedit", "risebench", "webdataset"),
+            *("mini2", "parquet", "reasonedit", "risebench", "webdataset"),
         ],
     }
     assert names == expected

@@ -269,8 +269,18 @@ def check_key(folder: Path, wanted: dict[str, Any]) -> None:
     except (OSError, ValueError):
         raise UserError(f"data.features: '{folder}' was not made by `reasonbrain data cache`") from None
     for name, value in json.loads(json.dumps(wanted)).items():
-        if made.get(name) != value:
+        if not _same(made.get(name), value):
             raise UserError(
                 f"data.features: '{folder}' was made with another {name}: {made.get(name)}, not {value}; "
                 "choose another folder"
             )
+
+
+def _same(made: Any, wanted: Any) -> bool:
+    """Whether two values of a key are equal. Images that are missing now (None) equal any: features need none."""
+    if isinstance(made, dict) and isinstance(wanted, dict):
+        both = made.keys() == wanted.keys()
+        return both and all(_same(made[k], v) for k, v in wanted.items() if (k, v) != ("pictures", None))
+    if isinstance(made, list) and isinstance(wanted, list):
+        return len(made) == len(wanted) and all(map(_same, made, wanted))
+    return made == wanted

@@ -21,7 +21,7 @@ import torch
 
 from reasonbrain.attention import set_attention
 from reasonbrain.checkpoint import check_same_model
-from reasonbrain.config.loading import dump_config, load_config
+from reasonbrain.config.loading import load_config, portable_config
 from reasonbrain.config.schema import Config, DataConfig, TrainConfig, slot_config
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
@@ -144,7 +144,7 @@ def _train(
     if first:
         loop.shorten_log()
         new = run / "config.yaml.new"  # written in one piece even if the disk fills up
-        new.write_text(dump_config(cfg), encoding="utf-8")
+        new.write_text(portable_config(cfg), encoding="utf-8")
         os.replace(new, run / "config.yaml")
         if cfg.train.tracker:
             loop.tracker = Tracker(cfg.train.tracker, run, loop.step, asdict(cfg))

@@ -94,10 +94,10 @@ def _trained(config: str, overrides: tuple[str, ...]) -> str:
 
 
 @cache
-def _content(benchmark: str, data: str | None) -> list[str]:
+def _content(benchmark: str, data: str | None) -> list[dict[str, Any]]:
     """What identifies the content of the benchmark's data, if they are in files. Computed once in a process."""
     reader = getattr(find_benchmark(benchmark), "reader", None) if data else None
-    return [identity(DataConfig(name=reader, path=data))["path"]] if reader else []
+    return [identity(DataConfig(name=reader, path=data))] if reader else []
 
 
 def _hash(value: Any) -> str:

@@ -291,10 +291,14 @@ def _check_numbers(section: Any, where: str = "") -> None:
 
 
 def dump_config(cfg: Config) -> str:
-    """The configuration as YAML. Paths inside the installed package become ``${package:...}`` again, so that the file
-    can be read on another machine."""
+    """The configuration as YAML."""
     raw: Any = OmegaConf.create(OmegaConf.to_container(OmegaConf.structured(cfg)))
     for section in (raw.data, *raw.data.mixture):
         section.update(section.pop("options"))
+    return OmegaConf.to_yaml(raw)
+
+
+def portable_config(cfg: Config) -> str:
+    """The configuration as YAML for another machine: paths inside the installed package become ``${package:...}``."""
     installed = re.escape(str(files("reasonbrain.configs") / "_")[:-1])
-    return re.sub(rf": {installed}(\S+)$", r": ${package:\1}", OmegaConf.to_yaml(raw), flags=re.MULTILINE)
+    return re.sub(rf": {installed}(\S+)$", r": ${package:\1}", dump_config(cfg), flags=re.MULTILINE)

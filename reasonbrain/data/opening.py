@@ -8,7 +8,6 @@ from __future__ import annotations
 import glob
 import hashlib
 import os
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -92,7 +91,7 @@ def guess(path: str) -> str:
 
 def identity(cfg: DataConfig) -> dict[str, Any]:
     """The settings that the cropped records of a ``data`` section depend on, as JSON values. Paths are replaced by
-    their ``fingerprint``."""
+    their ``fingerprint``; ``pictures`` is one of the images that a file names, None if some are missing."""
     if cfg.name == "mixture":
         parts = [identity(part) | {"weight": own.weight} for part, own in zip(_parts(cfg), cfg.mixture, strict=True)]
         return {"name": cfg.name, "mixture": parts}
@@ -101,14 +100,21 @@ def identity(cfg: DataConfig) -> dict[str, Any]:
     found = {"name": cfg.name, "size": cfg.size} | defaults | _arguments(cls, cfg)
     if not found.get("path"):
         return found
-    beside = open_data(cfg).inputs() if Path(found["path"]).is_file() and issubclass(cls, Reader) else ()  # type: ignore
-    return found | {"path": fingerprint(found["path"], beside)}
+    found |= {"path": fingerprint(found["path"])}
+    if Path(str(cfg.path)).is_file() and issubclass(cls, Reader):
+        found["pictures"] = _sketches(list(open_data(cfg).inputs()))  # type: ignore[attr-defined]
+    return found
 
 
-def fingerprint(path: str, beside: Iterable[Path] = ()) -> str:
-    """Identifies a data set by a hash: of a file's bytes and of sketches of the files ``beside`` it, such as the
-    pictures of a manifest; or of the names and sketches of the files in a folder or matching a pattern, without hidden
-    ones, which file managers and downloads leave behind.
+def _sketches(files: list[Path]) -> str | None:
+    if not all(file.is_file() for file in files):
+        return None
+    return hashlib.blake2b("\n".join(map(sketch, files)).encode(), digest_size=16).hexdigest()
+
+
+def fingerprint(path: str) -> str:
+    """Identifies a data set by a hash: of a file's bytes; or of the names and sketches of the files in a folder or
+    matching a pattern, without hidden ones, which file managers and downloads leave behind.
 
     Raises UserError if there are no files."""
     sum_ = hashlib.blake2b(digest_size=16)
@@ -116,8 +122,6 @@ def fingerprint(path: str, beside: Iterable[Path] = ()) -> str:
         with open(path, "rb") as file:
             while chunk := file.read(1 << 20):
                 sum_.update(chunk)
-        for part in filter(Path.is_file, beside):
-            sum_.update(sketch(part).encode())
         return sum_.hexdigest()
     under = Path(path) if Path(path).is_dir() else None
     names = ((file, file.relative_to(under).parts if under else (file.name,)) for file in matching(path, "*"))

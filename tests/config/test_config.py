@@ -2,7 +2,7 @@
 
 import pytest
 
-from reasonbrain.config.loading import dump_config, load_config, make_config, presets
+from reasonbrain.config.loading import dump_config, load_config, make_config, portable_config, presets
 from reasonbrain.config.schema import Config, slot_config
 from reasonbrain.errors import UserError
 
@@ -65,6 +65,8 @@ def test_a_written_configuration_is_read_back_unchanged(tmp_path):
     cfg = load_config("tiny", ["model.cme=null", "train.lr=1e-5", "edit.preserve=false"])
     file = tmp_path / "config.yaml"
     file.write_text(dump_config(cfg))
+    assert load_config(str(file)) == cfg
+    file.write_text(portable_config(cfg))
     assert load_config(str(file)) == cfg
     assert "pretrained: ${package:tiny/parts/clip}\n" in file.read_text()  # not where it is on this machine
 
