@@ -96,6 +96,7 @@ def compiled(several):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 2, "FLUX's two kinds of block are not compiled"
 
 
+@pytest.mark.long
 def test_compiled_flux_gives_the_same_edit(several, compiled, inputs):
     compiled.slot("diffusion").compile_blocks()
     with torch.no_grad():

@@ -85,7 +85,7 @@ def halted(script):
     raise LookupError(script)
 
 
-@pytest.mark.parametrize("how", ["SIGKILL", "SIGSTOP"])
+@pytest.mark.parametrize("how", ["SIGKILL", pytest.param("SIGSTOP", marks=pytest.mark.long)])
 def test_other_processes_name_a_lost_process(start, tmp_path, how):
     """The connections of a killed process end. Those of a halted one stay, and others would wait for half an hour."""
     code, (line,), said = start(1, 4, how, "-o", tmp_path / "run")
