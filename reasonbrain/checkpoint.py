@@ -157,8 +157,7 @@ def _read(folder: Path, stem: str) -> Iterator[tuple[list[str], Tensor]]:
                 for key in f.keys():
                     yield [key, *(alias for alias, first in shared.items() if first == key)], f.get_tensor(key)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
-        said = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise UserError(f"checkpoint file '{path}' is missing or broken: {said}") from None
+        raise UserError(f"checkpoint file '{path}' is missing or broken: {reason(e)}") from None
 
 
 def _trained(part: Plugin) -> dict[str, nn.Parameter]:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from reasonbrain.config.schema import ModelConfig, slot_config
-from reasonbrain.errors import UserError, out_of_memory
+from reasonbrain.errors import UserError, out_of_memory, reason
 from reasonbrain.interfaces import Condition, Cues, Features, Guidance, Inputs, no_mask, no_tokens
 from reasonbrain.objects import find_objects
 from reasonbrain.plugin import Plugin
@@ -217,5 +217,4 @@ def build_plugin(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Pl
     except (ValueError, TypeError, AssertionError, ArithmeticError, LookupError, RuntimeError) as e:
         if out_of_memory(e):
             raise
-        said = " ".join(str(e).split()) or type(e).__name__
-        raise UserError(f"model.{slot}: '{plug.plugin_name}' cannot be built from its parameters: {said}") from e
+        raise UserError(f"model.{slot}: '{plug.plugin_name}' cannot be built from its parameters: {reason(e)}") from e

@@ -85,7 +85,7 @@ def parts(tmp_path_factory):
     tokenizer.save_pretrained(folder / "clip")
 
     small = {"block_out_channels": [8, 8, 8], "latent_channels": 4, "norm_num_groups": 4}
-    vae = AutoencoderKL.from_config(autoencoder.ARCHITECTURE | small)
+    vae = AutoencoderKL.from_config(autoencoder.architecture(1) | small)
     autoencoder.normalise(vae.eval(), 32)
     vae.save_pretrained(folder / "vae")
     return folder

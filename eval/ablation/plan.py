@@ -22,7 +22,7 @@ ACTIONS = ("REMOVE", "REPLACE")
 
 @dataclass
 class Study:
-    """A variant of the full model in which a part is removed or replaced."""
+    """A variant of the full model: overrides that remove or replace one part, and how the variant is measured."""
 
     ablated_part: str = MISSING
     action: str = MISSING  # one of ACTIONS

@@ -11,7 +11,8 @@ import glob
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,12 @@ class Parquet(Reader):
 
     def __len__(self) -> int:
         return len(self.table)
+
+    def inputs(self) -> Iterator[Path]:
+        inside = False
+        with suppress(UserError):
+            inside = isinstance(self.raw(0).source, bytes)  # a column holds bytes or paths
+        yield from self.files if inside else super().inputs()
 
     def raw(self, index: int) -> RawRecord:
         try:

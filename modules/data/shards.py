@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tarfile
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -62,6 +63,9 @@ class Shards(Reader):
 
     def __len__(self) -> int:
         return len(self.spans)
+
+    def inputs(self) -> Iterator[Path]:
+        yield from self.files
 
     def raw(self, index: int) -> RawRecord:
         number, start, end, digest = self.spans[index].tolist()

@@ -32,7 +32,7 @@ from reasonbrain.config.schema import (
     PartConfig,
     slot_config,
 )
-from reasonbrain.config.yaml_file import check_interpolation, check_numbers, check_yaml, read_yaml
+from reasonbrain.config.yaml_file import check_interpolation, check_yaml, read_yaml
 from reasonbrain.errors import UserError, reason
 from reasonbrain.registry import SLOTS, plugin, plugin_parameters, plugins
 
@@ -83,9 +83,8 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
         if not equals or not key:
             raise UserError(f"override '{text}' is not of the form key=value, e.g. edit.steps=20 or model.cme=null")
         try:
-            check_yaml(text.partition("=")[2], f"override '{text:.100}'")
+            check_yaml(value, f"override '{text:.100}'")
             change = OmegaConf.from_dotlist([text])
-            check_numbers(value, f"override '{text}'")
             _expand_null_frce(change)
             _check_keys(change, Config)
             slot = key.removeprefix("model.").removesuffix(".name")

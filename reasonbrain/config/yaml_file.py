@@ -24,14 +24,8 @@ def check_interpolation(text: str, where: str) -> None:
         raise UserError(f"{where}: '{found[0]}' is not allowed; only ${{package:PATH}} and ${{KEY}} are")
 
 
-def check_numbers(text: str, where: str) -> None:
-    """Raises UserError if the YAML ``text`` has a plain number that would be read in base 8 or 60."""
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        if isinstance(event, yaml.ScalarEvent):
-            _check_number(event, where)
-
-
 def _check_number(event: yaml.ScalarEvent, where: str) -> None:
+    """Raises UserError for a plain number that YAML reads in base 8 or 60."""
     if event.style is None and OLD_NUMBER.fullmatch(event.value):
         read = yaml.safe_load(event.value)
         raise UserError(f"{where}: YAML reads {event.value} as {read}; write it in base 10, or text in quotes")
@@ -41,7 +35,7 @@ def read_yaml(path: Path, name: str) -> DictConfig | ListConfig:
     """The content of a YAML file; ``name``: what it is, in messages.
 
     Raises UserError for a file that is missing, not a regular file, not YAML, or too large or too deeply nested, and
-    for interpolations and numbers as ``check_interpolation`` and ``check_numbers``."""
+    like ``check_yaml``."""
     if not path.is_file():
         reason = "is not a regular file" if path.exists() else "does not exist"
         raise UserError(f"{name} '{path}' {reason}")
@@ -55,8 +49,8 @@ def read_yaml(path: Path, name: str) -> DictConfig | ListConfig:
 
 
 def check_yaml(text: str, where: str) -> None:
-    """Raises UserError, which starts with ``where``, for YAML that is too large or too deeply nested, and for
-    interpolations as ``check_interpolation``. Raises YAMLError for what is not YAML."""
+    """Raises UserError, which starts with ``where``, for YAML that is too large or too deeply nested, for
+    interpolations as ``check_interpolation``, and for numbers in base 8 or 60. Raises YAMLError if it is not YAML."""
     sizes: dict[str | None, int] = {}  # anchor -> values behind it
     open_: list[tuple[str | None, int]] = [(None, 0)]  # anchor and number of values of every collection that is open
 

@@ -91,7 +91,7 @@ def guess(path: str) -> str:
 
 def identity(cfg: DataConfig) -> dict[str, Any]:
     """The settings that the cropped records of a ``data`` section depend on, as JSON values. Paths are replaced by
-    their ``fingerprint``; ``pictures`` is one of the images that a file names, None if some are missing."""
+    their ``fingerprint``; ``pictures`` is one of the images that a file names, None if none of them is there."""
     if cfg.name == "mixture":
         parts = [identity(part) | {"weight": own.weight} for part, own in zip(_parts(cfg), cfg.mixture, strict=True)]
         return {"name": cfg.name, "mixture": parts}
@@ -102,14 +102,14 @@ def identity(cfg: DataConfig) -> dict[str, Any]:
         return found
     found |= {"path": fingerprint(found["path"])}
     if Path(str(cfg.path)).is_file() and issubclass(cls, Reader):
-        found["pictures"] = _sketches(list(open_data(cfg).inputs()))  # type: ignore[attr-defined]
+        reader: Any = open_data(cfg)
+        found["pictures"] = _sketches([file for file in reader.inputs() if file not in reader.files])
     return found
 
 
 def _sketches(files: list[Path]) -> str | None:
-    if not all(file.is_file() for file in files):
-        return None
-    return hashlib.blake2b("\n".join(map(sketch, files)).encode(), digest_size=16).hexdigest()
+    found = [sketch(file) if file.is_file() else "" for file in files]
+    return hashlib.blake2b("\n".join(found).encode(), digest_size=16).hexdigest() if any(found) else None
 
 
 def fingerprint(path: str) -> str:

@@ -137,7 +137,8 @@ class Reader(DataSet):
         return UserError(printable(f"record '{printable(str(record), 80)}' of {self.name}: {what}"))
 
     def inputs(self) -> Iterator[Path]:
-        """Every file that the data set is read from: ``files`` and the pictures of all records."""
+        """Every file that the data set is read from: ``files`` and the pictures of all records. A reader whose pictures
+        are inside ``files`` overrides this, so that they are not read."""
         yield from self.files
         for index in range(len(self)):
             with suppress(UserError):

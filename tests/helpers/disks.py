@@ -12,7 +12,8 @@ NO_FILES = "size=1g,nr_inodes=3"  # of the root folder, an output folder and one
 
 @contextmanager
 def disk(folder, options):
-    """Mounts a new file system on ``folder`` for the block. Skips the test where mounting is not allowed."""
+    """Mounts a new file system on ``folder`` for the block. Skips the test where mounting is not allowed: only a mount
+    makes a disk that is read-only or full for root, too."""
     folder.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True)
     if done.returncode:

@@ -1,9 +1,11 @@
 """Stage 1 of the embedded default: a KL autoencoder (diffusers' AutoencoderKL, FLUX's layout) on ReasonMini.
 
     python -m reasonbrain.train.tiny.autoencoder -o runs/tiny/vae
+    python -m reasonbrain.train.tiny.autoencoder --version 2 --steps 12000 -o runs/tiny2/vae  # on ReasonMini 2
 
-Writes a diffusers folder. ``scaling_factor`` and ``shift_factor`` are set so that latents have mean 0 and standard
-deviation 1.
+``--version 2`` is for the default's second edition: images of 128 x 128 and FLUX's factor of 8, where version 1 has
+images of 64 x 64 and a factor of 4. Writes a diffusers folder. ``scaling_factor`` and ``shift_factor`` are set so that
+latents have mean 0 and standard deviation 1.
 """
 
 from __future__ import annotations
@@ -12,37 +14,48 @@ import argparse
 import logging
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from PIL import Image
 from torch import Tensor
 
 from reasonbrain.config.schema import TrainConfig
 from reasonbrain.modules.data.reasonmini.canvas import PALETTE, Canvas, Color
-from reasonbrain.modules.data.reasonmini.world import BACKGROUNDS, FLOOR, make
+from reasonbrain.modules.data.reasonmini.versions import WORLDS
+from reasonbrain.modules.data.reasonmini.world import BACKGROUNDS, FLOOR
+from reasonbrain.modules.data.reasonmini2.world import jumble
 from reasonbrain.train.loop import Loop
 
-SIZE = 64
 ARCHITECTURE = {
     "in_channels": 3,
     "out_channels": 3,
-    "down_block_types": ["DownEncoderBlock2D"] * 3,
-    "up_block_types": ["UpDecoderBlock2D"] * 3,
-    "block_out_channels": [16, 32, 64],
     "layers_per_block": 1,
     "latent_channels": 16,
     "norm_num_groups": 8,
-    "sample_size": SIZE,
     "mid_block_add_attention": False,
     "use_quant_conv": False,
     "use_post_quant_conv": False,
 }
+CHANNELS = {1: [16, 32, 64], 2: [16, 32, 64, 96]}  # by version of ReasonMini
 
 
-def scribble(rng: np.random.Generator) -> np.ndarray:
-    """Draws random shapes, [64, 64, 3] uint8, so that the autoencoder generalises beyond ReasonMini's scenes."""
-    canvas = Canvas(SIZE)
+def architecture(version: int) -> dict[str, Any]:
+    """The configuration of diffusers' AutoencoderKL."""
+    levels = len(CHANNELS[version])
+    return ARCHITECTURE | {
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "block_out_channels": CHANNELS[version],
+        "sample_size": WORLDS[version].size,
+    }
+
+
+def scribble(rng: np.random.Generator) -> Image.Image:
+    """Draws random shapes, 64 x 64 pixels, so that the autoencoder generalises beyond ReasonMini's scenes."""
+    canvas = Canvas(WORLDS[1].size)
     wall, floor = BACKGROUNDS[str(rng.choice(list(BACKGROUNDS)))]
     canvas.rect((0, 0, 1, 1), wall)
     canvas.rect((0, FLOOR, 1, 1), floor)
@@ -61,20 +74,22 @@ def scribble(rng: np.random.Generator) -> np.ndarray:
             canvas.line([tuple(p) for p in rng.uniform(0, 1, (2, 2))], float(rng.uniform(0.01, 0.06)), color)
         else:
             canvas.star((x, y), w, color)
-    return np.asarray(canvas.image())
+    return canvas.image()
 
 
-def batch(step: int, size: int, seed: int = 0, scribbles: float = 0.15) -> Tensor:
-    """The images of one step, [size, 3, 64, 64] in -1..1: sources, targets and scribbles."""
+def batch(step: int, size: int, version: int = 1, seed: int = 0, jumbled: float = 0.15) -> Tensor:
+    """The images of one step, [size, 3, H, W] in -1..1: sources, targets, and a share ``jumbled`` of other images
+    (``scribble``, in version 2 ``jumble``)."""
     rng = np.random.default_rng([seed, step])
-    pictures: list[np.ndarray] = []
+    world, other = WORLDS[version], {1: scribble, 2: jumble}[version]
+    pictures: list[Image.Image] = []
     while len(pictures) < size:
-        if rng.random() < scribbles:
-            pictures.append(scribble(rng))
+        if rng.random() < jumbled:
+            pictures.append(other(rng))
         else:
-            sample = make("train", int(rng.integers(0, 1 << 30)), size=SIZE)
-            pictures += [np.asarray(sample.source), np.asarray(sample.target)]
-    array = np.stack(pictures[:size]).transpose(0, 3, 1, 2).copy()
+            sample = world.make("train", int(rng.integers(0, 1 << 30)), size=world.size)
+            pictures += [sample.source, sample.target]
+    array = np.stack([np.asarray(p) for p in pictures[:size]]).transpose(0, 3, 1, 2).copy()
     return torch.from_numpy(array).float() / 127.5 - 1
 
 
@@ -88,9 +103,9 @@ def losses(vae: AutoencoderKL, pictures: Tensor, kl_weight: float = 1e-6) -> dic
 
 
 @torch.no_grad()
-def normalise(vae: AutoencoderKL, count: int = 512) -> None:
+def normalise(vae: AutoencoderKL, count: int = 512, version: int = 1) -> None:
     """Sets the scaling and shift factors that give latents mean 0 and standard deviation 1."""
-    latents = torch.cat([vae.encode(batch(10**6 + i, 32)).latent_dist.mode() for i in range(count // 32)])
+    latents = torch.cat([vae.encode(batch(10**6 + i, 32, version)).latent_dist.mode() for i in range(count // 32)])
     vae.register_to_config(scaling_factor=float(1 / latents.std()), shift_factor=float(latents.mean()))
 
 
@@ -101,21 +116,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3400)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--scribbles", type=float, default=0.15, help="fraction of images with random shapes")
+    parser.add_argument("--jumbled", type=float, default=0.15, help="fraction of images that are not of the data set")
+    parser.add_argument("--version", type=int, choices=sorted(WORLDS), default=1, help="of ReasonMini")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
     torch.manual_seed(0)
-    vae = AutoencoderKL.from_config(ARCHITECTURE).to(memory_format=torch.channels_last)
+    vae = AutoencoderKL.from_config(architecture(args.version)).to(memory_format=torch.channels_last)
     loop = Loop(vae, TrainConfig(steps=args.steps, lr=args.lr, save_every=200), args.output)
     loop.resume()
 
     def batches(step: int, part: int) -> Tensor:
-        return batch(step, args.batch_size, scribbles=args.scribbles).contiguous(memory_format=torch.channels_last)
+        made = batch(step, args.batch_size, args.version, jumbled=args.jumbled)
+        return made.contiguous(memory_format=torch.channels_last)
 
     loop.fit(batches, partial(losses, vae))
     loop.engine.use_average()
-    normalise(vae.eval())
+    normalise(vae.eval(), version=args.version)
     vae.save_pretrained(args.output)
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from PIL import Image
 
 from reasonbrain.config.schema import DataConfig
-from reasonbrain.data.record import Record
+from reasonbrain.data.record import Record, Records
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation.benchmarks import Benchmark
@@ -75,9 +76,9 @@ class MiniBenchmark(Benchmark):
 
     metrics = ("outcome", "L1", "PSNR", "SSIM")
     own_metrics = {"outcome": Metric(outcome_check, regions=False)}
-    groups = ("split", "category", "kind")
+    groups: ClassVar[tuple[str, ...]] = ("split", "category", "kind")
 
-    def records(self, data: str | None, limit: int | None, trained_on: DataConfig | None = None) -> MiniSplits:
+    def records(self, data: str | None, limit: int | None, trained_on: DataConfig | None = None) -> Records:
         """With ``trained_on``, only the kinds that occur in that data. Raises UserError for an unknown split."""
         turns = trained_on.options.get("turns", {}) if trained_on else {}
         return MiniSplits(data, limit, tuple(dict.fromkeys(ReasonMini(turns=turns).order)))

@@ -12,13 +12,39 @@ from reasonbrain.errors import UserError
 from reasonbrain.modules.data.reasonmini.world import SPLITS, kinds, make, vocabulary
 
 
-class ReasonMini(DataSet):
-    """A split of ReasonMini, generated on the fly. A record has all phrasings of its kind.
+class DrawnDataSet(DataSet):
+    """A split that is generated on the fly, as square images.
 
     Args:
         count: number of records
-        turns: relative frequency of each kind; 1 for kinds that are not named
         seed: seed of the records
+    """
+
+    def __init__(self, splits: Sequence[str], split: str, size: int, count: int, seed: int) -> None:
+        if split not in splits:
+            raise UserError(f"data.split: '{split}' is not one of {', '.join(splits)}")
+        if count < 1:
+            raise UserError(f"data.count: must be 1 or more, not {count}")
+        if not 0 <= seed <= LARGEST_SEED:
+            raise UserError(f"data.seed: must be from 0 to {LARGEST_SEED}, not {seed}")
+        self.split, self.size, self.count, self.seed = split, size, count, seed
+
+    @classmethod
+    def validation(cls, **section: Any) -> dict[str, Any]:
+        return section | {"split": "val"}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def shape(self, index: int) -> Size:
+        return self.size, self.size
+
+
+class ReasonMini(DrawnDataSet):
+    """A split of ReasonMini, generated on the fly. A record has all phrasings of its kind.
+
+    Args:
+        turns: relative frequency of each kind; 1 for kinds that are not named
         split: ``train``, ``val``, ``test``, ``paraphrase`` or ``compositional``
 
     Raises:
@@ -33,12 +59,7 @@ class ReasonMini(DataSet):
         seed: int = 0,
         split: str = "train",
     ) -> None:
-        if split not in SPLITS:
-            raise UserError(f"data.split: '{split}' is not one of {', '.join(SPLITS)}")
-        if count < 1:
-            raise UserError(f"data.count: must be 1 or more, not {count}")
-        if not 0 <= seed <= LARGEST_SEED:
-            raise UserError(f"data.seed: must be from 0 to {LARGEST_SEED}, not {seed}")
+        super().__init__(SPLITS, split, size, count, seed)
         names = [kind.name for _, kind in kinds()]
         for name, often in turns.items():
             if name not in names:
@@ -47,23 +68,12 @@ class ReasonMini(DataSet):
                 raise UserError(f"data.turns.{name}: must be 0 or more, not {often}")
         if not any(turns.get(name, 1) for name in names):
             raise UserError("data.turns: at least one kind must be above 0")
-        self.size, self.count, self.seed, self.split = size, count, seed, split
         self.order = [name for name in names for _ in range(turns.get(name, 1))]  # the kinds of records 0, 1, ...
-
-    @classmethod
-    def validation(cls, **section: Any) -> dict[str, Any]:
-        return section | {"split": "val"}
-
-    def __len__(self) -> int:
-        return self.count
 
     def __getitem__(self, index: int) -> Record:
         s = make(self.split, index, self.seed, self.size, self.order[index % len(self.order)])
         texts = s.kind.paraphrases if self.split == "paraphrase" else s.kind.phrasings
         return Record(s.id, s.source, s.target, [t.format(**s.params) for t in texts], s.objects)
-
-    def shape(self, index: int) -> Size:
-        return self.size, self.size
 
     def vocabulary(self) -> Sequence[str]:
         return vocabulary()

@@ -24,6 +24,7 @@ from PIL import Image
 
 from reasonbrain.data.record import SCENARIOS
 from reasonbrain.modules.data.reasonmini.canvas import Box, Canvas, Look, shade
+from reasonbrain.modules.data.reasonmini.sample import DrawnSample
 
 Params = dict[str, Any]
 
@@ -156,11 +157,8 @@ def held_out(scene: str, color: str, background: str) -> bool:
 
 
 @dataclass
-class Sample:
-    """One record of ReasonMini with its pictures.
-
-    ``mask`` [size, size] bool is true where source and target differ by more than 2 of 255 in any channel.
-    """
+class Sample(DrawnSample):
+    """One record of ReasonMini with its pictures."""
 
     id: str
     scene: Scene
@@ -170,11 +168,6 @@ class Sample:
     outcome: str
     source: Image.Image
     target: Image.Image
-
-    @property
-    def mask(self) -> np.ndarray:
-        a, b = (np.asarray(i, dtype=np.int16) for i in (self.source, self.target))
-        return np.abs(a - b).max(-1) > 2
 
     @property
     def objects(self) -> list[str]:
@@ -190,21 +183,9 @@ class Sample:
         told = f"The picture shows {', '.join(self.objects)}. {asked} {self.outcome.capitalize()}."
         return f"{told} The rest stays the same: {', '.join(stays)}." if stays else told
 
-    def record(self) -> dict[str, Any]:
-        """The JSONL record (Reason50K's fields, then ReasonMini's own); paths are relative to the manifest."""
-        return {
-            "id": self.id,
-            "category": self.kind.category,
-            "src_image": f"images/{self.id}_src.png",
-            "tgt_image": f"images/{self.id}_tgt.png",
-            "instruction": self.instruction,
-            "target_caption": self.outcome,
-            "objects": self.objects,
-            "mask": f"masks/{self.id}.png",
-            "scene": self.scene.name,
-            "kind": self.kind.name,
-            "params": self.params,
-        }
+    @property
+    def scene_name(self) -> str:
+        return self.scene.name
 
 
 SCENE_MODULES = (  # one scene each; kinds take their turns in this order

@@ -6,25 +6,20 @@ reasonbrain eval --benchmark mini2 -o REPORT [--data picture] [--limit 300]
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from PIL import Image
 
 from reasonbrain.config.schema import DataConfig
 from reasonbrain.data.record import Record
-from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
-from reasonbrain.eval.evaluation.benchmarks import Benchmark
-from reasonbrain.eval.evaluation.edits import Edits, System
 from reasonbrain.eval.evaluation.metrics import Case, Metric
 from reasonbrain.eval.evaluation.networks import Models
-from reasonbrain.modules.data.reasonmini.benchmark import reconstruct
+from reasonbrain.modules.data.reasonmini.benchmark import SEED, MiniBenchmark
 from reasonbrain.modules.data.reasonmini2.check import passes
 from reasonbrain.modules.data.reasonmini2.world import SPLITS, make
 
 TESTED = tuple(split for split in SPLITS if split not in ("train", "val"))
 COUNT = 300  # records per split, unless a limit is given
-SEED = 7  # of the records: everyone measures the same ones
 
 
 class Mini2Splits:
@@ -58,33 +53,23 @@ class Mini2Splits:
         )
 
 
-def happened(case: Case, models: Models) -> float:
+def outcome_check(case: Case, models: Models) -> float:
     """1 if the edit looks more like the true target than like anything else that may happen, else 0."""
     notes = case.record.notes
     return float(passes(case.edit, notes["kind"], json.loads(notes["params"])))
 
 
-class Mini2Benchmark(Benchmark):
+class Mini2Benchmark(MiniBenchmark):
     """Outcome check and distance from the target, on seven splits of ReasonMini 2 drawn on the fly: new scenes
     (``test``), wordings never trained on (``paraphrase``) and without a content word of those that were
     (``stranger``), combinations of thing, colour and background never trained on (``compositional``), instructions
     that name nothing (``picture``), outcomes that depend on what the picture shows (``conditional``), and two things
-    in one picture (``pair``). ``data`` names one of them. ``limit`` counts the records of each.
+    in one picture (``pair``). ``data`` selects one of them. ``limit`` is the number of records of each.
 
-    Baselines: the unchanged source and the true target; for a model, also its edits without the instruction, and the
-    true target passed through its autoencoder, which bounds the quality of its edits."""
+    Metrics and baselines are those of the benchmark ``mini``."""
 
-    metrics = ("outcome", "L1", "PSNR", "SSIM")
-    own_metrics = {"outcome": Metric(happened, regions=False)}
+    own_metrics = {"outcome": Metric(outcome_check, regions=False)}
     groups = ("split", "category", "event", "thing")
 
     def records(self, data: str | None, limit: int | None, trained_on: DataConfig | None = None) -> Mini2Splits:
         return Mini2Splits(data, limit)
-
-    def baselines(self, pipe: ReasonBrainPipeline | None, folder: Path, seed: int) -> dict[str, System]:
-        """The edits without the instruction are saved in ``folder``/withheld."""
-        systems = super().baselines(pipe, folder, seed) | {"true target": lambda record: record.target}
-        if pipe is not None:
-            without = Edits(folder / "withheld", pipe, seed, "edit this")
-            systems |= {"instruction withheld": without, "autoencoder on the true target": reconstruct(pipe)}
-        return systems

@@ -22,6 +22,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from reasonbrain.modules.data.reasonmini.sample import DrawnSample
 from reasonbrain.modules.data.reasonmini2.drawing import PALETTE, Drawing
 from reasonbrain.modules.data.reasonmini2.scenery import BACKGROUNDS, backdrop, ornaments, veil
 from reasonbrain.modules.data.reasonmini2.things import DRAW, Params
@@ -186,11 +187,11 @@ class Scene:
 
 
 @dataclass
-class Sample:
+class Sample(DrawnSample):
     """One record with its pictures.
 
-    ``on``: the numbers of the things that change. ``instructions``: all wordings; ``instruction``: one of them.
-    ``mask`` [size, size] bool is true where source and target differ by more than 2 of 255 in any channel."""
+    ``on``: the numbers of the things that change. ``instructions``: all wordings; ``instruction``: one of
+    them."""
 
     id: str
     scene: Scene
@@ -201,27 +202,12 @@ class Sample:
     source: Image.Image
     target: Image.Image
 
-    @property
-    def mask(self) -> np.ndarray:
-        a, b = (np.asarray(i, dtype=np.int16) for i in (self.source, self.target))
-        return np.abs(a - b).max(-1) > 2
-
     def record(self) -> dict[str, Any]:
-        """The JSONL record (Reason50K's fields, then ReasonMini's own); paths are relative to the manifest."""
-        return {
-            "id": self.id,
-            "version": VERSION,
-            "category": self.kind.category,
-            "src_image": f"images/{self.id}_src.png",
-            "tgt_image": f"images/{self.id}_tgt.png",
-            "instruction": self.instruction,
-            "target_caption": self.outcome,
-            "objects": self.objects,
-            "mask": f"masks/{self.id}.png",
-            "scene": "+".join(p["name"] for p in self.scene.placed),
-            "kind": self.kind.name,
-            "params": self.params,
-        }
+        return super().record() | {"version": VERSION}
+
+    @property
+    def scene_name(self) -> str:
+        return "+".join(p["name"] for p in self.scene.placed)
 
     @property
     def params(self) -> dict[str, Any]:

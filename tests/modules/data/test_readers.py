@@ -374,6 +374,28 @@ def test_a_transparent_mask_is_turned_like_a_picture(suffix, tmp_path):
     assert np.asarray(transparent(path)).tolist() == [[255, 255], [0, 0], [0, 0], [0, 0]]
 
 
+@pytest.mark.parametrize("make", [layouts.hub, layouts.shards])
+def test_pictures_inside_the_files_of_a_data_set_are_not_read_to_identify_it(make, tmp_path, monkeypatch):
+    path = make(tmp_path / "d")
+    reader = open_reader(guess(path), path)
+    read, raw = [], type(reader).raw
+    monkeypatch.setattr(type(reader), "raw", lambda self, index: read.append(index) or raw(self, index))
+    assert [*reader.inputs()] == [*reader.files] and len(read) <= 1
+
+
+def test_a_missing_picture_does_not_hide_that_another_has_changed(tmp_path):
+    path = layouts.manifest(tmp_path / "d")
+    cfg, reader = DataConfig(name="manifest", path=path), open_reader("manifest", path)
+    Path(reader.raw(1).source).unlink()
+    before = identity(cfg)
+    picture(5).save(reader.raw(0).source, "PNG")
+    assert identity(cfg) != before and before["pictures"]
+    for part in reader.inputs():
+        if part not in reader.files:
+            part.unlink(missing_ok=True)
+    assert identity(cfg)["pictures"] is None
+
+
 @pytest.mark.parametrize("make", [layouts.manifest, layouts.triples])
 def test_a_data_set_has_another_identity_after_its_pictures_changed(make, tmp_path):
     """Features are cached under it. BMP files have the same size whatever they show."""

@@ -49,7 +49,7 @@ def candle(d: Drawing, p: Params) -> None:
     d.ellipse(0, -3 - height, 7, 2, shade(color, 1.3))
     top = -3 - height
     d.line(f"M0 {top} V{top - 3.5}", 1.2, "black")
-    if state in ("tall", "short", "stump", "glowing"):
+    if state in ("tall", "short", "stump"):
         if state == "stump":
             d.line("M-7 -8 V-5", 2, color)
         d.circle(0, top - 8, 9, "#ffd860", "glow", 0.6)
@@ -192,7 +192,7 @@ def apple(d: Drawing, p: Params) -> None:
     d.shadow(0, 2, 22)
     body = "M0 -30 C-8 -37 -22 -32 -20 -17 C-19 -4 -9 1 0 -2 C9 1 19 -4 20 -17 C22 -32 8 -37 0 -30Z"
     flesh = "#fbf0cc"
-    if state in ("whole", "shrivelled", "baked"):
+    if state in ("whole", "shrivelled"):
         if state == "shrivelled":
             color = "#7a5230"
             with d.frame(0, 0, 0.8):
@@ -204,7 +204,7 @@ def apple(d: Drawing, p: Params) -> None:
         d.path(body, color, "ball")
         d.line("M0 -30 Q1 -37 5 -40", 2, "#5a3a1c")
         d.path("M3 -36 Q12 -43 17 -36 Q10 -31 3 -36Z", "#4caf50", "face")
-    elif state in ("halves", "half", "brown_half", "quarters"):
+    elif state in ("halves", "half", "brown_half"):
         for x in (-14, 14) if state == "halves" else (0,):
             d.ellipse(x, -11, 13, 14, color, "side")
             d.ellipse(x + 1, -11, 11, 12.4, "#9c6a34" if state == "brown_half" else flesh, "face")

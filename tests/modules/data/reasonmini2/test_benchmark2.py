@@ -10,7 +10,7 @@ from reasonbrain.eval.evaluation.metrics import Case
 from reasonbrain.eval.evaluation.networks import Models
 from reasonbrain.modules.data.reasonmini.score import score
 from reasonbrain.modules.data.reasonmini.store import read_manifest, write_split
-from reasonbrain.modules.data.reasonmini2.benchmark import TESTED, Mini2Splits, happened
+from reasonbrain.modules.data.reasonmini2.benchmark import TESTED, Mini2Splits, outcome_check
 from reasonbrain.modules.data.reasonmini2.dataset import ReasonMini2
 from reasonbrain.modules.data.reasonmini2.world import draw, make
 
@@ -38,7 +38,7 @@ def test_the_benchmark_scores_the_target_and_not_the_source():
         record = records[2 * index + 1]
         assert record.notes["split"] == split
         for edit, expected in ((record.target, 1), (record.source, 0)):
-            assert happened(Case(record, edit, record.source, record.target, None), Models()) == expected
+            assert outcome_check(Case(record, edit, record.source, record.target, None), Models()) == expected
     with pytest.raises(UserError, match="'train' is not a split"):
         Mini2Splits("train", 2)
 

@@ -1,1 +1,0 @@
-"""Trains the second edition of the embedded default, on ReasonMini 2."""
