@@ -52,7 +52,12 @@ class Preempted(Exception):
 def peak_memory(device: torch.device) -> float:
     """Peak memory of this process in GiB: accelerator memory, or host memory on CPU."""
     if device.type == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        status = Path("/proc/self/status")
+        if not status.exists():  # macOS
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**30
+        # on Linux, ru_maxrss of a process includes the memory of the program that started it
+        fields = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(fields["VmHWM"].removesuffix("kB")) / 2**20
     return torch.accelerator.max_memory_allocated(device) / 2**30
 
 

@@ -4,6 +4,8 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -292,6 +294,14 @@ def test_the_log_has_no_step_twice(tmp_path):
     lines = {n: (tmp_path / n / "log.jsonl").read_text().splitlines() for n in ("whole", "run")}
     whole, run = ([(x["step"], x["loss"]) for x in map(json.loads, lines[n])] for n in ("whole", "run"))
     assert [step for step, _ in run] == list(range(1, 9)) and run[3:] == whole[3:]
+
+
+def test_peak_memory_is_that_of_the_process_alone():
+    """Linux counts the memory of the starting program in ``ru_maxrss``. Importing torch takes less than 0.9 GiB."""
+    code = "import torch; from reasonbrain.train.loop import peak_memory; print(peak_memory(torch.device('cpu')))"
+    ballast = torch.ones(2**30, dtype=torch.uint8)
+    found = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert ballast.nbytes == 2**30 and 0.05 < found < 0.9
 
 
 def test_log_lines_are_means_and_checkpoints_are_periodic(tmp_path):
