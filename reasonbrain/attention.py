@@ -75,13 +75,19 @@ def choose(name: str, device: torch.device, dtype: torch.dtype, training: bool =
     return found
 
 
-def set_attention(model: ReasonBrain, name: str, training: bool = False, autocast: torch.dtype | None = None) -> str:
-    """Sets the attention kernel of every slot and returns its name. The model must already be on its device.
+def set_attention(
+    model: ReasonBrain,
+    name: str,
+    training: bool = False,
+    autocast: torch.dtype | None = None,
+    device: torch.device | None = None,
+) -> str:
+    """Sets the attention kernel of every slot and returns its name.
 
     name: the value of ``model.attention``. autocast: the dtype of the caller's autocast; None for the dtype of the
-    weights. Raises UserError like ``choose``."""
+    weights. device: where the model computes; None for the device of its weights. Raises UserError like ``choose``."""
     lowest = next((p.dtype for p in model.parameters() if p.dtype in HALF), torch.float32)
-    found = choose(name, model.device, autocast or lowest, training)
+    found = choose(name, device or model.device, autocast or lowest, training)
     for slot in model.parts.values():
         for part in slot.children():
             _use(part, "sdpa" if found in FLASH and not _takes_flash(part, autocast) else found)

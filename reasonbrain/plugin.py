@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from functools import partial
+from contextvars import ContextVar
+from functools import partial, wraps
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,39 @@ from reasonbrain.interfaces import Inputs
 # The kinds of Plugin.memory_options, in the order in which `reasonbrain plan` tries them: train adapters instead of the
 # weights; quantise frozen weights.
 MEMORY_OPTIONS = ("adapters", "quantised")
+
+# Methods besides ``forward`` that run modules of a plug-in during an edit. Offloading hooks run around them, too.
+RUN_METHODS = ("image_features", "segment", "reason", "encode", "decode", "sample")
+_running: ContextVar[tuple[nn.Module, ...]] = ContextVar("plug-ins that are running", default=())
+
+
+def _enter(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorates ``forward`` so that it runs ``method`` instead, if given."""
+
+    @wraps(forward)
+    def run(self: nn.Module, *args: Any, method: Callable[..., Any] | None = None, **kwargs: Any) -> Any:
+        token = _running.set((*_running.get(), self))
+        try:
+            return (method or forward)(self, *args, **kwargs)
+        finally:
+            _running.reset(token)
+
+    return run
+
+
+def _through_forward(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorates a method so that it runs inside ``forward``.
+
+    accelerate and diffusers offload a module by replacing its ``forward``: only what runs inside it finds the weights
+    on the device. Calls of a plug-in's own methods run directly."""
+
+    @wraps(method)
+    def run(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if any(self is plugin for plugin in _running.get()):
+            return method(self, *args, **kwargs)
+        return self.forward(*args, method=method, **kwargs)
+
+    return run
 
 
 class Plugin(ModelMixin, ConfigMixin):
@@ -44,6 +78,14 @@ class Plugin(ModelMixin, ConfigMixin):
     preparing: tuple[str, ...] = ()  # paths of the submodules whose output per record is cached while they are frozen
     without_adapters: dict[str, Any] = {}  # parameters that build it after peft's adapters are merged into its weights
     _frozen: tuple[nn.Module, ...] = ()
+    forward: Callable[..., Any] = _enter(nn.Module.forward)  # runs ``RUN_METHODS`` of plug-ins without their own
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        own = vars(cls)
+        for name in ("forward", *RUN_METHODS):
+            if name in own:
+                setattr(cls, name, (_enter if name == "forward" else _through_forward)(own[name]))
 
     @classmethod
     def check_config(cls, parameters: Mapping[str, Any], model: ModelConfig) -> None:

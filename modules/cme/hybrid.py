@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from reasonbrain.interfaces import Condition, Cues, Features
 from reasonbrain.modules.common.layers import CrossBlock
+from reasonbrain.modules.common.precision import cast
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
 
@@ -113,7 +114,8 @@ class HybridEnhancer(Plugin):
         ``guidance`` is V^ [B, Q, D]; Q is 0 without an MLLM.
         """
         batch = guidance.shape[0]
-        patches, text = features.patches, features.text
+        patches, text, guidance = (cast(t, self.dtype) for t in (features.patches, features.text, guidance))
+        cues = cues._replace(visual=cast(cues.visual, self.dtype), textual=cast(cues.textual, self.dtype))
         patches_mask = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)
         xv, xt = (q.expand(batch, -1, -1) for q in (self.visual_queries, self.textual_queries))
         text_mask, focus = features.text_mask, None

@@ -5,7 +5,8 @@
     nf4        about an eighth: linear layers of the repeated blocks in 4 bits, the rest of the base in bfloat16.
                Layers whose input size is not a multiple of 64 stay in bfloat16 (none in FLUX, Qwen and LLaVA).
 
-Trainable parameters are held in float32. A base below float32 computes in bfloat16 under autocast.
+Trainable parameters are held in float32. Beside a base below float32 they compute under autocast. A plug-in that was
+cast to one dtype, for editing, computes in that dtype without autocast.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from reasonbrain.errors import UserError
+from reasonbrain.interfaces import Inputs
 from reasonbrain.plugin import Plugin
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "nf4": torch.bfloat16}
@@ -80,15 +82,24 @@ def train_in_float32(module: nn.Module) -> None:
             p.data = p.data.float()
 
 
+def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """``x`` in the dtype of the layers that read it; unchanged under autocast, which casts by itself."""
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(dtype)
+
+
 def computes(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorates a plug-in method that runs the base model: bfloat16 autocast if the base is held below float32."""
+    """Decorates a plug-in method that runs the base model: autocast if some of the weights are held in 16 bits and
+    others are not. The method's first argument is a tensor or Inputs."""
 
     @wraps(method)
-    def run(self: Plugin, *args: Any, **kwargs: Any) -> Any:
-        if self.config.precision == "float32":
-            return method(self, *args, **kwargs)
-        with torch.autocast(self.device.type, torch.bfloat16):
-            return method(self, *args, **kwargs)
+    def run(self: Plugin, first: Tensor | Inputs, *args: Any, **kwargs: Any) -> Any:
+        held = {p.dtype for p in self.parameters() if p.is_floating_point()}
+        half = held & {torch.bfloat16, torch.float16}
+        if not half or held == half:
+            return method(self, first, *args, **kwargs)
+        device = first.device if isinstance(first, Tensor) else first.images.device  # weights may be offloaded
+        with torch.autocast(device.type, half.pop()):
+            return method(self, first, *args, **kwargs)
 
     return run
 

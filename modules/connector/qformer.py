@@ -10,6 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
+from reasonbrain.modules.common.precision import cast
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
 
@@ -52,4 +53,4 @@ class QFormer(Plugin):
         if hidden.shape[1] == 0:
             return hidden
         queries = self.query_tokens.expand(hidden.shape[0], -1, -1)
-        return self.qformer(query_embeds=queries, encoder_hidden_states=hidden).last_hidden_state
+        return self.qformer(query_embeds=queries, encoder_hidden_states=cast(hidden, self.dtype)).last_hidden_state

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition
 from reasonbrain.modules.common.layers import CrossBlock
-from reasonbrain.modules.common.precision import PublishedBase, base_dtype, computes, hold_base, train_in_float32
+from reasonbrain.modules.common.precision import PublishedBase, base_dtype, cast, computes, hold_base, train_in_float32
 from reasonbrain.plugin import architecture_of
 from reasonbrain.registry import register
 
@@ -110,6 +110,7 @@ class Flux(PublishedBase):
     """
 
     weight_sources = ("pretrained", "autoencoder")
+    _group_offload_block_modules = ["transformer"]  # diffusers offloads its blocks one group at a time
     preparing = ("vae",)
     without_adapters = {"trained": "frozen"}
 
@@ -181,15 +182,16 @@ class Flux(PublishedBase):
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """images [B, 3, H, W] in 0..1 -> latents [B, C, h, w], (z - shift_factor) * scaling_factor."""
-        latents = self.vae.encode(images * 2 - 1).latent_dist.mode()
+        """images [B, 3, H, W] in 0..1 -> latents [B, C, h, w], (z - shift_factor) * scaling_factor, in the dtype of the
+        images."""
+        latents = self.vae.encode(cast(images * 2 - 1, self.vae.dtype)).latent_dist.mode().to(images.dtype)
         return (latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """latents [B, C, h, w] -> images [B, 3, H, W], clamped to 0..1; the inverse of ``encode``."""
         latents = latents / self.vae.config.scaling_factor + self.vae.config.shift_factor
-        return (self.vae.decode(latents).sample / 2 + 0.5).clamp(0, 1)
+        return (self.vae.decode(cast(latents, self.vae.dtype)).sample.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
 
     def mu(self, tokens: int) -> float:
         """The resolution-dependent shift of the noise schedule, linear in the number of image tokens."""
@@ -200,7 +202,9 @@ class Flux(PublishedBase):
     def conditioning(self, condition: Condition, source: Tensor) -> dict[str, Tensor]:
         """Computes all inputs that do not depend on the noise level, once per edit. source: latents [B, C, h, w]."""
         height, width = source.shape[-2:]
-        tokens = pack(source)
+        dtype = self.visual_in.weight.dtype
+        tokens = cast(pack(source), dtype)
+        condition = condition._replace(visual=cast(condition.visual, dtype), textual=cast(condition.textual, dtype))
         ids = position_ids(height, width, 0, source.device)
         text = torch.cat([self.visual_in(condition.visual), self.textual_in(condition.textual)], dim=1)
         pooled = condition.pooled
@@ -225,6 +229,7 @@ class Flux(PublishedBase):
             width = known["term"].shape[-1]
             hidden = torch.cat([torch.cat([z, known["term"]], -1), F.pad(known["source"], (0, width))], dim=1)
             ids = torch.cat([ids, known["source_ids"]])
+        hidden = cast(hidden, known["text"].dtype)
         embeds = self.transformer.config.guidance_embeds
         out = self.transformer(
             hidden_states=hidden,

@@ -20,6 +20,7 @@ from reasonbrain.checkpoint import embedded
 from reasonbrain.config.schema import ModelConfig
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Features, Inputs
+from reasonbrain.modules.common.precision import cast
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
 
@@ -99,14 +100,15 @@ class ClipEncoders(Plugin):
         if images.shape[-2:] != (size, size):
             images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
         mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-        states = self.clip.vision_model((images - mean) / std, output_hidden_states=True).hidden_states
+        pixels = cast((images - mean) / std, self.clip.dtype)
+        states = self.clip.vision_model(pixels, output_hidden_states=True).hidden_states
         return torch.cat([states[i][:, 1:] for i in self.config.layers], dim=-1)
 
     def image_settings(self) -> dict[str, Any]:
         return {"layers": self.config.layers}
 
     @torch.no_grad()
-    def encode_text(self, texts: list[str], length: int) -> tuple[Tensor, Tensor, Tensor]:
+    def encode_text(self, texts: list[str], length: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
         """Returns tokens [B, length, hidden], mask [B, length] and pooled embedding [B, hidden].
 
         Texts are always padded or truncated to ``length``, so that a row's features do not depend on the other rows.
@@ -120,9 +122,9 @@ class ClipEncoders(Plugin):
             split_special_tokens=True,  # "<|im_end|>" in an instruction is text
             return_tensors="pt",
         )
-        ids, mask = tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
+        ids, mask = tokens.input_ids.to(device), tokens.attention_mask.to(device)
         out = self.clip.text_model(ids, attention_mask=mask)
-        filled = torch.tensor([bool(t.strip()) for t in texts], device=self.device)
+        filled = torch.tensor([bool(t.strip()) for t in texts], device=device)
         return out.last_hidden_state, mask.bool() & filled[:, None], out.pooler_output
 
     def unread(self, text: str) -> str:
@@ -135,11 +137,13 @@ class ClipEncoders(Plugin):
     def forward(self, inputs: Inputs) -> Features:
         texts = inputs.sentences if self.reads_sentence else inputs.instructions
         assert texts is not None  # ReasonBrain.encode generates them
-        text, text_mask, pooled = self.encode_text(texts, self.clip.config.text_config.max_position_embeddings)
+        device = inputs.images.device  # that of offloaded weights differs
+        length = self.clip.config.text_config.max_position_embeddings
+        text, text_mask, pooled = self.encode_text(texts, length, device)
         names = [", ".join(o) for o in inputs.objects]
-        objects, objects_mask, _ = self.encode_text(names, self.config.object_tokens)
+        objects, objects_mask, _ = self.encode_text(names, self.config.object_tokens, device)
         return Features(
-            patches=self.image_adapter(self.known_features(inputs)),
+            patches=self.image_adapter(cast(self.known_features(inputs), self.dtype)),
             grid=self.grid,
             text=self.text_adapter(text) * text_mask[..., None],
             text_mask=text_mask,

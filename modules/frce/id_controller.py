@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from reasonbrain.interfaces import Features
 from reasonbrain.modules.common.layers import CrossBlock
+from reasonbrain.modules.common.precision import cast
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
 
@@ -35,7 +36,7 @@ class IdController(Plugin):
 
     def forward(self, features: Features, visual: Tensor, visual_mask: Tensor) -> tuple[Tensor, Tensor]:
         """objects [B, K, D], visual cues [B, M, D] with mask [B, M] -> R_T [B, K, D], mask [B, K]."""
-        x, mask = features.objects, features.objects_mask
+        x, visual, mask = cast(features.objects, self.dtype), cast(visual, self.dtype), features.objects_mask
         for block in self.blocks:
             x = block(x, visual, visual_mask)
         return self.norm(x) * mask[..., None], mask

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from reasonbrain.interfaces import Features
 from reasonbrain.modules.common.layers import SelfBlock
+from reasonbrain.modules.common.precision import cast
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
 
@@ -35,7 +36,7 @@ class PatchEncoder(Plugin):
 
     def forward(self, features: Features) -> Tensor:
         """patches [B, N, D] -> cues [B, N / pool^2, D]; rows and columns left over by ``pool`` are dropped."""
-        x = features.patches
+        x = cast(features.patches, self.dtype)
         if x.shape[1] == 0:
             return x
         for block in self.blocks:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from reasonbrain.interfaces import Features, no_mask, no_tokens
 from reasonbrain.modules.common.layers import SelfBlock
+from reasonbrain.modules.common.precision import cast
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
 from reasonbrain.utils.images import to_uint8
@@ -41,16 +42,17 @@ class RegionEncoder(Plugin):
 
         ``regions`` [B, H, W] holds region labels, -1 for pixels outside all regions.
         """
-        x = features.patches
+        x = cast(features.patches, self.dtype)
         if x.shape[1] == 0:
             return no_tokens(x), no_mask(x)
         onehot = F.one_hot(regions.clamp(max=self.config.max_regions - 1) + 1, self.config.max_regions + 1)[..., 1:]
-        member = onehot.permute(0, 3, 1, 2).to(x.dtype)  # [B, R, H, W]
+        member = onehot.permute(0, 3, 1, 2).float()  # [B, R, H, W]; in 16 bits positions would be too coarse
         area = member.mean((2, 3))  # [B, R]
         mask = area > 0
         share = F.adaptive_avg_pool2d(member, features.grid).flatten(2)  # [B, R, N]
-        pooled = share @ x / share.sum(-1, keepdim=True).clamp(min=1e-6)
-        x = self.norm(pooled + self.place(region_geometry(member, area)))
+        total = share.sum(-1, keepdim=True).clamp(min=1e-6)
+        pooled = share.to(x.dtype) @ x / total.to(x.dtype)
+        x = self.norm(pooled + self.place(region_geometry(member, area).to(x.dtype)))
         for block in self.blocks:
             x = block(x, mask)
         return x * mask[..., None], mask

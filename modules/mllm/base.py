@@ -25,7 +25,7 @@ from transformers import AutoImageProcessor, AutoTokenizer
 
 from reasonbrain.checkpoint import embedded
 from reasonbrain.interfaces import Cues, Guidance, Inputs, no_tokens
-from reasonbrain.modules.common.precision import PublishedBase, computes, hold_base, train_in_float32
+from reasonbrain.modules.common.precision import PublishedBase, cast, computes, hold_base, train_in_float32
 from reasonbrain.utils.images import to_uint8
 
 STEP = 8  # texts are padded to a multiple of this, so that more rows have equal length and can be batched
@@ -106,7 +106,7 @@ class MllmPlugin(PublishedBase):
         out = self.image_processor(
             images=list(to_uint8(images)), input_data_format="channels_last", return_tensors="pt"
         )
-        return {k: v.to(self.device) for k, v in out.items()}
+        return {k: v.to(images.device) for k, v in out.items()}
 
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:
         """Encodes preprocessed images into image tokens [B, rows, columns, hidden]."""
@@ -151,13 +151,13 @@ class MllmPlugin(PublishedBase):
             rows.append(before + [image] * picture + between + [self.tokenizer.pad_token_id] * cues + words + after)
         return rows, image
 
-    def pad_left(self, rows: list[list[int]], beside: int) -> tuple[Tensor, Tensor]:
+    def pad_left(self, rows: list[list[int]], beside: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Left-pads rows; returns ids and mask [B, L]. beside: the number of non-text tokens in a row."""
         length = max(map(len, rows))
         length += -(length - beside) % STEP
         pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (length - len(r)) + r for r in rows], device=self.device)
-        mask = torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in rows], device=self.device)
+        ids = torch.tensor([[pad] * (length - len(r)) + r for r in rows], device=device)
+        mask = torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in rows], device=device)
         return ids, mask
 
     def embed(self, ids: Tensor, is_image: Tensor, pictures: Tensor) -> Tensor:
@@ -180,7 +180,9 @@ class MllmPlugin(PublishedBase):
         size = pictures.shape[1:3]
         rows, image = self.tokenize(inputs.instructions, size.numel(), soft.shape[1])
         beside = size.numel() + soft.shape[1] + r
-        ids, mask = self.pad_left([row + [self.tokenizer.pad_token_id] * r for row in rows], beside)
+        ids, mask = self.pad_left(
+            [row + [self.tokenizer.pad_token_id] * r for row in rows], beside, inputs.images.device
+        )
         is_image = ids == image
         embeds = self.embed(ids, is_image, pictures)
 
@@ -190,7 +192,7 @@ class MllmPlugin(PublishedBase):
         first_cue = last + 1 + between
         columns = first_cue[:, None] + torch.arange(soft.shape[1], device=ids.device)
         row = torch.arange(len(rows), device=ids.device)[:, None]
-        embeds = embeds.index_put((row, columns), self.cue_in(soft).to(embeds.dtype))
+        embeds = embeds.index_put((row, columns), self.cue_in(cast(soft, self.img_in.dtype)).to(embeds.dtype))
         mask = mask.index_put((row, columns), soft_mask.to(mask.dtype))
         img = self.img_in.expand(embeds.shape[0], -1, -1).to(embeds.dtype)
         embeds = torch.cat([embeds[:, :-r], img], dim=1)
@@ -231,7 +233,7 @@ class MllmPlugin(PublishedBase):
         pictures = self.known_features(inputs)
         size = pictures.shape[1:3]
         rows, image = self.tokenize(inputs.instructions, size.numel(), 0)
-        ids, mask = self.pad_left(rows, size.numel())
+        ids, mask = self.pad_left(rows, size.numel(), inputs.images.device)
         is_image = ids == image
         trainable = {n for n, p in self.model.named_parameters() if p.requires_grad}
         self.adapters(False)

@@ -92,13 +92,15 @@ class ReasonBrainPipeline(DiffusionPipeline):
         name: str | Path,
         overrides: Sequence[str] = (),
         config: str | None = None,
-        torch_dtype: torch.dtype = torch.float32,
+        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
     ) -> ReasonBrainPipeline:
         """Loads ``tiny`` (the embedded default), a checkpoint folder or a training run. overrides: ``key=value``.
-        config: the preset or YAML file that the checkpoint must have been trained with; None accepts any.
+        config: the preset or YAML file that the checkpoint must have been trained with; None accepts any. dtype, or
+        torch_dtype: the precision of float32 weights after loading; None keeps it.
 
         Raises UserError like ``checkpoint.load_model``."""
-        return cls.from_model(*load_model(name, overrides, config, torch_dtype))
+        return cls.from_model(*load_model(name, overrides, config, dtype or torch_dtype or torch.float32))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **_: Any) -> None:  # type: ignore[override]
         """Writes a folder that ``from_pretrained`` loads, in safetensors. dtype: the precision of stored floats; None
@@ -120,7 +122,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
 
     def core(self) -> Core:
         """The steps of an edit with this pipeline's model and device. Sets the attention kernels as configured."""
-        set_attention(self.model, self.settings.model.attention)
+        set_attention(self.model, self.settings.model.attention, device=self._execution_device)
         return Core(self.model, self._execution_device, self.progress_bar)
 
     def __call__(
@@ -183,6 +185,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
                 callback_on_step_end,
                 out,
             )
+        self.maybe_free_model_hooks()
         if output_type == "pil":
             out.images = [to_pil(i[None])[0] for i in out.images]
         elif output_type == "np":
@@ -197,7 +200,8 @@ class ReasonBrainPipeline(DiffusionPipeline):
         is raised for a row becomes the ``error`` of its results. A picture depends only on its row and ``batch_size``.
 
         Raises RunError if the accelerator fails."""
-        return edit_rows(self.core(), self.settings.edit, parse_all(rows), batch_size)
+        yield from edit_rows(self.core(), self.settings.edit, parse_all(rows), batch_size)
+        self.maybe_free_model_hooks()
 
     def _edit_group(
         self,

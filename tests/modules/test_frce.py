@@ -78,6 +78,21 @@ def test_the_geometry_is_centre_spread_and_size():
     assert (found[0, 1] == 0).all()
 
 
+def test_the_geometry_does_not_depend_on_the_precision_of_the_weights():
+    """In bfloat16, the spread of a small region far from the corner would be rounded to 0."""
+    regions = torch.full((1, 128, 128), -1)
+    regions[0, 100:103, 100:103] = 0
+    patches = torch.zeros(1, 16, 32)
+    features = Features(patches, (4, 4), patches, patches[..., 0] > 0, patches, patches, patches[..., 0] > 0)
+    seen = []
+    for dtype in (torch.float32, torch.bfloat16):
+        plug = SuperpixelRegions(32, heads=2).to(dtype)
+        plug.place.register_forward_pre_hook(lambda _, args: seen.append(args[0][0, 0]))
+        plug(features, regions)
+    assert seen[1].dtype == torch.bfloat16 and seen[0][2] > 0.005
+    torch.testing.assert_close(seen[1].float(), seen[0], rtol=0.01, atol=0)
+
+
 def test_regions_do_not_attend_to_absent_ones():
     f = features()
     regions = torch.zeros(2, 32, 32).long()

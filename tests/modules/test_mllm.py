@@ -149,7 +149,7 @@ def test_positions_are_those_of_the_model(mllm, inputs):
     pixels = mllm.pixels(inputs.images)
     rows, image = mllm.tokenize(inputs.instructions, 16, 0)
     assert rows == [prompt_ids(mllm, inputs, i) for i in range(3)]
-    ids, mask = mllm.pad_left(rows, 16)
+    ids, mask = mllm.pad_left(rows, 16, mllm.device)
     positions = mllm.positions(ids, mask, 4, 4)
     for i, one in enumerate(rows):
         alone = torch.tensor([one])
@@ -248,10 +248,10 @@ def test_texts_are_padded_to_few_lengths(mllm, inputs):
     texts = ["melt", "melt the ice", "what would the ice look like after a day in the sun, and the cube beside it?"]
     rows, _ = mllm.tokenize(texts, 16, 5)
     for text, row in zip(texts, rows, strict=True):
-        ids, mask = mllm.pad_left([row], 16 + 5)
+        ids, mask = mllm.pad_left([row], 16 + 5, mllm.device)
         assert ids.shape[1] == 16 + 5 + mllm.text_length(text) and mask.sum() == len(row)
         assert mllm.text_length(text) % 8 == 0 and ids.shape[1] - len(row) < 8
-    assert mllm.pad_left(rows, 16 + 5)[0].shape[1] == 16 + 5 + max(map(mllm.text_length, texts))
+    assert mllm.pad_left(rows, 16 + 5, mllm.device)[0].shape[1] == 16 + 5 + max(map(mllm.text_length, texts))
 
 
 def test_special_tokens_in_an_instruction_are_plain_text(mllm, inputs, cues):
