@@ -26,7 +26,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from reasonbrain.config.loading import check_sizes, load_config, make_config, portable_config, read_config
-from reasonbrain.config.schema import Config, slot_config
+from reasonbrain.config.schema import Config, EditConfig, slot_config
 from reasonbrain.errors import UserError, reason
 from reasonbrain.model import ReasonBrain, build_plugin
 from reasonbrain.plugin import Plugin
@@ -220,7 +220,7 @@ def load_model(
     name: str | Path,
     overrides: Sequence[str] = (),
     config: str | None = None,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Callable[[EditConfig], torch.dtype] = torch.float32,
     partition: Partition | None = None,
 ) -> tuple[ReasonBrain, Config]:
     """Loads a checkpoint. Returns the model in eval mode and its configuration.
@@ -228,8 +228,9 @@ def load_model(
     name: as for ``find_checkpoint``. overrides: ``key=value``, only for settings that do not affect trained weights:
     ``edit.*``, a slot set to null, or the location of published weights that the checkpoint omits
     (``model.mllm.pretrained``). config: the preset or file that the checkpoint must have been made with. dtype: the
-    precision of float32 weights after loading. partition: called with every parameter as soon as it is loaded, before
-    the next one is read, except parameters of modules that only prepare records.
+    precision of float32 weights after loading, or a function of ``edit`` that returns it. partition: called with every
+    parameter as soon as it is loaded, before the next one is read, except parameters of modules that only prepare
+    records.
 
     Raises UserError for a checkpoint that is missing, truncated, incomplete or made with another configuration, and if
     published weights cannot be loaded."""
@@ -242,6 +243,7 @@ def load_model(
         check_same_model(load_config(config), saved, folder)
     cfg = make_config(written, overrides, reads_data=False) if overrides else saved
     check_same_model(cfg, saved, folder)
+    dtype = dtype if isinstance(dtype, torch.dtype) else dtype(cfg.edit)
     slots = {}
     for slot in SLOTS:
         params = slot_config(cfg.model, slot)

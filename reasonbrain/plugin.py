@@ -200,6 +200,9 @@ class Plugin(ModelMixin, ConfigMixin):
         for block in self.repeated():
             block.forward = partial(_recomputed, block.forward)  # type: ignore[method-assign]
 
+    def compress(self, kind: str) -> None:
+        """Stores large layers in fewer bits, for editing: ``fp8`` or ``nf4``. Does nothing by default."""
+
     def compile_blocks(self) -> None:
         """Compiles the ``repeated`` blocks with torch.compile on their first run. Identical blocks share the compiled
         code, so this is much faster than compiling the whole model. On a CPU it needs a C++ compiler."""

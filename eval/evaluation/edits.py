@@ -20,8 +20,10 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from reasonbrain.config.schema import result_settings
 from reasonbrain.data.record import Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
+from reasonbrain.editing.placement import dtype_name
 from reasonbrain.errors import UserError, reason
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.images import OUTPUT_FORMATS, load_image, save_image
@@ -65,7 +67,11 @@ class Edits:
                 raise UserError(f"edits '{folder}': the folder does not exist")
             self.there = _pictures(folder)
             return
-        self.made_by = {"seed": seed, "edit": asdict(pipe.settings.edit), "weights": fingerprint(pipe)}
+        self.made_by = {
+            "seed": seed,
+            "edit": result_settings(pipe.settings.edit) | {"dtype": dtype_name(pipe.settings.edit)},
+            "weights": fingerprint(pipe),
+        }
         try:
             folder.mkdir(parents=True, exist_ok=True)
             first = min((p.name for p in folder.iterdir() if not p.name.endswith(".tmp")), default=None)

@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from reasonbrain.data.record import Record, Records
-from reasonbrain.editing.pipeline import ReasonBrainPipeline
+from reasonbrain.editing.placement import open_pipeline
 from reasonbrain.errors import UserError, reason
 from reasonbrain.eval.evaluation import report
 from reasonbrain.eval.evaluation.against import read_other
@@ -104,7 +104,7 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
     report.check_output(output)
     pipe = None
     if request.edits is None:
-        pipe = ReasonBrainPipeline.from_pretrained(request.checkpoint, request.overrides, request.config).to(device)
+        pipe = open_pipeline(request.checkpoint, request.overrides, request.config)
         pipe.set_progress_bar_config(disable=True)
         found["config"] = asdict(pipe.settings)
     try:

@@ -16,12 +16,14 @@ from functools import wraps
 from typing import Any
 
 import torch
+from diffusers.hooks import apply_layerwise_casting
 from torch import Tensor, nn
 
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Inputs
 from reasonbrain.plugin import Plugin
 
+NOT_IN_FP8 = ("norm", "lora_")
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "nf4": torch.bfloat16}
 
 
@@ -31,6 +33,17 @@ class PublishedBase(Plugin):
     @classmethod
     def memory_options(cls, params: dict[str, Any]) -> dict[str, dict[str, Any]]:
         return {"quantised": {"precision": "nf4"}} if params.get("precision") != "nf4" else {}
+
+    def compress(self, kind: str) -> None:
+        """Stores the linear layers of the repeated blocks as ``fp8`` or ``nf4``; those in nf4 already stay so. They
+        compute in bfloat16. Raises UserError like ``hold_base``."""
+        if self.config.precision == "nf4":
+            return
+        if kind == "nf4":
+            _quantise(self.repeated(), self.slot)
+            return
+        for block in self.repeated():
+            apply_layerwise_casting(block, torch.float8_e4m3fn, torch.bfloat16, skip_modules_pattern=NOT_IN_FP8)
 
     @classmethod
     def check_partitioned_loading(cls, params: dict[str, Any]) -> None:
@@ -84,7 +97,9 @@ def train_in_float32(module: nn.Module) -> None:
 
 def cast(x: Tensor, dtype: torch.dtype) -> Tensor:
     """``x`` in the dtype of the layers that read it; unchanged under autocast, which casts by itself."""
-    return x if torch.is_autocast_enabled(x.device.type) else x.to(dtype)
+    kind = x.device.type
+    casts = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # not on meta
+    return x if casts else x.to(dtype)
 
 
 def computes(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -112,7 +127,8 @@ def _quantise(blocks: Iterable[nn.Module], slot: str) -> None:
             f"model.{slot}.precision: 'nf4' needs bitsandbytes ({e}): pip install 'reasonbrain[train]', "
             f"or choose float32 or bfloat16"
         ) from None
-    linears = [(b, name, m) for b in blocks for name, m in b.named_modules() if isinstance(m, nn.Linear)]
+    named = ((b, name, m) for b in blocks for name, m in b.named_modules() if "lora_" not in name)
+    linears = [(b, name, m) for b, name, m in named if isinstance(m, nn.Linear)]
     fitting = [(b, name, m) for b, name, m in linears if m.in_features % BLOCK == 0]
     if not fitting:
         raise UserError(

@@ -27,6 +27,22 @@ def checkpoint_name(config: str | None, checkpoint: str | None, overrides: tuple
     return checkpoint or "tiny"
 
 
+def placement_options(command: Any) -> Any:
+    """Decorates a command that edits: --device, --dtype and --offload, which stand for ``edit.*`` settings."""
+    for option, what in (
+        ("--offload", "Keep weights in host memory until needed: one model or one group of layers at a time."),
+        ("--dtype", "float32, bfloat16, float16, fp8 or nf4.  [default: bfloat16 on an accelerator]"),
+        ("--device", "Where to edit: cpu, cuda, cuda:1.  [default: the accelerator, if there is one]"),
+    ):
+        command = click.option(option, help=what)(command)
+    return command
+
+
+def placement_overrides(**options: str | None) -> tuple[str, ...]:
+    """The values of ``placement_options`` as overrides."""
+    return tuple(f"edit.{key}={value}" for key, value in options.items() if value is not None)
+
+
 @click.command()
 @click.argument("image")
 @click.argument("instruction")
@@ -38,6 +54,7 @@ def checkpoint_name(config: str | None, checkpoint: str | None, overrides: tuple
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Equal seeds give equal images.  [default: 0]"
 )
 @click.option("--steps", type=int, help="Sampling steps.  [default: the configuration's]")
+@placement_options
 @click.option("--panel", help="Also write an image that shows source, regions, attention, result and reasoning.")
 def edit(
     image: str,
@@ -49,6 +66,9 @@ def edit(
     seed: int,
     steps: int | None,
     panel: str | None,
+    device: str | None,
+    dtype: str | None,
+    offload: str | None,
 ) -> None:
     """Edit IMAGE as INSTRUCTION implies. Prints the path of the result.
 
@@ -68,12 +88,13 @@ def edit(
     import torch
 
     from reasonbrain.editing.panel import make_panel
-    from reasonbrain.editing.pipeline import ReasonBrainPipeline
+    from reasonbrain.editing.placement import open_pipeline
 
+    overrides += placement_overrides(device=device, dtype=dtype, offload=offload)
     if steps is not None:
         overrides += (f"edit.steps={steps}",)
     name = checkpoint_name(config, checkpoint, overrides)
-    pipe = ReasonBrainPipeline.from_pretrained(name, overrides, config)
+    pipe = open_pipeline(name, overrides, config)
     pipe.set_progress_bar_config(desc="editing", disable=None)  # None: shown on a terminal only
     generator = torch.Generator().manual_seed(seed)
     try:
@@ -113,8 +134,18 @@ def edit(
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Rows per forward pass.")
 @click.option("--workers", type=click.IntRange(1), help="Replicas of the model.  [default: one per device]")
 @click.option("--executor", type=click.Choice(("processes", "ray")), default="processes", show_default=True)
+@placement_options
 @click.pass_context
-def batch(ctx: click.Context, checkpoint: str | None, workers: int | None, executor: str, **job: Any) -> None:
+def batch(
+    ctx: click.Context,
+    checkpoint: str | None,
+    workers: int | None,
+    executor: str,
+    device: str | None,
+    dtype: str | None,
+    offload: str | None,
+    **job: Any,
+) -> None:
     """Edit many images: the rows of JOBS. Prints the paths of the results.
 
     JOBS is a .jsonl, .csv or .parquet file, or a folder of images. The same command resumes an interrupted batch. Exit
@@ -123,6 +154,9 @@ def batch(ctx: click.Context, checkpoint: str | None, workers: int | None, execu
     from reasonbrain.editing.batch.jobs import Job
     from reasonbrain.editing.batch.run import run
 
+    job["overrides"] += placement_overrides(device=device, dtype=dtype, offload=offload)
+    if workers is None and any(override.startswith("edit.device=") for override in job["overrides"]):
+        workers = 1  # all replicas would share that device
     what = Job(checkpoint=checkpoint_name(job["config"], checkpoint, job["overrides"]), **job)
     failed, truncated = run(what, workers, executor)
     first = os.environ.get("RANK", "0") == "0"

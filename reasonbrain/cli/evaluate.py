@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from reasonbrain.cli.edit import checkpoint_name
+from reasonbrain.cli.edit import checkpoint_name, placement_options, placement_overrides
 from reasonbrain.errors import UserError
 
 
@@ -58,14 +58,25 @@ def bench(what: str, output: str | None, warmup: int, repeats: int, **source: An
 @click.option("--judge", metavar="URL", help="An OpenAI-compatible endpoint, http://.../v1; its key is OPENAI_API_KEY.")
 @click.option("--judge-model", metavar="NAME", help="The multimodal model at the endpoint.")
 @click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Seed of edits and intervals.  [default: 0]")
-def evaluate(output: str, against: Path | None, checkpoint: str | None, **request: Any) -> None:
+@placement_options
+def evaluate(
+    output: str,
+    against: Path | None,
+    checkpoint: str | None,
+    device: str | None,
+    dtype: str | None,
+    offload: str | None,
+    **request: Any,
+) -> None:
     """Measure edits on a benchmark. Prints the paths of the report.
 
     KEY=VALUE changes the configuration of the model: edit.steps=20."""
+    request["overrides"] += placement_overrides(device=device, dtype=dtype, offload=offload)
     config, overrides = request["config"], request["overrides"]
     if request["edits"] and (config or checkpoint or overrides):
         raise UserError(
-            f"edits '{request['edits']}' are from another system: omit --config, --checkpoint and key=value"
+            f"edits '{request['edits']}' are from another system: omit --config, --checkpoint, key=value "
+            f"and the options of a model"
         )
     name = checkpoint_name(config, checkpoint, overrides)
     from reasonbrain.eval.evaluation.evaluate import Request

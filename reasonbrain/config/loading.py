@@ -23,6 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from reasonbrain.config.schema import (
     ATTENTION,
+    EDIT_DTYPES,
+    OFFLOADS,
     OPTIMIZERS,
     TRACKERS,
     Config,
@@ -266,12 +268,15 @@ def _check_ranges(cfg: Config) -> None:
     _check_numbers(cfg)
     for key in ("slots", "checkpointing", "compile"):
         _unknown(getattr(cfg.train, key), [slot.replace(".", "_") for slot in SLOTS], f"train.{key}")
-    if cfg.model.attention not in ATTENTION:
-        raise UserError(f"model.attention: '{cfg.model.attention}' is not one of {', '.join(ATTENTION)}")
-    if cfg.train.optimizer not in OPTIMIZERS:
-        raise UserError(f"train.optimizer: '{cfg.train.optimizer}' is not one of {', '.join(OPTIMIZERS)}")
-    if cfg.train.tracker not in (*TRACKERS, None):
-        raise UserError(f"train.tracker: '{cfg.train.tracker}' is not one of {', '.join(TRACKERS)}, null")
+    for key, value, choices in (
+        ("model.attention", cfg.model.attention, ATTENTION),
+        ("train.optimizer", cfg.train.optimizer, OPTIMIZERS),
+        ("train.tracker", cfg.train.tracker, (*TRACKERS, None)),
+        ("edit.dtype", cfg.edit.dtype, (*EDIT_DTYPES, None)),
+        ("edit.offload", cfg.edit.offload, (*OFFLOADS, None)),
+    ):
+        if value not in choices:
+            raise UserError(f"{key}: '{value}' is not one of {', '.join(c or 'null' for c in choices)}")
 
 
 def _check_numbers(section: Any, where: str = "") -> None:

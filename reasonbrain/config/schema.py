@@ -6,11 +6,13 @@ This module imports nothing else of this package.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
 OPTIMIZERS = ("adamw", "adamw_8bit", "muon")
+EDIT_DTYPES = ("float32", "bfloat16", "float16", "fp8", "nf4")
+OFFLOADS = ("model", "group")
 ATTENTION = ("auto", "sdpa", "math", "flash_attention_2", "flash_attention_3")
 
 Slot = Any  # {name: <plug-in>, ...its parameters}, or None
@@ -99,6 +101,18 @@ class EditConfig:
 
     preserve: bool = True
     """Keep the source's own pixels wherever the edit changed nothing."""
+
+    device: str | None = None
+    """Where edits are computed: ``cpu``, ``cuda``, ``cuda:1``. null: the accelerator, or the CPU without one."""
+
+    dtype: str | None = None
+    """Precision while editing, whatever the model was trained in: ``float32``, ``bfloat16``, ``float16``, or
+    ``bfloat16`` with the large layers of MLLM and diffusion model stored as ``fp8`` or ``nf4``. null: ``bfloat16`` on
+    an accelerator, ``float32`` on a CPU."""
+
+    offload: str | None = None
+    """Keep weights in host memory until they are needed, to edit with little accelerator memory: one ``model`` at a
+    time, or one ``group`` of layers. null: no offloading."""
 
 
 @dataclass
@@ -279,6 +293,11 @@ class Config:
     edit: EditConfig = field(default_factory=EditConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def result_settings(edit: EditConfig) -> dict[str, Any]:
+    """The settings that an edit depends on, without those that say where it is computed."""
+    return {key: value for key, value in asdict(edit).items() if key not in ("device", "offload")}
 
 
 def slot_config(model: ModelConfig, slot: str) -> dict[str, Any] | None:

@@ -51,7 +51,8 @@ SMALLER = [
 RUN = {
     "edit": [
         'reasonbrain edit docs/samples/ice.png "What would happen if this ice cube were left in the sun?" -o out.png '
-        "--panel panel.png"
+        "--panel panel.png",
+        'reasonbrain edit docs/samples/ice.png "Leave the ice in the sun." -o out.png --dtype nf4',
     ],
     "train, export, edit": [
         "reasonbrain train --config tiny -o runs/mine train.steps=500",

@@ -8,12 +8,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import torch
-
 from reasonbrain.editing.batch.jobs import Job
 from reasonbrain.editing.batch.rows import EditRow
 from reasonbrain.editing.batch.scheduler import Result, edit_rows
-from reasonbrain.editing.pipeline import ReasonBrainPipeline
+from reasonbrain.editing.placement import open_pipeline
 from reasonbrain.utils.images import save_image
 from reasonbrain.utils.journal import JsonRow
 from reasonbrain.utils.text import printable
@@ -37,14 +35,10 @@ class Editor:
     """A replica of the model. Called with rows, it writes their pictures and yields their lines of results.jsonl."""
 
     def __init__(self, job: Job, index: int = 0) -> None:
-        """index: the accelerator of this machine to use, modulo the number of accelerators. Without an accelerator the
-        replica runs on the CPU. Raises UserError like ``load_model``."""
+        """index, and the errors raised: as for ``open_pipeline``."""
         self.job = job
-        self.pipe = ReasonBrainPipeline.from_pretrained(job.checkpoint, job.overrides, job.config)
+        self.pipe = open_pipeline(job.checkpoint, job.overrides, job.config, index)
         self.pipe.set_progress_bar_config(disable=True)
-        accelerator = torch.accelerator.current_accelerator(check_available=True)
-        if accelerator is not None:
-            self.pipe.to(torch.device(accelerator.type, index % torch.accelerator.device_count()))
 
     def __call__(self, rows: Iterable[EditRow]) -> Iterator[JsonRow]:
         """Yields lines in no particular order. Raises UserError if a picture cannot be written."""

@@ -72,7 +72,9 @@ def compare(job: Job, rows: str) -> None:
     the rows, the checkpoint and the configuration are stored does not matter. Writes run.json into a new folder."""
     from reasonbrain.checkpoint import find_checkpoint  # imports transformers, which the first checks do not need
     from reasonbrain.config.loading import load_config
+    from reasonbrain.config.schema import result_settings
     from reasonbrain.editing.batch.identity import model_hash
+    from reasonbrain.editing.placement import dtype_name
 
     check_files(job.output)
     folder = find_checkpoint(job.checkpoint)
@@ -81,7 +83,7 @@ def compare(job: Job, rows: str) -> None:
         "jobs": rows,
         "instruction": job.instruction,
         "model": model_hash(folder),
-        "edit": asdict(cfg.edit),
+        "edit": result_settings(cfg.edit) | {"dtype": dtype_name(cfg.edit)},
         "settings": json.loads(json.dumps(asdict(cfg.model), default=str)),
         "batch_size": job.batch_size,
     }
