@@ -56,7 +56,12 @@ from reasonbrain.utils.redact import redacted
 
 log = logging.getLogger(__name__)
 
-COMMAND = (sys.executable, "-P", "-m", "reasonbrain.cli")  # -P: nothing in the working directory is imported
+# Python's -P, which 3.10 does not have: nothing in the working directory is imported
+COMMAND = (
+    sys.executable,
+    "-c",
+    "import sys; sys.path = [p for p in sys.path if p]; from reasonbrain.cli import main; main()",
+)
 
 
 @dataclass(frozen=True)

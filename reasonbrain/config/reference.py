@@ -67,7 +67,7 @@ def parameters(plugin: type) -> list[Setting]:
     return [
         Setting(
             p.name,
-            inspect.formatannotation(p.annotation).replace("typing.", ""),
+            _annotation(p.annotation),
             "" if p.default is p.empty else _yaml(p.default),
             meanings.get(p.name, ""),
         )
@@ -103,6 +103,12 @@ def _args(docstring: str) -> dict[str, str]:
     block = re.split(r"^\S", block, maxsplit=1, flags=re.MULTILINE)[0]
     items = re.split(r"^    (\w+): ", block, flags=re.MULTILINE)[1:]
     return {name: " ".join(text.split()) for name, text in zip(items[::2], items[1::2], strict=True)}
+
+
+def _annotation(hint: Any) -> str:
+    """A type as it is written; Python 3.10 turns ``str | None`` into ``Optional[str]`` where the default is None."""
+    written = inspect.formatannotation(hint).replace("typing.", "")
+    return re.sub(r"^Optional\[(.*)\]$", r"\1 | None", written)
 
 
 def _yaml(value: Any) -> str:

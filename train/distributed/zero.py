@@ -80,6 +80,9 @@ class ZeroEngine:
         for p in module.parameters():
             if p.ndim == 0:
                 p.data = p.data.view(1)  # as in ``partitioner``
+        if cfg.bf16:  # inside ``forward``, because on a GPU DeepSpeed switches autocast off around it
+            kind = import_deepspeed().get_accelerator().device_name()
+            module.forward = torch.autocast(kind, torch.bfloat16)(module.forward)
         if not dist.is_initialized():  # without a launcher, DeepSpeed would look for MPI
             dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
             os.environ.setdefault("LOCAL_RANK", "0")  # a launcher sets it
@@ -104,8 +107,8 @@ class ZeroEngine:
         return self.engine.device
 
     def forward(self, losses: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.cfg.bf16):
-            return losses()
+        """Calls ``losses`` and returns the named losses. With ``train.bf16`` the model runs under autocast."""
+        return losses()
 
     def backward(self, loss: Tensor, parts: int) -> None:
         """Accumulates gradients; DeepSpeed divides by ``parts``."""
@@ -128,17 +131,19 @@ class ZeroEngine:
     def norms(self) -> dict[str, float]:
         """Gradient norms by slot before clipping; call it after the last pass of a step."""
         zero = self.zero
+        slots = [group["slot"] for group in self.inner.param_groups]
         if self.stage == 3:
-            groups = zero._get_norm_groups()
+            groups = zero._get_norm_groups()  # a group with many parameters is split into several
+            slots = [slots[zero.sub_group_to_group_id[i]] for i in range(len(groups))]
         elif zero.cpu_offload:
             groups = [zero.complete_grad_norm_calculation_for_cpu_offload(p) for p in zero.params_in_partition]
         else:
             parts = zip(zero.averaged_gradients.values(), zero.params_in_partition, strict=True)
             groups = [zero.get_grad_norm_direct(grads, params) for grads, params in parts]
         squares: dict[str, float] = {}
-        for group, norm in zip(self.inner.param_groups, groups, strict=True):
+        for slot, norm in zip(slots, groups, strict=True):
             square = float(norm) ** 2 if norm >= 0 else math.nan  # DeepSpeed returns -1 for NaN or infinite gradients
-            squares[group["slot"]] = squares.get(group["slot"], 0.0) + square
+            squares[slot] = squares.get(slot, 0.0) + square
         return {slot: math.sqrt(square) for slot, square in squares.items()}
 
     def step(self, step: int) -> tuple[dict[str, float], dict[str, float]]:

@@ -51,6 +51,8 @@ def zero(stage, cfg):
     filled["zero_optimization"]["stage3_param_persistence_threshold"] = 0
     if stage.endswith("offload"):
         filled["zero_optimization"]["offload_optimizer"] = {"device": "cpu"}
+    if stage.endswith("sub-groups"):  # 9 of them; of the matrices, each has one
+        filled["zero_optimization"]["sub_group_size"] = 1
     return ZeroEngine(Net(), cfg, filled)
 
 
@@ -78,7 +80,7 @@ def everything(engine):
 
 @pytest.mark.parametrize(
     ("stage", "optimizer"),
-    [("1", "adamw"), ("2", "adamw"), ("2 offload", "adamw"), ("3", "adamw"), ("2", "muon"), ("3", "muon")],
+    [("1", "adamw"), ("2", "adamw"), ("2 offload", "adamw"), ("3", "adamw"), ("2", "muon"), ("3 sub-groups", "muon")],
 )
 def test_it_takes_the_steps_of_plain_torch(stage, optimizer):
     """A step whose second loss or gradient is NaN changes nothing and leaves nothing of its first pass behind; another
@@ -102,3 +104,25 @@ def test_it_takes_the_steps_of_plain_torch(stage, optimizer):
     for one in (engine, other):
         for (name, what), value in everything(one).items():
             torch.testing.assert_close(value, plain.gather(what, name), rtol=tolerance, atol=tolerance)
+
+
+def test_sub_groups_change_no_bit():
+    """ZeRO-3 splits a group of more than ``sub_group_size`` parameters, by default 1e9: FLUX has 12e9."""
+    one, many = zero("3", config("adamw")), zero("3 sub-groups", config("adamw"))
+    assert len(many.average) > len(one.average)
+    for number in range(3):
+        assert step(one, number) == step(many, number)
+    assert all(torch.equal(value, everything(many)[key]) for key, value in everything(one).items())
+
+
+def test_autocast_works_where_deepspeed_switches_it_off(monkeypatch):
+    """DeepSpeed asks for CUDA's autocast. It opens one that is switched off around the model if it sees ours; here it
+    sees that of the CPU."""
+    of_cuda = torch.is_autocast_enabled
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind="cpu": of_cuda(kind))
+    cfg = config("adamw")
+    cfg.bf16 = True
+    engine = zero("3", cfg)
+    seen = []
+    engine.module.blocks[0].register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+    assert step(engine, 0) > 0 and seen == [torch.bfloat16] * PARTS
