@@ -76,6 +76,7 @@ class Plugin(ModelMixin, ConfigMixin):
     # parameters (``str | None``) that locate published weights: a hub id or a folder; null in a checkpoint
     weight_sources: tuple[str, ...] = ()
     preparing: tuple[str, ...] = ()  # paths of the submodules whose output per record is cached while they are frozen
+    published: tuple[str, ...] = ()  # paths of the submodules that start from published weights
     without_adapters: dict[str, Any] = {}  # parameters that build it after peft's adapters are merged into its weights
     _frozen: tuple[nn.Module, ...] = ()
     forward: Callable[..., Any] = _enter(nn.Module.forward)  # runs ``RUN_METHODS`` of plug-ins without their own

@@ -1,7 +1,8 @@
 """Trainable parameters, learning rate schedules and optimizers.
 
 ``train.slots`` overrides the learning rate, weight decay and warm-up of a slot, or freezes it; the defaults come from
-``train``. Schedules count optimizer steps, regardless of the number of processes.
+``train``. The published weights of a slot, with the adapters on them, may have a rate of their own. Schedules count
+optimizer steps, regardless of the number of processes.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from reasonbrain.config.schema import SlotTrainConfig, TrainConfig
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
+from reasonbrain.plugin import Plugin
 
 BETAS = (0.9, 0.99)
 MUON: dict[str, Any] = {"momentum": 0.95, "nesterov": True, "adjust_lr_fn": "match_rms_adamw"}
@@ -38,7 +40,11 @@ def slot_of(name: str) -> str:
 
 
 def trained_parameters(module: nn.Module, cfg: TrainConfig) -> dict[str, nn.Parameter]:
-    """Freezes the slots that ``train.slots`` excludes, and returns the trainable parameters by name."""
+    """Freezes the slots that ``train.slots`` excludes, and returns the trainable parameters by name. Those of
+    ``Plugin.published`` are marked as ``published``."""
+    for part in (m for m in module.modules() if isinstance(m, Plugin)):
+        for p in (p for path in part.published for p in part.get_submodule(path).parameters()):
+            p.published = True
     for name, p in module.named_parameters():
         if not cfg.slots.get(slot_of(name), SlotTrainConfig()).train:
             p.requires_grad_(False)
@@ -72,19 +78,21 @@ def is_hidden(name: str, p: Tensor) -> bool:
 def param_groups(trained: dict[str, nn.Parameter], cfg: TrainConfig) -> list[Group]:
     """Groups parameters by slot and kind: matrices, vectors (no weight decay), and hidden matrices with muon.
 
-    Each group holds the training configuration of its slot as ``schedule``.
+    Each group holds its training configuration as ``schedule``, and the name of its rate as ``rate``.
     """
     groups: dict[tuple[str, str], Group] = {}
     for name, p in trained.items():
         slot = slot_of(name)
         own = cfg.slots.get(slot, SlotTrainConfig())
         changes = {k: getattr(own, k) for k in ("lr", "weight_decay", "warmup") if getattr(own, k) is not None}
-        schedule = replace(cfg, **changes)
+        published = own.published_lr is not None and getattr(p, "published", False)
+        schedule = replace(cfg, **changes | ({"lr": own.published_lr} if published else {}))
         matrices = "hidden" if cfg.optimizer == "muon" and is_hidden(name, p) else "matrices"
         kind = matrices if dimensions(p) > 1 else "vectors"
         decay = 0.0 if kind == "vectors" else schedule.weight_decay
-        empty = {"params": [], "slot": slot, "kind": kind, "schedule": schedule, "lr": 0.0, "weight_decay": decay}
-        groups.setdefault((slot, kind), empty)["params"].append(p)
+        rate = f"{slot}/published" if published else slot
+        empty = {"params": [], "slot": slot, "rate": rate, "kind": kind, "schedule": schedule, "lr": 0.0}
+        groups.setdefault((rate, kind), empty | {"weight_decay": decay})["params"].append(p)
     return list(groups.values())
 
 
@@ -120,8 +128,9 @@ def _adamw(name: str) -> type[torch.optim.Optimizer]:
 
 
 def set_rates(optimizers: list[torch.optim.Optimizer], step: int) -> dict[str, float]:
-    """Sets the learning rate of every group for ``step``, and returns the rates by slot."""
+    """Sets the learning rate of every group for ``step``, and returns the rates by slot; that of its
+    published weights, if different, as ``slot/published``."""
     rates = {}
     for group in (g for o in optimizers for g in o.param_groups):
-        rates[group["slot"]] = group["lr"] = learning_rate(group["schedule"], step)
+        rates[group["rate"]] = group["lr"] = learning_rate(group["schedule"], step)
     return rates

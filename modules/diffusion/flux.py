@@ -36,8 +36,9 @@ from reasonbrain.registry import register
 
 SOURCES = ("channel", "sequence")
 TRAINED = ("full", "lora", "frozen")
-LORA_TARGETS = (
-    r".*transformer_blocks\.\d+\.(attn\.(to_q|to_k|to_v|to_out\.0|add_[qkv]_proj|to_add_out)|ff.*\.proj|proj_\w+)"
+LORA_TARGETS = (  # every linear layer of a block but those that modulate its norms
+    r".*transformer_blocks\.\d+\."
+    r"(attn\.(to_q|to_k|to_v|to_out\.0|add_[qkv]_proj|to_add_out)|ff(_context)?\.net\.(0\.proj|2)|proj_\w+)"
 )
 
 
@@ -112,6 +113,7 @@ class Flux(PublishedBase):
     weight_sources = ("pretrained", "autoencoder")
     _group_offload_block_modules = ["transformer"]  # diffusers offloads its blocks one group at a time
     preparing = ("vae",)
+    published = ("transformer",)
     without_adapters = {"trained": "frozen"}
 
     @register_to_config

@@ -46,6 +46,7 @@ class MllmPlugin(PublishedBase):
     image_token: str
     prompt: tuple[str, str, str]  # before the image, between the cues and the instruction, after the instruction
     weight_sources = ("pretrained",)
+    published = ("model",)
     without_adapters = {"lora_rank": 0}
 
     def build(

@@ -198,6 +198,9 @@ class SlotTrainConfig:
     lr: float | None = number(0, default=None)
     """Peak learning rate."""
 
+    published_lr: float | None = number(0, default=None)
+    """Peak learning rate of the slot's published weights and of the adapters on them. null: ``lr``."""
+
     weight_decay: float | None = number(0, default=None)
     """Weight decay of matrices. Vectors have none."""
 

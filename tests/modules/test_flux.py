@@ -1,5 +1,7 @@
 """Diffusion ``flux``: FLUX is called as by diffusers, starts as plain FLUX, and trains the right parameters."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -214,6 +216,20 @@ def test_gradients_reach_trained_parameters(flux, wake, known, trained):
     lora = [n for n, _ in plug.named_parameters() if "lora_" in n]
     assert bool(lora) == (trained == "lora") and not any(n.startswith("vae") for n in lora)
     assert not plug.vae.training
+
+
+def test_lora_adapts_every_linear_layer_of_a_block(flux):
+    """Except those that modulate the norms."""
+    blocks = {
+        f"{kind}.{n}"
+        for kind in ("transformer_blocks", "single_transformer_blocks")
+        for block in getattr(flux("trained=full").transformer, kind)[:1]
+        for n, m in block.named_modules()
+        if isinstance(m, torch.nn.Linear) and not n.startswith("norm")
+    }
+    names = [n for n, _ in flux("trained=lora").transformer.named_parameters() if ".lora_A" in n]
+    adapted = {re.sub(r"\.\d+\.(.*)\.lora_A.*", r".\1", n, count=1) for n in names}
+    assert adapted == blocks and "transformer_blocks.ff_context.net.2" in blocks
 
 
 def test_lora_starts_as_plain_flux(flux, known):

@@ -103,6 +103,23 @@ def test_a_slot_may_have_its_own_rate_decay_and_warm_up(model):
     assert sum(len(g["params"]) for g in optimizers[0].param_groups) == len(trained)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_published_weights_may_have_their_own_rate(build, optimizer):
+    """Of FLUX its transformer, of the MLLM its adapters; the modules added to both have the rate of the slot."""
+    slots = {"diffusion": SlotTrainConfig(published_lr=0.25), "mllm": SlotTrainConfig(lr=0.5, published_lr=0.125)}
+    cfg = TrainConfig(lr=1.0, warmup=0, optimizer=optimizer, slots=slots)
+    model = build()
+    trained = trained_parameters(model, cfg)
+    optimizers = make_optimizers(trained, cfg)
+    named = {"diffusion/published": 0.25, "diffusion": 1.0, "mllm/published": 0.125, "mllm": 0.5}
+    assert {k: v for k, v in set_rates(optimizers, 0).items() if k.split("/")[0] in slots} == named
+    rates = {id(p): g["lr"] for o in optimizers for g in o.param_groups for p in g["params"]}
+    for name, p in trained.items():
+        slot, _, inside = name.removeprefix("parts.").partition(".")
+        published = (slot, inside.split(".")[0]) in {("diffusion", "transformer"), ("mllm", "model")}
+        assert rates[id(p)] == named.get(f"{slot}/published" if published else slot, 1.0), name
+
+
 def test_a_slot_can_be_frozen(build):
     model = build()
     trained = trained_parameters(model, TrainConfig(slots={"frce_patch": SlotTrainConfig(train=False)}))
