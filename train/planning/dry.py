@@ -14,7 +14,7 @@ memory is freed before the training pass, but its FLOPs are missing. A plug-in w
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -146,8 +146,11 @@ def preparing_parameters(model: ReasonBrain) -> set[int]:
     return {id(p) for plug in plugs for m in plug.prepares().values() for p in m.parameters()}
 
 
-def fake_passes(cfg: Config, records: int, narrow: bool) -> list[Pass]:
-    """Runs two passes: with ``train.checkpointing`` as configured, and with all repeated blocks checkpointed.
+def fake_passes(
+    cfg: Config, records: int, narrow: bool, enough: Callable[[Pass], bool] = lambda first: False
+) -> list[Pass]:
+    """Runs two passes: with ``train.checkpointing`` as configured, and with all repeated blocks checkpointed. The
+    second is left out if the first is ``enough``.
 
     ``narrow``: hold weights in bfloat16, as DeepSpeed does.
     """
@@ -172,7 +175,9 @@ def fake_passes(cfg: Config, records: int, narrow: bool) -> list[Pass]:
         norm_as_on_cuda(model)
         for slot in set(cfg.train.checkpointing) & set(model.parts):
             model.parts[slot].checkpoint_activations()
-        passes = [run(model, cfg, records)]
+        first = run(model, cfg, records)
+        if enough(first):
+            return [first]
         for slot in set(model.parts) - set(cfg.train.checkpointing):
             model.parts[slot].checkpoint_activations()
-        return [*passes, run(model, cfg, records)]
+        return [first, run(model, cfg, records)]

@@ -1,6 +1,6 @@
 """Estimates a training run without weights, data or GPUs: parameters, bytes per GPU and FLOPs per step.
 
-    reasonbrain plan reasonbrain_flux_qwen --gpus 8 --gpu-memory 80      # about a minute on one core
+    reasonbrain plan reasonbrain_flux_qwen --gpus 8 --gpu-memory 80      # half a minute on one core
 
 Weights, gradients and optimizer state are counted as engine.py and zero.py hold them: exact for plain torch, without
 the padding of ZeRO's partitions. Activations are counted in a pass on fake tensors (dry.py). Tests compare both, and
@@ -10,7 +10,6 @@ the peak of a step, with CPU processes. **No estimate has been compared with the
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -28,7 +27,7 @@ from reasonbrain.registry import SLOTS, plugin
 from reasonbrain.train.batches import micro_batch
 from reasonbrain.train.building import without_weights
 from reasonbrain.train.optim import check_trains, is_hidden, trained_parameters
-from reasonbrain.train.planning.dry import fake_passes, is_quantised, preparing_parameters
+from reasonbrain.train.planning.dry import Pass, fake_passes, is_quantised, preparing_parameters
 
 GB = 2**30
 CONTEXT, GAPS = 2 * GB, 0.05  # safety margin: CUDA's and NCCL's own memory, and the fraction lost to fragmentation
@@ -39,7 +38,7 @@ LEGEND = """\
 plain               torch without DeepSpeed: every process holds everything
 weights .. buffers  always allocated; optimizer: fp32 master weights, averaged weights and moments; buffers: DeepSpeed's
                     buckets and the parameters that ZeRO-3 gathers
-activations         peak of a forward and backward pass, in addition to these
+activations         peak of a forward and backward pass, in addition to these; -: not needed to see that it does not fit
 step                peak of the optimizer step, in addition to these
 start               plain, zero1, zero2: every process builds the whole model, in host memory and then on its GPU;
                     zero3 partitions it while it is built: per slot in host memory, per tensor with train.start
@@ -132,29 +131,47 @@ def held_bytes(model: ReasonBrain, cfg: Config, zero: dict[str, Any] | None, gpu
     return Held(prepares, 0, 0, buffers, 0, start, host=weights + gradients + optimizer + 4 * count / gpus)
 
 
-def rows(cfg: Config, gpus: int, usable: float = math.inf) -> tuple[list[dict[str, Any]], float]:
+def rows(cfg: Config, model: ReasonBrain, gpus: int, usable: float | None = None) -> tuple[list[dict[str, Any]], float]:
     """Returns a row of bytes per layout and checkpointing choice, and the FLOPs of a step per GPU as configured.
 
-    Layouts that exceed ``usable`` bytes without activations are left out.
+    Passes take most of the time, so with ``usable`` bytes those that decide nothing are left out. A layout that is too
+    large even without activations has one row, whose ``activations`` are None and whose ``peak`` is a lower bound. One
+    that fits as configured has no row with all blocks checkpointed.
     """
     records = micro_batch(cfg.train, gpus)
-    model = without_weights(cfg)
     # ZeRO would split the quantisation blocks of 8-bit AdamW
     layouts = LAYOUTS[:1] if cfg.train.optimizer == "adamw_8bit" else LAYOUTS
     needs = {layout: held_bytes(model, cfg, zero_section(layout), gpus) for layout in layouts}
-    made, passes = [], {}
-    for layout, bytes_ in needs.items():
-        if bytes_.peak() > usable:
+    narrow = {layout: layout != "plain" and cfg.train.bf16 for layout in layouts}
+    open_ = [layout for layout in layouts if usable is None or needs[layout].peak() <= usable]
+
+    def peak(layout: str, one: Pass) -> float:
+        return needs[layout].peak(max(one.peak, one.preparing))
+
+    def passes_of(kind: bool) -> list[Pass]:
+        alike = [layout for layout in open_ if narrow[layout] == kind]
+        return fake_passes(
+            cfg, records, kind, lambda one: usable is not None and all(peak(layout, one) <= usable for layout in alike)
+        )
+
+    passes = {kind: passes_of(kind) for kind in dict.fromkeys(narrow[layout] for layout in open_ or layouts[-1:])}
+    made = []
+    for layout in layouts:
+        bytes_ = asdict(needs[layout])
+        if layout not in open_:
+            made.append((layout, "", bytes_ | {"activations": None, "preparing": None, "peak": needs[layout].peak()}))
             continue
-        narrow = layout != "plain" and cfg.train.bf16
-        if narrow not in passes:
-            passes[narrow] = fake_passes(cfg, records, narrow)
-        for checkpointing, one in zip(CHECKPOINTING, passes[narrow], strict=True):
-            peak = bytes_.peak(max(one.peak, one.preparing))
-            kinds = asdict(bytes_) | {"activations": one.peak, "preparing": one.preparing, "peak": peak}
-            made.append({"layout": layout, "checkpointing": checkpointing} | {k: round(v) for k, v in kinds.items()})
-    flops = next((first.flops for first, _ in passes.values()), 0)
-    return made, flops * cfg.train.batch_size / (records * gpus)
+        for checkpointing, one in zip(CHECKPOINTING, passes[narrow[layout]], strict=False):
+            kinds = {"activations": one.peak, "preparing": one.preparing, "peak": peak(layout, one)}
+            made.append((layout, checkpointing, bytes_ | kinds))
+            if usable is not None and kinds["peak"] <= usable:
+                break
+    flops = next(iter(passes.values()))[0].flops
+    return [
+        {"layout": layout, "checkpointing": checkpointing}
+        | {k: None if v is None else round(v) for k, v in kinds.items()}
+        for layout, checkpointing, kinds in made
+    ], flops * cfg.train.batch_size / (records * gpus)
 
 
 def plan(name: str, overrides: Sequence[str], gpus: int, memory: float) -> dict[str, Any]:
@@ -176,7 +193,7 @@ def plan(name: str, overrides: Sequence[str], gpus: int, memory: float) -> dict[
         part = model.slot(slot)
         counts = [(p.numel(), p.requires_grad) for p in part.parameters()] if part else []
         parameters[slot] = {"all": sum(n for n, _ in counts), "trained": sum(n for n, moves in counts if moves)}
-    made, flops = rows(cfg, gpus)
+    made, flops = rows(cfg, model, gpus, usable)
     return {
         "config": name,
         "overrides": list(overrides),
@@ -189,11 +206,13 @@ def plan(name: str, overrides: Sequence[str], gpus: int, memory: float) -> dict[
         "parameters": parameters,
         "flops_a_step_and_gpu": flops,
         "rows": [row | {"fits": row["peak"] <= usable} for row in made],
-        "advice": advice(name, overrides, gpus, usable, made),
+        "advice": advice(name, overrides, model, gpus, usable, made),
     }
 
 
-def advice(name: str, overrides: Sequence[str], gpus: int, usable: float, made: list[dict[str, Any]]) -> str:
+def advice(
+    name: str, overrides: Sequence[str], model: ReasonBrain, gpus: int, usable: float, made: list[dict[str, Any]]
+) -> str:
     """The first change that makes the run fit, in this order: more checkpointing, a higher ZeRO stage, a smaller micro
     batch, the plug-ins' memory options (``Plugin.memory_options``: LoRA, nf4), offloading."""
     cfg = load_config(name, overrides)
@@ -204,13 +223,14 @@ def advice(name: str, overrides: Sequence[str], gpus: int, usable: float, made: 
         for kind in MEMORY_OPTIONS
     ]
     smaller = ["train.micro_batch=1"] if micro_batch(cfg.train, gpus) > 1 else []
-    blocks = [name for name, part in without_weights(cfg).parts.items() if part.repeated()]
+    blocks = [name for name, part in model.parts.items() if part.repeated()]
     changes: list[str] = []
     offloaded = ""
     for more in ([], smaller, *by_kind):
         if more:
             try:
-                made, _ = rows(load_config(name, [*overrides, *changes, *more]), gpus, usable)
+                smaller_cfg = load_config(name, [*overrides, *changes, *more])
+                made, _ = rows(smaller_cfg, without_weights(smaller_cfg), gpus, usable)
             except UserError:  # e.g. no bitsandbytes, or no layer that takes nf4
                 continue
             changes += more
@@ -245,9 +265,13 @@ def text(plan: dict[str, Any]) -> str:
         f"{'GB per GPU':<13} {'checkpointing':<13} " + " ".join(f"{k:>{max(len(k), 7)}}" for k in kinds) + "  fits",
     ]
     for row in plan["rows"]:
-        sizes = " ".join(f"{row[k] / GB:>{max(len(k), 7)}.2f}" for k in kinds)
+        numbers = {k: "-" if row[k] is None else f"{row[k] / GB:.2f}" for k in kinds}
+        if row["activations"] is None:
+            numbers["peak"] = f">{numbers['peak']}"
+        sizes = " ".join(f"{numbers[k]:>{max(len(k), 7)}}" for k in kinds)
         lines.append(f"{row['layout']:<13} {row['checkpointing']:<13} {sizes}  {'yes' if row['fits'] else 'no'}")
     if host := plan["rows"][-1]["host"]:
         lines.append(f"{'':<13} host memory of each process under zero3_offload: {host / GB:.2f}")
     margin = {"usable": plan["usable"] / GB, "context": CONTEXT / GB, "gaps": GAPS}
-    return "\n".join([*lines, "", LEGEND.format(preparing=plan["rows"][0]["preparing"] / GB, **margin), plan["advice"]])
+    preparing = next((row["preparing"] for row in plan["rows"] if row["preparing"] is not None), 0) / GB
+    return "\n".join([*lines, "", LEGEND.format(preparing=preparing, **margin), plan["advice"]])
