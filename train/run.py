@@ -11,6 +11,7 @@ RUN/checkpoints holds the checkpoints and RUN/log.jsonl the losses. A finished r
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from dataclasses import asdict
@@ -37,7 +38,8 @@ from reasonbrain.train.loop import LOG, Loop
 from reasonbrain.train.optim import check_trains, numel
 from reasonbrain.train.tracking import Tracker
 from reasonbrain.train.validation import Validation
-from reasonbrain.utils.files import check_replaceable
+from reasonbrain.utils.files import check_replaceable, whole_file
+from reasonbrain.utils.reading import read_json
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +79,17 @@ def check_run(cfg: Config, run: Path) -> None:
             then, now = (values.get(key, "the default") for values in (old, new))
             if then != now and processes.rank() == 0:
                 log.warning(f"{run}: {section}.{key} is {now} now; the run was trained with {then}")
+
+
+def note_records(run: Path, count: int) -> None:
+    """Writes the number of training records to RUN/records.json. Logs a warning if a resumed run had another number:
+    then the remaining steps draw other records than they would have."""
+    path = run / "records.json"
+    then = read_json(path, "run") if path.is_file() else count
+    if then != count:
+        log.warning(f"{run}: the data have {count} records now; the run was trained with {then}")
+    with whole_file(path) as file:
+        json.dump(count, file)
 
 
 def _settings(section: DataConfig | TrainConfig) -> dict[str, Any]:
@@ -143,6 +156,7 @@ def _train(
     processes.wait()  # all processes must have read the run before it changes
     if first:
         loop.shorten_log()
+        note_records(run, len(batches.features.records))
         new = run / "config.yaml.new"  # written in one piece even if the disk fills up
         new.write_text(portable_config(cfg), encoding="utf-8")
         os.replace(new, run / "config.yaml")

@@ -51,6 +51,23 @@ def test_a_changed_key_of_the_data_set_is_named(tmp_path, caplog):
     assert caplog.messages == [f"{tmp_path}: data.seed is 9 now; the run was trained with the default"]
 
 
+def test_another_number_of_records_is_named(tmp_path, caplog, settings, records):
+    """A file of records that has grown since the run began."""
+    for number, record in enumerate(records[:2]):
+        record.source.save(tmp_path / f"{number}.png")
+    row = {"source": "0.png", "target": "1.png", "instruction": "Melt it."}
+    lines = [json.dumps(row | {"id": str(i)}) + "\n" for i in range(3)]
+    data = ["data.name=manifest", f"data.path={tmp_path / 'm.jsonl'}", "data.augment=null"]
+    found = []
+    for steps, count in ((1, 2), (2, 2), (3, 3), (4, 3)):
+        (tmp_path / "m.jsonl").write_text("".join(lines[:count]))
+        caplog.clear()
+        train(settings(*QUICK[1:], *data, f"train.steps={steps}", "train.save_every=1"), tmp_path / "run")
+        found.append([m for m in caplog.messages if "records now" in m])
+    text = f"{tmp_path / 'run'}: the data have 3 records now; the run was trained with 2"
+    assert found == [[], [], [text], []]
+
+
 def test_thirty_steps_lower_both_losses(settings, tmp_path, records):
     overrides = ["train.steps=30", "train.batch_size=8", "train.lr=5e-3", "train.save_every=30", "data.count=64"]
     train(settings(*QUICK, *overrides), tmp_path)
