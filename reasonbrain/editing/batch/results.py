@@ -33,7 +33,8 @@ TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # files that ``whole_file`` and 
 
 def enter(lock: BinaryIO, job: Job, rows: str, shared: bool) -> None:
     """Locks the folder and checks that it is new or has results of this job (``compare``). The first process to enter
-    then removes temporary files. ``shared``: the processes of one torchrun share the lock.
+    then removes temporary files, and results whose picture was deleted, which are made again. ``shared``: the
+    processes of one torchrun share the lock.
 
     Raises UserError if another command uses the folder, or if it has results of another job."""
     if take(lock):
@@ -41,6 +42,7 @@ def enter(lock: BinaryIO, job: Job, rows: str, shared: bool) -> None:
         for torn in (*job.output.glob(".*.tmp"), *job.output.glob("pictures/.*.tmp")):
             if TEMPORARY.fullmatch(torn.name):
                 torn.unlink()
+        _forget_lost(job.output)
         if shared:
             take(lock, shared=True, wait=True)
         return
@@ -50,6 +52,18 @@ def enter(lock: BinaryIO, job: Job, rows: str, shared: bool) -> None:
             return
         time.sleep(1)
     raise UserError(f"output '{job.output}' is being written by another command; wait for it or use another folder")
+
+
+def _forget_lost(output: Path) -> None:
+    """Removes the lines of results whose picture is no longer there."""
+
+    def lost(line: JsonRow) -> bool:
+        return _is_result(line) and line["file"] is not None and not (output / line["file"]).exists()
+
+    for path in (output / "results.jsonl", *output.glob("results-*.jsonl")):
+        if any(map(lost, read(path))):
+            with whole_file(path) as file:
+                file.writelines(json.dumps(line) + "\n" for line in read(path) if not lost(line))
 
 
 def check_files(output: Path) -> None:

@@ -292,7 +292,8 @@ def test_invalid_rows_do_not_stop_the_batch(command, rows, pictures, tmp_path):
 
 
 def test_the_same_command_resumes(command, rows, tmp_path):
-    """A truncated line is removed, a picture without a line is made again, and finished results are not touched."""
+    """A truncated line is removed, a picture without a line and a line without its picture are made again, and finished
+    results are not touched."""
     code, _, whole = command(rows)
     out = tmp_path / "out"
     made = files(out)
@@ -308,6 +309,11 @@ def test_the_same_command_resumes(command, rows, tmp_path):
     assert files(out) == made
     assert {name: (out / name).stat().st_mtime_ns for name in kept} == kept
     assert command(rows)[2] == found
+    (out / whole[3]["file"]).unlink()  # a finished result whose picture was deleted
+    assert command(rows)[0] == 0 and files(out) == made
+    assert [line for line in lines(out) if line["row"] != whole[3]["row"]] == [
+        line for line in found if line["row"] != whole[3]["row"]
+    ]
 
 
 def test_a_changed_job_is_refused(command, rows, tmp_path):
