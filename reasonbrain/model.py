@@ -23,6 +23,7 @@ from reasonbrain.objects import find_objects
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import SLOTS, plugin
 from reasonbrain.utils.bounds import TENSORS, at_most
+from reasonbrain.utils.hub import hub_trouble
 
 
 class ReasonBrain(nn.Module):
@@ -202,19 +203,31 @@ def build_plugin(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Pl
     try:
         with at_most(TENSORS, f"model.{slot}"):
             return plug(width=width, **params)
-    except (OSError, SafetensorError) as e:
-        sources = {key: params[key] for key in plug.weight_sources if params.get(key)}
+    except UserError:
+        raise
+    except Exception as e:
+        told = _user_error(slot, plug, params, e)
+        if told is None:
+            raise
+        raise told from e
+
+
+def _user_error(slot: str, plug: Any, params: dict[str, Any], error: Exception) -> UserError | None:
+    """What to tell the user of an error that parameters or weights led to; None if it is neither's fault."""
+    sources = {key: params[key] for key in plug.weight_sources if params.get(key)}
+    for key, source in sources.items():
+        if not Path(source).is_dir() and (trouble := hub_trouble(error, source)):
+            return UserError(f"model.{slot}.{key} '{source}': {trouble}")
+    if isinstance(error, (OSError, SafetensorError)):
         for key, source in sources.items():
             is_path = source.count("/") > 1 or source[0] in "./~"  # a hub id is owner/name
             if is_path and not Path(source).is_dir():
-                raise UserError(
+                return UserError(
                     f"model.{slot}.{key}: folder '{source}' does not exist; give one that holds weights, or a hub id"
-                ) from None
+                )
         given = " and ".join(f"model.{slot}.{key} '{source}'" for key, source in sources.items())
-        raise UserError(
-            f"{given}: not a folder below the working folder, and not loaded from the hub: {str(e).splitlines()[0]}"
-        ) from None
-    except (ValueError, TypeError, AssertionError, ArithmeticError, LookupError, RuntimeError) as e:
-        if out_of_memory(e):
-            raise
-        raise UserError(f"model.{slot}: '{plug.plugin_name}' cannot be built from its parameters: {reason(e)}") from e
+        return UserError(f"{given} cannot be loaded: {str(error).splitlines()[0]}")
+    of_parameters = (ValueError, TypeError, AssertionError, ArithmeticError, LookupError, RuntimeError)
+    if isinstance(error, of_parameters) and not out_of_memory(error):
+        return UserError(f"model.{slot}: '{plug.plugin_name}' cannot be built from its parameters: {reason(error)}")
+    return None

@@ -23,6 +23,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from diffusers.configuration_utils import register_to_config
 from einops import rearrange
+from huggingface_hub import is_offline_mode
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,6 +32,7 @@ from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition
 from reasonbrain.modules.common.layers import CrossBlock
 from reasonbrain.modules.common.precision import PublishedBase, base_dtype, cast, computes, hold_base, train_in_float32
+from reasonbrain.modules.common.published import load_published
 from reasonbrain.plugin import architecture_of
 from reasonbrain.registry import register
 
@@ -335,7 +337,11 @@ def _part(
         return cls.from_config(known[key])
     if pretrained is None:
         raise UserError(f"model.diffusion: set 'pretrained' or 'architecture.{key}'")
-    loading = {"torch_dtype": dtype} if dtype else {}  # a scheduler has no dtype
-    part = cls.from_pretrained(pretrained, subfolder=subfolder, **loading)
+    # diffusers asks the hub for the list of a sharded model's files even where HF_HUB_OFFLINE forbids it
+    where = {"subfolder": subfolder, "local_files_only": is_offline_mode()}
+    if key == "scheduler":
+        part = cls.from_pretrained(pretrained, **where)
+    else:
+        part = load_published(cls, pretrained, torch_dtype=dtype or torch.float32, **where)
     known[key] = {k: v for k, v in part.config.items() if not k.startswith("_") or k == "_class_name"}
     return part

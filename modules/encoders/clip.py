@@ -21,6 +21,7 @@ from reasonbrain.config.schema import ModelConfig
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Features, Inputs
 from reasonbrain.modules.common.precision import cast
+from reasonbrain.modules.common.published import load_published
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
 
@@ -59,7 +60,7 @@ class ClipEncoders(Plugin):
         self.tokenizer: Any = None
         if architecture is None:
             source = self.needs_weights(pretrained)
-            self.clip = CLIPModel.from_pretrained(source)
+            self.clip = load_published(CLIPModel, source)
             self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
             self.register_to_config(architecture=self.clip.config.to_diff_dict())
         else:

@@ -17,6 +17,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 from transformers import AutoImageProcessor, SamConfig, SamImageProcessorPil, SamModel
 
+from reasonbrain.modules.common.published import load_published
 from reasonbrain.modules.frce.regions import RegionEncoder, by_area
 from reasonbrain.registry import register
 from reasonbrain.utils.images import to_uint8
@@ -95,7 +96,7 @@ class SamRegions(RegionEncoder):
         self.processor: Any = None
         if architecture is None:
             source = self.needs_weights(pretrained)
-            self.sam = SamModel.from_pretrained(source)
+            self.sam = load_published(SamModel, source)
             self.load_assets(source)
             self.register_to_config(architecture=self.sam.config.to_diff_dict())
         else:

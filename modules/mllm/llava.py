@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration
 
 from reasonbrain.modules.common.precision import base_dtype
+from reasonbrain.modules.common.published import load_published
 from reasonbrain.modules.mllm.base import MllmPlugin
 from reasonbrain.registry import register
 
@@ -37,7 +38,7 @@ class Llava(MllmPlugin):
         super().__init__()
         if architecture is None:
             source = self.needs_weights(pretrained)
-            self.model = LlavaForConditionalGeneration.from_pretrained(source, dtype=base_dtype(precision, "mllm"))
+            self.model = load_published(LlavaForConditionalGeneration, source, dtype=base_dtype(precision, "mllm"))
             self.register_to_config(architecture=self.model.config.to_diff_dict())
         else:
             self.model = LlavaForConditionalGeneration(LlavaConfig.from_dict(architecture))

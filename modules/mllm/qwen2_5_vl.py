@@ -11,6 +11,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 
 from reasonbrain.errors import UserError
 from reasonbrain.modules.common.precision import base_dtype
+from reasonbrain.modules.common.published import load_published
 from reasonbrain.modules.mllm.base import MllmPlugin
 from reasonbrain.registry import register
 
@@ -43,7 +44,7 @@ class Qwen25VL(MllmPlugin):
         super().__init__()
         if architecture is None:
             source = self.needs_weights(pretrained)
-            self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(source, dtype=base_dtype(precision, "mllm"))
+            self.model = load_published(Qwen2_5_VLForConditionalGeneration, source, dtype=base_dtype(precision, "mllm"))
             self.register_to_config(architecture=self.model.config.to_diff_dict())
         else:
             self.model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict(architecture))

@@ -3,17 +3,22 @@ shipped configurations train, edit, save and load with them."""
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reasonbrain.checkpoint import load_model
 from reasonbrain.config.loading import load_config
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
+from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Cues, Inputs
-from reasonbrain.model import ReasonBrain
+from reasonbrain.model import ReasonBrain, build_plugin
 from reasonbrain.registry import plugin
 from reasonbrain.utils.images import to_pil
 
@@ -64,6 +69,32 @@ def test_a_separate_autoencoder(hub) -> None:
     folder, models = hub["flux"]
     flux = plugin("diffusion", "flux")(width=48, pretrained=folder, autoencoder=f"{folder}/vae")
     assert_equal(flux.vae.state_dict(), models["vae"].state_dict())
+
+
+@pytest.mark.parametrize("fault", ["lack", "have in another shape", "have, but the model does not,"])
+@pytest.mark.parametrize("name", [*PARTS, "flux"])
+def test_weights_that_do_not_fit_are_refused(hub, name, tmp_path, fault) -> None:
+    """Libraries only warn, and leave random weights in place."""
+    slot, plug, _ = PARTS.get(name, ("diffusion", "flux", ""))
+    shutil.copytree(hub[name].folder, tmp_path / "copy")
+    weights = tmp_path / "copy" / ("transformer" if name == "flux" else "")
+    (index,) = weights.glob("*.index.json")
+    listed = json.loads(index.read_text())
+    tensor = next(n for n in sorted(listed["weight_map"]) if "position" not in n and "weight" in n)
+    path = weights / listed["weight_map"][tensor]
+    tensors = load_file(path)
+    if fault == "lack":
+        tensors.pop(tensor), listed["weight_map"].pop(tensor)
+    elif fault.startswith("have in"):
+        tensors[tensor] = torch.zeros(3)
+    else:
+        tensor = tensor.rpartition(".")[0] + ".surplus"
+        tensors[tensor], listed["weight_map"][tensor] = torch.zeros(3), path.name
+    save_file(tensors, path, {"format": "pt"})
+    index.write_text(json.dumps(listed))
+    params = {"width": 48, "pretrained": str(tmp_path / "copy")} | ({"layers": [-1]} if name == "clip" else {})
+    with pytest.raises(UserError, match=re.escape(f"in '{tmp_path / 'copy'}' {fault} ") + r"[\w.]+"):
+        build_plugin(slot, plugin(slot, plug), params.pop("width"), params)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])

@@ -1,0 +1,48 @@
+"""Why a repository of the model hub could not be read, in words a user can act on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from huggingface_hub import constants, is_offline_mode
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
+
+
+def hub_trouble(error: BaseException, repository: str) -> str | None:
+    """What kept a library from reading a repository, and what to do; None if ``error`` is about something else.
+
+    Libraries raise errors of their own, often with another reason, so those that led to ``error`` are looked at."""
+    chain = list(_chain(error))
+
+    def has(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(e, kinds) for e in chain)
+
+    if has(GatedRepoError):
+        return f"its licence is not accepted; accept it at {constants.ENDPOINT}/{repository}, then {LOG_IN}"
+    if has(RevisionNotFoundError):
+        return "it has no such revision"
+    if has(RepositoryNotFoundError):
+        return f"there is no such repository, or it is private; check the name, or {LOG_IN}"
+    if has(LocalEntryNotFoundError) or (is_offline_mode() and has(OSError)):
+        asked = "HF_HUB_OFFLINE is set" if is_offline_mode() else f"{constants.ENDPOINT} cannot be reached"
+        return f"it is not complete in the cache, and {asked}; run the command again with access to the hub"
+    if has(EntryNotFoundError):
+        return "a file that belongs to it is missing there; choose another repository"
+    if network := next((e for e in chain if type(e).__module__.partition(".")[0] in ("httpx", "httpx2")), None):
+        return f"the connection broke off ({type(network).__name__}); run the command again to go on with the download"
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those that it was raised from, or while handling."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
