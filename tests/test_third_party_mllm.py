@@ -116,6 +116,7 @@ from safetensors.torch import load_file
 from reasonbrain.checkpoint import load_model
 from reasonbrain.cli import main
 from reasonbrain.config.loading import load_config
+from reasonbrain.train.building import without_weights
 from reasonbrain.train.planning import plan
 from reasonbrain.train.planning.dry import fake_passes
 
@@ -133,7 +134,9 @@ def command(*args):
 absent = [*overrides, "model.mllm.folder=nowhere/at-all", "train.micro_batch=1"]
 planned = json.loads(command("plan", "tiny", "--gpus", 2, "--gpu-memory", 24, "--json", *absent))
 sentence = fake_passes(load_config("tiny", [*absent, "model.encoders.reads=sentence"]), 1, narrow=False)[0]
-advice = plan.advice("tiny", absent, 2, 0.99 * min(row["peak"] for row in planned["rows"]), planned["rows"])
+cfg = load_config("tiny", absent)
+made, _ = plan.rows(cfg, without_weights(cfg), 2)
+advice = plan.advice("tiny", absent, without_weights(cfg), 2, 0.99 * min(row["peak"] for row in made), made)
 command("bench", "train", "--random", "--warmup", 0, "--repeats", 1, "-o", out / "bench.json", *absent)
 
 here = [*overrides, f"model.mllm.folder={folder}"]
