@@ -215,16 +215,18 @@ def build_plugin(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Pl
 def _user_error(slot: str, plug: Any, params: dict[str, Any], error: Exception) -> UserError | None:
     """What to tell the user of an error that parameters or weights led to; None if it is neither's fault."""
     sources = {key: params[key] for key in plug.weight_sources if params.get(key)}
+    of_files = isinstance(error, (OSError, SafetensorError))
     for key, source in sources.items():
-        if not Path(source).is_dir() and (trouble := hub_trouble(error, source)):
+        if Path(source).is_dir():
+            continue
+        is_path = source.count("/") > 1 or source[0] in "./~"  # a hub id is owner/name
+        if is_path and of_files:
+            return UserError(
+                f"model.{slot}.{key}: folder '{source}' does not exist; give one that holds weights, or a hub id"
+            )
+        if not is_path and (trouble := hub_trouble(error, source)):
             return UserError(f"model.{slot}.{key} '{source}': {trouble}")
-    if isinstance(error, (OSError, SafetensorError)):
-        for key, source in sources.items():
-            is_path = source.count("/") > 1 or source[0] in "./~"  # a hub id is owner/name
-            if is_path and not Path(source).is_dir():
-                return UserError(
-                    f"model.{slot}.{key}: folder '{source}' does not exist; give one that holds weights, or a hub id"
-                )
+    if of_files:
         given = " and ".join(f"model.{slot}.{key} '{source}'" for key, source in sources.items())
         return UserError(f"{given} cannot be loaded: {str(error).splitlines()[0]}")
     of_parameters = (ValueError, TypeError, AssertionError, ArithmeticError, LookupError, RuntimeError)
