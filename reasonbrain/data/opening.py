@@ -21,6 +21,8 @@ from reasonbrain.errors import UserError
 from reasonbrain.registry import plugin, plugin_parameters, plugins
 from reasonbrain.utils.reading import sketch
 
+TEXTS = (".json", ".jsonl", ".txt")  # files of words: correcting one may change neither its size nor its ends
+
 
 def open_data(cfg: DataConfig) -> DataSet:
     """The data set that the ``data`` section names, each picture at its own size.
@@ -113,23 +115,28 @@ def _sketches(files: list[Path]) -> str | None:
 
 
 def fingerprint(path: str) -> str:
-    """Identifies a data set by a hash: of a file's bytes; or of the names and sketches of the files in a folder or
-    matching a pattern, without hidden ones, which file managers and downloads leave behind.
+    """Identifies a data set by a hash: of a file's bytes; or of the names and contents of the files in a folder or
+    matching a pattern, without hidden ones, which file managers and downloads leave behind. Of files other than those
+    of ``TEXTS`` the ``sketch`` counts.
 
     Raises UserError if there are no files."""
-    sum_ = hashlib.blake2b(digest_size=16)
     if Path(path).is_file():
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                sum_.update(chunk)
-        return sum_.hexdigest()
+        return _whole(Path(path))
     under = Path(path) if Path(path).is_dir() else None
     names = ((file, file.relative_to(under).parts if under else (file.name,)) for file in matching(path, "*"))
     files = sorted(f for f, parts in names if f.is_file() and not any(part.startswith(".") for part in parts))
     if not files:
         raise UserError(f"data.path: '{path}' does not exist or is empty")
-    for file_ in files:
-        sum_.update(f"{file_.name} {sketch(file_)}\n".encode())
+    contents = (f"{f.name} {_whole(f) if f.suffix.lower() in TEXTS else sketch(f)}\n" for f in files)
+    return hashlib.blake2b("".join(contents).encode(), digest_size=16).hexdigest()
+
+
+def _whole(path: Path) -> str:
+    """A hash of a file's bytes."""
+    sum_ = hashlib.blake2b(digest_size=16)
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            sum_.update(chunk)
     return sum_.hexdigest()
 
 

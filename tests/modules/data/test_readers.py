@@ -339,6 +339,15 @@ def test_missing_columns_are_named(tmp_path):
         guess(str(tmp_path / "x"))
 
 
+@pytest.mark.parametrize("name", ["manifest.jsonl", "img_txt.json", "words.txt"])
+def test_a_word_in_the_middle_of_a_folders_text_counts(name, tmp_path):
+    words = "x" * 10_000
+    (tmp_path / name).write_text(f"{words} rain {words}")
+    before = fingerprint(str(tmp_path))
+    (tmp_path / name).write_text(f"{words} snow {words}")
+    assert fingerprint(str(tmp_path)) != before
+
+
 def test_a_fingerprint_depends_on_the_content(tmp_path):
     one, two, less = (layouts.manifest(tmp_path / name, count) for name, count in (("a", 3), ("b", 3), ("c", 2)))
     assert fingerprint(one) == fingerprint(two) != fingerprint(less)
