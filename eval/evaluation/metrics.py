@@ -22,7 +22,9 @@ import numpy as np
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from reasonbrain.data.crop import BENT, bent
 from reasonbrain.data.record import Record
+from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation.networks import Models, cosine
 
 TOP_PSNR = 100.0  # in dB; equal pictures, whose PSNR is infinite, get this
@@ -68,7 +70,10 @@ class Case:
 
 def look_at(record: Record, edit: Image.Image, size: int | None = None) -> Case:
     """A record and its edit, scaled to ``size`` x ``size`` pixels; None for the size of the target, or of the source
-    if there is no target."""
+    if there is no target. Raises UserError for a mask whose aspect ratio differs from that of the source."""
+    if record.mask and bent(record.mask.size, record.source.size) > BENT:
+        sides = [f"{i.width}x{i.height}" for i in (record.source, record.mask)]
+        raise UserError(f"the source is {sides[0]} and the mask {sides[1]}; both need one aspect ratio")
     pixels = (size, size) if size else (record.target or record.source).size
 
     def scale(image: Image.Image) -> Image.Image:

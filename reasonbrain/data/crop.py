@@ -15,7 +15,7 @@ from reasonbrain.data.dataset import DataSet
 from reasonbrain.data.record import Record, Size
 from reasonbrain.errors import UserError
 
-BENT = 0.03  # largest difference of the aspect ratios of source and target, as a logarithm
+BENT = 0.03  # largest difference of the aspect ratios of a record's pictures, as a logarithm
 CHUNK = 256  # records whose headers one task of a thread reads
 
 
@@ -70,13 +70,13 @@ class CutRecords:
 
     def _size(self, index: int) -> Size | None:
         size = self.source.shape(index)
-        return size and min(self.choices, key=lambda choice: _bent(size, choice))
+        return size and min(self.choices, key=lambda choice: bent(size, choice))
 
     def __getitem__(self, index: int) -> Record:
         record = self.source[index]
         size = self._size(index)  # the same as in ``sizes``, so that a batch has one size
         assert size
-        if record.target and _bent(record.source.size, record.target.size) > BENT:
+        if record.target and bent(record.source.size, record.target.size) > BENT:
             sides = [f"{i.width}x{i.height}" for i in (record.source, record.target)]
             raise UserError(
                 f"record '{record.id}': the source is {sides[0]} and the target {sides[1]}; both need one aspect ratio"
@@ -87,6 +87,6 @@ class CutRecords:
         return replace(record, source=source, target=target, mask=mask)
 
 
-def _bent(one: Size, other: Size) -> float:
+def bent(one: Size, other: Size) -> float:
     """How far two aspect ratios differ: the absolute logarithm of their quotient."""
     return abs(math.log(one[0] * other[1] / (one[1] * other[0])))

@@ -51,8 +51,11 @@ LARGEST = 1 << 28  # bytes of one record in a manifest or a shard
 def white(picture: Picture) -> Image.Image:
     """Decodes a mask that is white where the edit may change the picture. Returns mode "L".
 
-    Raises UserError for one that is neither black nor has a white pixel, such as a mask of the values 0 and 1."""
+    Raises UserError for one that is neither black nor has a white pixel, such as a mask of the values 0 and 1, and for
+    one that is transparent in places, which would count as white."""
     mask = load_image(picture).convert("L")
+    if load_alpha(picture).getextrema()[0] < 255:  # type: ignore[operator]
+        raise UserError("the mask is transparent in places; it must be black and white")
     brightest = mask.getextrema()[1]
     if 0 < brightest < 128:  # type: ignore[operator]  # one band, so a number
         raise UserError(f"the mask has no white pixel: its values are at most {brightest}, but white is 255")

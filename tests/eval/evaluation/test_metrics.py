@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel, ViTConfig, ViTModel
 
 from reasonbrain.data.record import Record
+from reasonbrain.errors import UserError
 from reasonbrain.eval.evaluation.metrics import METRICS, TOP_PSNR, look_at, scores
 from reasonbrain.eval.evaluation.networks import Models
 from reasonbrain.utils.images import to_pil
@@ -241,6 +242,15 @@ def test_metrics_whose_inputs_are_missing_are_none(case, models):
     everywhere = Record("c", noise(1), noise(2), ["what if"], mask=Image.new("L", (60, 48), 255))
     found = measure(look_at(everywhere, noise(3)), models, "L1", "SSIM")
     assert found["L1 outside"] is None and found["SSIM outside"] is None and found["L1 inside"] == found["L1"]
+
+
+def test_a_mask_of_another_shape_than_its_source_is_an_error(mask):
+    """One of a source that was turned or cropped would be stretched over other pixels."""
+    half = Record("c", noise(1), None, ["what if"], mask=Image.fromarray(mask).resize((30, 24)))
+    assert np.array_equal(look_at(half, noise(3)).mask, mask)
+    turned = replace(half, mask=Image.fromarray(mask.T))
+    with pytest.raises(UserError, match="the source is 60x48 and the mask 48x60; both need one aspect ratio"):
+        look_at(turned, noise(3))
 
 
 def test_a_wrong_network_is_reported(parts, vit, tmp_path):

@@ -373,6 +373,19 @@ def test_a_mask_without_white_is_an_error_unless_it_is_black(tmp_path):
             assert white(tmp_path / "a.png").getextrema() == (0, value)
 
 
+def test_a_mask_that_is_transparent_in_places_is_an_error(tmp_path):
+    """White strokes on a transparent layer would say that everything may change."""
+    mask = np.full((4, 4, 4), 255, np.uint8)
+    for opacity in (255, 254, 0):
+        mask[1, 1, 3] = opacity
+        Image.fromarray(mask).save(tmp_path / "a.png")
+        if opacity < 255:
+            with pytest.raises(UserError, match="the mask is transparent in places; it must be black and white"):
+                white(tmp_path / "a.png")
+        else:
+            assert white(tmp_path / "a.png").getextrema() == (255, 255)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".tif"])
 def test_a_transparent_mask_is_turned_like_a_picture(suffix, tmp_path):
     path, exif = tmp_path / f"a{suffix}", Image.Exif()
