@@ -16,11 +16,13 @@ from reasonbrain.utils.text import printable
 
 @dataclass(frozen=True)
 class Other:
-    """Another report: its system's name, its edits (None if they no longer exist), and their scores by record id."""
+    """Another report: its system's name, its edits (None if they no longer exist), and by record id their scores and
+    the hash of the record's ``content``."""
 
     system: str
     edits: Edits | None
     scores: dict[str, dict[str, float | None]]
+    contents: dict[str, str]
 
 
 def read_other(path: Path, found: dict[str, Any]) -> Other:
@@ -34,6 +36,7 @@ def read_other(path: Path, found: dict[str, Any]) -> Other:
         raise UserError(f"{what} has no report.json of `reasonbrain eval` ({e})") from None
     try:
         scores = {_text(row["id"]): _scores(row["scores"]["edits"]) for row in other["records"]}
+        contents = {row["id"]: _text(row["content"]) for row in other["records"]}
         for key, kind in (("benchmark", "another benchmark"), ("networks", "other networks")):
             if other[key] != found[key]:
                 raise UserError(f"{what} is of {kind}: {other[key]}, not {found[key]}")
@@ -43,8 +46,19 @@ def read_other(path: Path, found: dict[str, Any]) -> Other:
     try:
         folder = inside(path, edits)
     except UserError:
-        return Other(system, None, scores)
-    return Other(system, Edits(folder) if folder.is_dir() else None, scores)
+        return Other(system, None, scores, contents)
+    return Other(system, Edits(folder) if folder.is_dir() else None, scores, contents)
+
+
+def check_same_records(rows: list[dict[str, Any]], other: Other, path: Path) -> None:
+    """Raises UserError if the other report has none of the records of ``rows``, or one of the same id but with another
+    source, target, mask or wording: their scores cannot be compared."""
+    both = [row for row in rows if row["id"] in other.contents]
+    if not both:
+        raise UserError(f"--against '{path}' has none of these {len(rows)} records")
+    for row in both:
+        if row["content"] != other.contents[row["id"]]:
+            raise UserError(f"--against '{path}' is of other data: its record '{row['id']:.60}' has other content")
 
 
 def _text(value: Any) -> str:

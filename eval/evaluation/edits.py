@@ -45,6 +45,15 @@ def file_stem(record_id: str) -> str:
     return f"{stem.encode()[:150].decode(errors='ignore')}~{hashlib.blake2b(stem.encode(), digest_size=16).hexdigest()}"
 
 
+def content(record: Record) -> str:
+    """A hash of what an edit of the record is made from and compared with."""
+    texts = [record.instructions, record.captions, record.notes]
+    digest = hashlib.blake2b(json.dumps(texts, sort_keys=True).encode(), digest_size=16)
+    for image in (record.source, record.target, record.mask):
+        digest.update(f"{image.size} ".encode() + image.tobytes() if image else b"none ")
+    return digest.hexdigest()
+
+
 class Edits:
     """``edits(record)`` returns the picture ``<folder>/<file_stem(id)>`` with any suffix of ``OUTPUT_FORMATS``, in
     upper or lower case.

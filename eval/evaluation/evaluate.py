@@ -26,9 +26,9 @@ from reasonbrain.data.record import Record, Records
 from reasonbrain.editing.placement import open_pipeline
 from reasonbrain.errors import UserError, reason
 from reasonbrain.eval.evaluation import report
-from reasonbrain.eval.evaluation.against import read_other
+from reasonbrain.eval.evaluation.against import check_same_records, read_other
 from reasonbrain.eval.evaluation.benchmarks import Benchmark, find_benchmark
-from reasonbrain.eval.evaluation.edits import Edits, System
+from reasonbrain.eval.evaluation.edits import Edits, System, content
 from reasonbrain.eval.evaluation.judged import Judged, judge_rows
 from reasonbrain.eval.evaluation.metrics import Metric, look_at, scores
 from reasonbrain.eval.evaluation.networks import Models
@@ -116,6 +116,8 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
         judge = Endpoint(str(request.judge), used["judge"], output / "answers") if judged else None
         baselines = benchmark.baselines(pipe, output, request.seed)
         found |= score_records(records, benchmark, metrics, models, edits, baselines)
+        if other:
+            check_same_records(found["records"], other, against)
         if judge:
             found["judged"] = judge_rows(found["records"], records, edits, judged, judge)
         found["edits"] = printable(str(request.edits.resolve())) if request.edits else "edits"
@@ -164,7 +166,8 @@ def score_records(
             continue
         groups = {g: record.category if g == "category" else record.notes.get(g, "") for g in benchmark.groups}
         text = record.instructions[0]
-        rows.append({"id": record.id, "index": index, "instruction": text, "groups": groups, "scores": of})
+        row = {"id": record.id, "index": index, "content": content(record), "instruction": text, "groups": groups}
+        rows.append(row | {"scores": of})
     if not rows:
         first = next((f"; {name}: {why}" for name, why in unreadable.items()), "")
         raise UserError(

@@ -146,7 +146,7 @@ def test_any_id_gives_a_short_file_name_of_valid_unicode():
     assert all(len(file_stem(name).encode()) <= 200 for name in names)
 
 
-ROW = {"id": "1", "scores": {"edits": {"L1": 0.5}}}
+ROW = {"id": "1", "content": "0", "scores": {"edits": {"L1": 0.5}}}
 FOUND = {"benchmark": "mini", "networks": {}}
 GOOD = {**FOUND, "system": "theirs", "edits": "edits", "records": [ROW]}
 
@@ -174,6 +174,7 @@ BROKEN = [None, 5, "x", [], {}, [5], [{}], [[]], float("nan"), 10**400, True]
         *(GOOD | {key: value} for key in ("system", "edits") for value in BROKEN if not isinstance(value, str)),
         *(GOOD | {"records": value} for value in BROKEN if value not in ([], {})),
         *(GOOD | {"records": [ROW | {"id": value}]} for value in BROKEN if not isinstance(value, str)),
+        *(GOOD | {"records": [ROW | {"content": value}]} for value in BROKEN if not isinstance(value, str)),
         *(GOOD | {"records": [ROW | {"scores": value}]} for value in BROKEN),
         *(GOOD | {"records": [ROW | {"scores": {"edits": value}}]} for value in BROKEN if value != {}),
         *(GOOD | {"records": [ROW | {"scores": {"edits": {"L1": v}}}]} for v in BROKEN if v not in (None, 5)),

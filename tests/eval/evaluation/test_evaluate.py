@@ -120,6 +120,32 @@ def test_against_another_report(theirs, records, tmp_path):
     assert {s["against"]["p"] for s in itself["tables"][0]["scores"].values()} == {1.0}
 
 
+@pytest.mark.parametrize("part", ["source", "target", "mask", "instruction"])
+def test_a_report_of_other_records_is_not_compared_with(part, tmp_path):
+    """Records that have the same ids and have changed since, and records with other ids."""
+    data, edits = tmp_path / "data", tmp_path / "edits"
+    edits.mkdir()
+
+    def write(name, instruction="go", **values):
+        data.mkdir(exist_ok=True)
+        for key in ("source", "target", "mask"):
+            Image.new("RGB", (16, 16), (values.get(key, 255),) * 3).save(data / f"{key}.png")
+        row = {key: f"{key}.png" for key in ("source", "target", "mask")}
+        (data / "manifest.jsonl").write_text(json.dumps({"id": name, "instruction": instruction, **row}))
+        Image.new("RGB", (16, 16)).save(edits / f"{name}.png")
+
+    words = ("eval", "--benchmark", "manifest", "--data", data, "--metric", "L1", "--edits", edits)
+    write("a")
+    ok(tmp_path / "a", *words)
+    ok(tmp_path / "b", *words, "--against", tmp_path / "a")
+    write("a", **{part: "stay" if part == "instruction" else 0})
+    said = refused(*words, "--against", tmp_path / "a", "-o", tmp_path / "c")
+    assert said == f"error: --against '{tmp_path}/a' is of other data: its record 'a' has other content\n"
+    write("b")
+    said = refused(*words, "--against", tmp_path / "a", "-o", tmp_path / "c")
+    assert said == f"error: --against '{tmp_path}/a' has none of these 1 records\n"
+
+
 def test_the_same_command_writes_the_same_bytes(theirs, tmp_path):
     for name in ("a", "b"):
         ok(tmp_path / name, *MINI, "--edits", theirs, "--seed", "3")
@@ -249,7 +275,7 @@ def test_records_with_and_without_a_mask():
 
     rows = [row("a", L1=0.1), row("b", **{"L1": 0.3, "L1 inside": 0.5, "L1 outside": None})]
     found = {"records": rows, "seed": 0, "metrics": {"L1": False}}
-    (table,) = tables(found, (), Other("x", None, {"b": {"L1 inside": 0.4}}))
+    (table,) = tables(found, (), Other("x", None, {"b": {"L1 inside": 0.4}}, {}))
     n = {score: of["systems"]["do nothing"]["n"] for score, of in table["scores"].items()}
     assert n == {"L1": 2, "L1 inside": 1, "L1 outside": 0}
     assert [of["against"]["n"] for of in table["scores"].values()] == [0, 1, 0]
