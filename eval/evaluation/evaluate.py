@@ -116,7 +116,7 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
         judge = Endpoint(str(request.judge), used["judge"], output / "answers") if judged else None
         baselines = benchmark.baselines(pipe, output, request.seed)
         found |= score_records(records, benchmark, metrics, models, edits, baselines)
-        if other:
+        if other and against:
             check_same_records(found["records"], other, against)
         if judge:
             found["judged"] = judge_rows(found["records"], records, edits, judged, judge)
