@@ -21,7 +21,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, AutoTokenizer
+from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
+from transformers.utils import GENERATION_CONFIG_NAME
 
 from reasonbrain.checkpoint import embedded
 from reasonbrain.interfaces import Cues, Guidance, Inputs, no_tokens
@@ -77,10 +78,13 @@ class MllmPlugin(PublishedBase):
     def load_assets(self, folder: Path | str) -> None:
         self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         self.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
+        if (Path(folder) / GENERATION_CONFIG_NAME).is_file():  # older checkpoints have none
+            self.model.generation_config = GenerationConfig.from_pretrained(folder)
 
     def save_assets(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)
+        self.model.generation_config.to_json_file(folder / GENERATION_CONFIG_NAME)
 
     def gives_loss(self) -> bool:
         return self.config.img_tokens > 0

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from reasonbrain.checkpoint import load_model
+from reasonbrain.checkpoint import load_model, save_model
 from reasonbrain.config.loading import load_config
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
@@ -120,6 +120,24 @@ def test_precision_applies_to_the_base_only(hub, name, tmp_path, precision, dtyp
         (out.lm_loss + out.hidden.float().square().mean()).backward()
     grads = [p.grad for n, p in loaded.named_parameters() if p.requires_grad and "lora_A" not in n]
     assert all(g is not None and torch.isfinite(g).all() and g.any() for g in grads)  # lora_A waits for lora_B to move
+
+
+@pytest.mark.parametrize("name", ["qwen", "llava"])
+def test_a_checkpoint_keeps_the_published_generation_settings(hub, name, tmp_path) -> None:
+    """Qwen is published with two tokens that end a sentence and a penalty on repetitions."""
+    slot, plug, _ = PARTS[name]
+    shutil.copytree(hub[name].folder, tmp_path / "copy")
+    settings = {"eos_token_id": [2, 3], "repetition_penalty": 1.05, "do_sample": True, "temperature": 1e-06}
+    (tmp_path / "copy" / "generation_config.json").write_text(json.dumps(settings))
+    others = ("encoders", "frce.patch", "frce.region", "frce.text", "connector", "cme", "diffusion")
+    mllm = [f"model.mllm.name={plug}", f"model.mllm.pretrained={tmp_path / 'copy'}"]
+    cfg = load_config("tiny", [*(f"model.{other}=null" for other in others), *mllm])
+    model = ReasonBrain.from_config(cfg.model)
+    save_model(model, cfg, tmp_path / "saved")
+    found = load_model(tmp_path / "saved")[0].slot("mllm").model.generation_config
+    assert {key: getattr(found, key) for key in settings} == settings
+    inputs = model.make_inputs(torch.rand(1, 3, 56, 56), ["melt"])
+    assert model.slot(slot).reason(inputs) == load_model(tmp_path / "saved")[0].slot("mllm").reason(inputs)
 
 
 FOLDERS = {"encoders": "clip", "frce.region": "sam", "diffusion": "flux"}
