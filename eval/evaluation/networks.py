@@ -20,6 +20,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoTokenizer, CLIPImageProcessorPil, CLIPModel, ViTModel
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
+from reasonbrain.errors import UserError
+from reasonbrain.modules.common.published import load_published
 from reasonbrain.utils.images import to_tensor
 
 CLIP_B = "openai/clip-vit-base-patch32"
@@ -37,8 +39,8 @@ class Models:
     """The networks by name, loaded on first use.
 
     ``clip``, ``dino``: folders or hub ids of a CLIPModel and a ViTModel. ``lpips``: alex, squeeze or vgg. The
-    attributes of the same names raise ImportError, OSError, RuntimeError or ValueError if a network cannot be
-    loaded."""
+    attributes of the same names raise ImportError, OSError, RuntimeError, ValueError or UserError if a network cannot
+    be loaded."""
 
     NAMES = ("clip", "dino", "lpips")
 
@@ -77,7 +79,13 @@ class Models:
         """Why one of ``NAMES`` cannot be loaded; None if it can."""
         try:
             getattr(self, name)
-        except (ImportError, OSError, RuntimeError, ValueError) as e:  # no torchvision, no hub, another kind of weights
+        except (
+            ImportError,
+            OSError,
+            RuntimeError,
+            ValueError,
+            UserError,
+        ) as e:  # no torchvision, no hub, other weights
             return f"{name} '{self.ids[name]}' cannot be loaded: {str(e).strip().splitlines()[0]}"
         return None
 
@@ -87,9 +95,12 @@ class _ImageEncoder(ABC):
 
     def __init__(self, name: str, kind: Any, device: torch.device, **options: Any) -> None:
         found = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
-        if found != kind.config_class.model_type:  # transformers would initialise missing weights at random
+        if found != kind.config_class.model_type:
             raise ValueError(f"the model is a {found}, not a {kind.config_class.model_type}")
-        self.model = kind.from_pretrained(name, dtype=torch.float32, **options)
+        # some of these networks are published without safetensors
+        self.model = load_published(
+            kind, name, spare=("pooler.",), use_safetensors=None, dtype=torch.float32, **options
+        )
         self.model.eval().to(device)
         self.device = device
         self._recent = lru_cache(KEPT)(self._embed)

@@ -338,7 +338,7 @@ def _part(
     if pretrained is None:
         raise UserError(f"model.diffusion: set 'pretrained' or 'architecture.{key}'")
     # diffusers asks the hub for the list of a sharded model's files even where HF_HUB_OFFLINE forbids it
-    where = {"subfolder": subfolder, "local_files_only": is_offline_mode()}
+    where: dict[str, Any] = {"subfolder": subfolder, "local_files_only": is_offline_mode()}
     if key == "scheduler":
         part = cls.from_pretrained(pretrained, **where)
     else:

@@ -97,6 +97,38 @@ def test_weights_that_do_not_fit_are_refused(hub, name, tmp_path, fault) -> None
         build_plugin(slot, plugin(slot, plug), params.pop("width"), params)
 
 
+@pytest.mark.parametrize("name", [*PARTS, "flux"])
+def test_a_tensor_that_only_the_index_names_is_refused(hub, name, tmp_path) -> None:
+    slot, plug, _ = PARTS.get(name, ("diffusion", "flux", ""))
+    shutil.copytree(hub[name].folder, tmp_path / "copy")
+    weights = tmp_path / "copy" / ("transformer" if name == "flux" else "")
+    (index,) = weights.glob("*.index.json")
+    listed = json.loads(index.read_text())["weight_map"]
+    tensor = next(n for n in sorted(listed) if n.endswith("norm1.weight") or n.endswith("proj_out.weight"))
+    tensors = load_file(weights / listed[tensor])
+    save_file({k: v for k, v in tensors.items() if k != tensor}, weights / listed[tensor], {"format": "pt"})
+    options = {"layers": [-1]} if name == "clip" else {}
+    with pytest.raises(UserError, match=f"lack .*{re.escape(tensor.rpartition('.layers.')[2])}"):
+        build_plugin(slot, plugin(slot, plug), 48, {"pretrained": str(tmp_path / "copy"), **options})
+
+
+@pytest.mark.parametrize("name", [*PARTS, "flux"])
+def test_pickled_weights_are_refused(hub, name, tmp_path) -> None:
+    """docs/security.md: nothing is unpickled."""
+    slot, plug, _ = PARTS.get(name, ("diffusion", "flux", ""))
+    shutil.copytree(hub[name].folder, tmp_path / "copy")
+    weights = tmp_path / "copy" / ("transformer" if name == "flux" else "")
+    tensors = {}
+    for file in weights.glob("*.safetensors"):
+        tensors |= load_file(file)
+        file.unlink()
+    next(weights.glob("*.index.json")).unlink()
+    torch.save(tensors, weights / ("diffusion_pytorch_model.bin" if name == "flux" else "pytorch_model.bin"))
+    options = {"layers": [-1]} if name == "clip" else {}
+    with pytest.raises(UserError, match=r"model\.[a-z.]+ '.*copy'.*safetensors"):
+        build_plugin(slot, plugin(slot, plug), 48, {"pretrained": str(tmp_path / "copy"), **options})
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
 @pytest.mark.parametrize("name", ["qwen", "llava"])
 def test_precision_applies_to_the_base_only(hub, name, tmp_path, precision, dtype) -> None:

@@ -1,6 +1,7 @@
 """Every metric against an independent computation, on whole pictures and in regions. The networks are tiny and
 untrained, as no published weights are available to the tests."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 import torch
 import torchmetrics
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from thin import THIN, red
 from torch.nn import functional as F
 from transformers import AutoTokenizer, CLIPModel, ViTConfig, ViTModel
@@ -258,6 +260,14 @@ def test_a_wrong_network_is_reported(parts, vit, tmp_path):
     assert "cannot be loaded" in Models(clip=str(tmp_path)).missing("clip")
     assert "the model is a clip, not a vit" in Models(dino=str(parts / "clip")).missing("dino")
     assert "the model is a vit, not a clip" in Models(clip=str(vit)).missing("clip")
+    for name, folder in (("clip", parts / "clip"), ("dino", vit)):  # transformers would fill in random weights
+        shutil.copytree(folder, tmp_path / name)
+        tensors = load_file(tmp_path / name / "model.safetensors")
+        lost = next(key for key in sorted(tensors) if key.endswith("q_proj.weight") or key.endswith("query.weight"))
+        save_file(
+            {k: v for k, v in tensors.items() if k != lost}, tmp_path / name / "model.safetensors", {"format": "pt"}
+        )
+        assert " lack " in Models(**{name: str(tmp_path / name)}).missing(name)
 
 
 def test_lpips(case, mask, vit, tmp_path, monkeypatch):
