@@ -17,11 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoTokenizer, CLIPImageProcessorPil, CLIPModel, ViTModel
+from transformers import CLIPImageProcessorPil, CLIPModel, ViTModel
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from reasonbrain.errors import UserError
-from reasonbrain.modules.common.published import load_published
+from reasonbrain.modules.common.published import load_published, load_tokenizer
+from reasonbrain.utils.hub import hub_trouble
 from reasonbrain.utils.images import to_tensor
 
 CLIP_B = "openai/clip-vit-base-patch32"
@@ -79,14 +80,11 @@ class Models:
         """Why one of ``NAMES`` cannot be loaded; None if it can."""
         try:
             getattr(self, name)
-        except (
-            ImportError,
-            OSError,
-            RuntimeError,
-            ValueError,
-            UserError,
-        ) as e:  # no torchvision, no hub, other weights
-            return f"{name} '{self.ids[name]}' cannot be loaded: {str(e).strip().splitlines()[0]}"
+        except Exception as e:  # no torchvision, no hub, other weights
+            known = isinstance(e, (ImportError, OSError, RuntimeError, ValueError, UserError))
+            if (trouble := hub_trouble(e, self.ids[name])) is None and not known:
+                raise
+            return f"{name} '{self.ids[name]}' cannot be loaded: {trouble or str(e).strip().splitlines()[0]}"
         return None
 
 
@@ -94,13 +92,8 @@ class _ImageEncoder(ABC):
     """A network that embeds pictures."""
 
     def __init__(self, name: str, kind: Any, device: torch.device, **options: Any) -> None:
-        found = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
-        if found != kind.config_class.model_type:
-            raise ValueError(f"the model is a {found}, not a {kind.config_class.model_type}")
-        # some of these networks are published without safetensors
-        self.model = load_published(
-            kind, name, spare=("pooler.",), use_safetensors=None, dtype=torch.float32, **options
-        )
+        options |= {"dtype": torch.float32, "use_safetensors": None}  # some are published without safetensors
+        self.model = load_published(kind, name, spare=("pooler.",), **options)
         self.model.eval().to(device)
         self.device = device
         self._recent = lru_cache(KEPT)(self._embed)
@@ -129,7 +122,7 @@ class Clip(_ImageEncoder):
         super().__init__(name, CLIPModel, device)
         side = self.model.config.vision_config.image_size
         self.processor = CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=side)
-        self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        self.tokenizer = load_tokenizer(name)
         self.text = lru_cache(KEPT)(self._text)
 
     def encode(self, pixels: Tensor) -> Tensor:

@@ -1,8 +1,11 @@
-"""Loading the weights of a published model, all of them or none."""
+"""Loading a published model and its tokenizer: whole, or not at all."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedModel
 
 from reasonbrain.errors import UserError
 
@@ -16,8 +19,14 @@ def load_published(cls: Any, source: str, spare: tuple[str, ...] = (), **options
 
     spare: beginnings of the names of published tensors that ``cls`` leaves out on purpose.
 
-    Raises UserError if tensors are missing, have another shape, or belong to no module of the model, and whatever the
-    library raises."""
+    Raises UserError if the model is of another kind, or if tensors are missing, have another shape, or belong to no
+    module of the model, and whatever the library raises."""
+    if issubclass(cls, PreTrainedModel):  # without its config.json, the library's default architecture would be built
+        kind, wanted = cls.config_class.get_config_dict(source)[0].get("model_type"), cls.config_class.model_type
+        if kind is None:
+            raise UserError(f"the model in '{source}' has no config.json that says what it is")
+        if kind != wanted:
+            raise UserError(f"the model in '{source}' is a {kind}, not a {wanted}")
     # tensors of another shape are listed, too, instead of an error that does not name them
     told = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     model, info = cls.from_pretrained(source, **told, **{"use_safetensors": True, **options})
@@ -34,3 +43,14 @@ def load_published(cls: Any, source: str, spare: tuple[str, ...] = (), **options
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise UserError(f"the weights of {cls.__name__} in '{source}' {fault} {', '.join(names[:3])}{more}")
     return model
+
+
+def load_tokenizer(source: Path | str) -> Any:
+    """The tokenizer in a folder or a repository of the hub, which transformers makes without any words if its
+    vocabulary is missing.
+
+    Raises OSError if it is, and whatever the library raises."""
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    if tokenizer.vocab_size <= len(set(tokenizer.all_special_ids)):
+        raise OSError(f"the tokenizer in '{source}' has no vocabulary: its files are incomplete")
+    return tokenizer

@@ -13,7 +13,7 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+from transformers import CLIPConfig, CLIPModel
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from reasonbrain.checkpoint import embedded
@@ -21,7 +21,7 @@ from reasonbrain.config.schema import ModelConfig
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Features, Inputs
 from reasonbrain.modules.common.precision import cast
-from reasonbrain.modules.common.published import load_published
+from reasonbrain.modules.common.published import load_published, load_tokenizer
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
 
@@ -61,7 +61,7 @@ class ClipEncoders(Plugin):
         if architecture is None:
             source = self.needs_weights(pretrained)
             self.clip = load_published(CLIPModel, source)
-            self.tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            self.tokenizer = load_tokenizer(source)
             self.register_to_config(architecture=self.clip.config.to_diff_dict())
         else:
             self.clip = CLIPModel(CLIPConfig.from_dict(architecture))
@@ -89,7 +89,7 @@ class ClipEncoders(Plugin):
         self.tokenizer.save_pretrained(folder)
 
     def load_assets(self, folder: Path) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.tokenizer = load_tokenizer(folder)
 
     def stand_in_assets(self) -> None:
         self.load_assets(embedded() / "encoders")

@@ -21,12 +21,13 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, AutoTokenizer, GenerationConfig
+from transformers import AutoImageProcessor, GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from reasonbrain.checkpoint import embedded
 from reasonbrain.interfaces import Cues, Guidance, Inputs, no_tokens
 from reasonbrain.modules.common.precision import PublishedBase, cast, computes, hold_base, train_in_float32
+from reasonbrain.modules.common.published import load_tokenizer
 from reasonbrain.utils.images import to_uint8
 
 STEP = 8  # texts are padded to a multiple of this, so that more rows have equal length and can be batched
@@ -76,7 +77,7 @@ class MllmPlugin(PublishedBase):
         return list(self.model.model.language_model.layers)
 
     def load_assets(self, folder: Path | str) -> None:
-        self.tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        self.tokenizer = load_tokenizer(folder)
         self.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
         if (Path(folder) / GENERATION_CONFIG_NAME).is_file():  # older checkpoints have none
             self.model.generation_config = GenerationConfig.from_pretrained(folder)
@@ -91,7 +92,7 @@ class MllmPlugin(PublishedBase):
 
     def stand_in_assets(self) -> None:
         """The embedded default's tokenizer, and an image processor for the model's native image size."""
-        self.tokenizer = AutoTokenizer.from_pretrained(embedded() / "mllm")
+        self.tokenizer = load_tokenizer(embedded() / "mllm")
         self.tokenizer.add_tokens([self.image_token], special_tokens=True)
         self.image_processor = self.stand_in_processor(self.model.config.vision_config)
 

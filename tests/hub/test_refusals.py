@@ -2,6 +2,7 @@
 
 import re
 
+import layouts
 import pytest
 
 FLUX = "black-forest-labs/FLUX.1-dev"
@@ -43,3 +44,22 @@ def test_every_reason(hub, run, first_shard):
     hub.breaks.clear()
     ((code, said, _),) = run([init], offline=True)
     assert code == 2 and f"'{CLIP}': it is not complete in the cache, and HF_HUB_OFFLINE is set" in said
+
+
+@pytest.mark.long
+def test_networks_that_score_edits(hub, run, folders, first_shard, tmp_path):
+    """They are loaded by another way than the model; a connection that breaks off was a traceback there."""
+    breaks, gated = "openai/clip-vit-base-patch32", "lab/clip"
+    hub.repositories = {**folders, breaks: folders[CLIP], gated: folders[CLIP]}
+    hub.breaks.add((breaks, first_shard(CLIP)))
+    hub.gated.add(gated)
+    layouts.magicbrush(tmp_path / "mb")
+    evaluate = ["eval", "--benchmark", "magicbrush", "--data", "mb", "--limit", "1", "--metric", "CLIP-I"]
+    for (code, said, error), repository, words in zip(
+        run([[*evaluate, "-o", "first"], [*evaluate, "-o", "second", "--clip", gated]]),
+        (breaks, gated),
+        ("the connection broke off", "licence is not accepted; accept it at"),
+        strict=True,
+    ):
+        line = said.strip().splitlines()[-1]
+        assert code == 2 and line.startswith("error: ") and f"'{repository}'" in line and words in line, (said, error)

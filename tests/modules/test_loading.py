@@ -129,6 +129,31 @@ def test_pickled_weights_are_refused(hub, name, tmp_path) -> None:
         build_plugin(slot, plugin(slot, plug), 48, {"pretrained": str(tmp_path / "copy"), **options})
 
 
+@pytest.mark.parametrize("name", ["clip", "qwen"])
+def test_a_tokenizer_without_its_vocabulary_is_refused(hub, name, tmp_path) -> None:
+    """transformers makes an empty tokenizer, which reads no word."""
+    slot, plug, _ = PARTS[name]
+    options = {"layers": [-1]} if name == "clip" else {}
+    shutil.copytree(hub[name].folder, tmp_path / "copy")
+    (tmp_path / "copy" / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=rf"model\.{slot}\.pretrained '.*copy'.* has no vocabulary"):
+        build_plugin(slot, plugin(slot, plug), 48, {"pretrained": str(tmp_path / "copy"), **options})
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_model_of_another_kind_is_refused_before_it_is_built(hub, name, tmp_path) -> None:
+    """Without config.json, transformers builds its default architecture, which may be of 72 B parameters."""
+    slot, plug, _ = PARTS[name]
+    options = {"layers": [-1]} if name == "clip" else {}
+    shutil.copytree(hub[name].folder, tmp_path / "copy")
+    (tmp_path / "copy" / "config.json").unlink()
+    with pytest.raises(UserError, match=r"'.*copy' has no config.json"):
+        build_plugin(slot, plugin(slot, plug), 48, {"pretrained": str(tmp_path / "copy"), **options})
+    other = "sam" if name == "clip" else "clip"
+    with pytest.raises(UserError, match=f"the model in '.*' is a {other}, not a {name}"):
+        build_plugin(slot, plugin(slot, plug), 48, {"pretrained": hub[other].folder, **options})
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
 @pytest.mark.parametrize("name", ["qwen", "llava"])
 def test_precision_applies_to_the_base_only(hub, name, tmp_path, precision, dtype) -> None:

@@ -258,8 +258,8 @@ def test_a_mask_of_another_shape_than_its_source_is_an_error(mask):
 def test_a_wrong_network_is_reported(parts, vit, tmp_path):
     assert Models(str(parts / "clip"), str(vit)).missing("dino") is None
     assert "cannot be loaded" in Models(clip=str(tmp_path)).missing("clip")
-    assert "the model is a clip, not a vit" in Models(dino=str(parts / "clip")).missing("dino")
-    assert "the model is a vit, not a clip" in Models(clip=str(vit)).missing("clip")
+    assert "is a clip, not a vit" in Models(dino=str(parts / "clip")).missing("dino")
+    assert "is a vit, not a clip" in Models(clip=str(vit)).missing("clip")
     for name, folder in (("clip", parts / "clip"), ("dino", vit)):  # transformers would fill in random weights
         shutil.copytree(folder, tmp_path / name)
         tensors = load_file(tmp_path / name / "model.safetensors")
