@@ -24,6 +24,8 @@ from reasonbrain.attention import set_attention
 from reasonbrain.checkpoint import check_same_model
 from reasonbrain.config.loading import load_config, portable_config
 from reasonbrain.config.schema import Config, DataConfig, TrainConfig, slot_config
+from reasonbrain.data.dataset import DataSet
+from reasonbrain.data.mixture import Mixture
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS, plugin
@@ -37,9 +39,11 @@ from reasonbrain.train.export import export
 from reasonbrain.train.loop import LOG, Loop
 from reasonbrain.train.optim import check_trains, numel
 from reasonbrain.train.tracking import Tracker
-from reasonbrain.train.validation import Validation
+from reasonbrain.train.validation import Validation, is_trained_on
 from reasonbrain.utils.files import check_replaceable, whole_file
-from reasonbrain.utils.reading import read_json
+from reasonbrain.utils.reading import read_json, sketch
+
+DATA = "data.json"  # what the run was trained on
 
 log = logging.getLogger(__name__)
 
@@ -81,22 +85,27 @@ def check_run(cfg: Config, run: Path) -> None:
                 log.warning(f"{run}: {section}.{key} is {now} now; the run was trained with {then}")
 
 
-def note_records(run: Path, count: int) -> None:
-    """Writes the number of training records to RUN/records.json. Logs a warning if a resumed run had another number:
-    then the remaining steps draw other records than they would have."""
-    path = run / "records.json"
-    then = read_json(path, "run") if path.is_file() else count
-    if then != count:
-        log.warning(f"{run}: the data have {count} records now; the run was trained with {then}")
-    with whole_file(path) as file:
-        json.dump(count, file)
-
-
 def _settings(section: DataConfig | TrainConfig) -> dict[str, Any]:
     """The keys of a section, those of the data set among them, as they are written."""
     values = dict(vars(section))
     further = values.pop("options", {})
     return values | further
+
+
+def note_data(data: DataSet, run: Path) -> None:
+    """Writes the number of records of ``data`` and a sketch of its files to RUN/data.json, for each part of a mixture.
+    Logs what has changed since the run was last started."""
+    parts = data.parts if isinstance(data, Mixture) else [data]
+    now = [{"records": len(part), "files": [sketch(file) for file in part.files]} for part in parts]
+    then = read_json(run / DATA, f"run '{run}'") if (run / DATA).exists() else now
+    for number, (old, new) in enumerate(zip(then, now, strict=False)):
+        name = f"data.mixture[{number}]" if isinstance(data, Mixture) else "data"
+        if old["records"] != new["records"]:
+            log.warning(f"{run}: {name} has {new['records']} records now; the run was trained with {old['records']}")
+        elif old != new:
+            log.warning(f"{run}: the files of {name} are not those that the run was trained with")
+    with whole_file(run / DATA) as file:
+        json.dump(now, file)
 
 
 def check_partitioned_loading(cfg: Config) -> None:
@@ -146,7 +155,7 @@ def _train(
     for name in cfg.train.compile:
         model.parts[name].compile_blocks()
     set_attention(model, cfg.model.attention, training=True, autocast=torch.bfloat16 if cfg.train.bf16 else None)
-    first = processes.rank() == 0
+    first, data = processes.rank() == 0, batches.features.records.source
     if first:
         log.info("\n" + table(model))
     engine = ZeroEngine(model, cfg.train, zero) if zero else Engine(model, cfg.train)
@@ -156,13 +165,15 @@ def _train(
     processes.wait()  # all processes must have read the run before it changes
     if first:
         loop.shorten_log()
-        note_records(run, len(batches.features.records))
+        note_data(data, run)
         new = run / "config.yaml.new"  # written in one piece even if the disk fills up
         new.write_text(portable_config(cfg), encoding="utf-8")
         os.replace(new, run / "config.yaml")
         if cfg.train.tracker:
             loop.tracker = Tracker(cfg.train.tracker, run, loop.step, asdict(cfg))
     validation = Validation(cfg, model, engine, run) if cfg.train.validate_every else None
+    if first and validation and is_trained_on(cfg.data, data, validation.data):
+        log.warning(f"data.validation: '{cfg.data.validation}' is trained on, so the validation loss does not count")
 
     def losses(batch: Batch) -> dict[str, torch.Tensor]:
         return engine.model(*batch, draws=cfg.train.draws, lm_weight=cfg.train.lm_weight)

@@ -6,7 +6,6 @@ processes are comparable. Validation uses the current weights, not the averaged 
 
 from __future__ import annotations
 
-import logging
 import os
 from functools import partial
 from pathlib import Path
@@ -17,14 +16,14 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from reasonbrain.config.schema import Config, DataConfig
+from reasonbrain.data.dataset import DataSet
+from reasonbrain.data.mixture import Mixture
 from reasonbrain.data.opening import open_validation
 from reasonbrain.interfaces import Inputs
 from reasonbrain.model import ReasonBrain
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.feature_cache import Prepared, compute
 from reasonbrain.utils.images import save_image, to_pil
-
-log = logging.getLogger(__name__)
 
 RECORDS, DRAWS = 16, 4  # records, and noise levels per record
 PICTURES, SIDE = 4, 192  # sample edits, and the side of an image in pixels
@@ -35,11 +34,8 @@ class Validation:
 
     def __init__(self, cfg: Config, model: ReasonBrain, engine: Any, run: Path) -> None:
         self.cfg, self.model, self.engine, self.run = cfg, model, engine, run
-        if is_trained_on(cfg.data) and processes.rank() == 0:
-            log.warning(
-                f"data.validation: '{cfg.data.validation}' is trained on, so the validation loss does not count"
-            )
         records = open_validation(cfg.data)
+        self.data = records.source
         self.records = [compute(model, records[i]) for i in range(min(RECORDS, len(records)))]
 
     def inputs(self, record: Prepared) -> Inputs:
@@ -99,10 +95,19 @@ class Validation:
         return sheet
 
 
-def is_trained_on(data: DataConfig) -> bool:
-    """Whether ``data.validation`` is a path that is trained on."""
-    paths = [path for path in (data.path, *(part.path for part in data.mixture)) if path]
-    return data.validation is not None and os.path.realpath(data.validation) in map(os.path.realpath, paths)
+def is_trained_on(data: DataConfig, training: DataSet, validation: DataSet) -> bool:
+    """Whether ``data.validation`` is trained on: ``training`` has its path, one of its files, or the folder around it.
+
+    ``training`` and ``validation``: the opened data sets."""
+    parts = zip(data.mixture, training.parts, strict=True) if isinstance(training, Mixture) else [(data, training)]
+    held = os.path.realpath(str(data.validation))
+    for section, part in parts:
+        if data.validation and section.path:
+            path, files = os.path.realpath(section.path), {*map(os.path.realpath, part.files)}
+            inside = not files and held.startswith(path + os.sep)  # such data sets are folders, read at any depth
+            if held == path or inside or files.intersection(map(os.path.realpath, validation.files)):
+                return True
+    return False
 
 
 def draw(rows: list[tuple[str, list[Image.Image]]]) -> Image.Image:

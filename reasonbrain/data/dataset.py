@@ -7,6 +7,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from reasonbrain.data.record import Record, Size
@@ -25,7 +26,11 @@ class DataSet(ABC):
     Args:
         path: the data: a file, a folder, or a pattern of files such as ``"shards/*.tar"``
         size: pixel budget, ``size`` x ``size``
+
+    ``files``: the files that its records are read from, apart from files of one picture.
     """
+
+    files: Sequence[Path] = ()
 
     @classmethod
     def open(cls, **section: Any) -> DataSet:

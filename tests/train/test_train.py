@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 
 from reasonbrain.checkpoint import load_model
 from reasonbrain.config.loading import dump_config, load_config
-from reasonbrain.config.schema import TrainConfig
+from reasonbrain.config.schema import DataConfig, PartConfig, TrainConfig
+from reasonbrain.data.opening import open_data
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
@@ -23,7 +24,7 @@ from reasonbrain.train.building import build as start
 from reasonbrain.train.export import export
 from reasonbrain.train.feature_cache import FeatureCache
 from reasonbrain.train.planning.plan import plan
-from reasonbrain.train.run import check_run, table, train
+from reasonbrain.train.run import check_run, note_data, table, train
 
 QUICK = ["data.count=8", "train.batch_size=4", "train.warmup=2", "train.log_every=1"]
 
@@ -51,21 +52,30 @@ def test_a_changed_key_of_the_data_set_is_named(tmp_path, caplog):
     assert caplog.messages == [f"{tmp_path}: data.seed is 9 now; the run was trained with the default"]
 
 
-def test_another_number_of_records_is_named(tmp_path, caplog, settings, records):
-    """A file of records that has grown since the run began."""
-    for number, record in enumerate(records[:2]):
-        record.source.save(tmp_path / f"{number}.png")
-    row = {"source": "0.png", "target": "1.png", "instruction": "Melt it."}
-    lines = [json.dumps(row | {"id": str(i)}) + "\n" for i in range(3)]
-    data = ["data.name=manifest", f"data.path={tmp_path / 'm.jsonl'}", "data.augment=null"]
-    found = []
-    for steps, count in ((1, 2), (2, 2), (3, 3), (4, 3)):
-        (tmp_path / "m.jsonl").write_text("".join(lines[:count]))
+def test_data_that_have_changed_are_named(tmp_path, caplog):
+    """A data set that grew, one of the same length, and one part of a mixture."""
+    line = '{{"source": "a.png", "instruction": "go {}"}}\n'
+    for name, count in (("one", 2), ("two", 3)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(map(line.format, range(count))))
+    one, two = (DataConfig(name="manifest", path=str(tmp_path / f"{name}.jsonl")) for name in ("one", "two"))
+    both = DataConfig(name="mixture", mixture=[PartConfig("manifest", part.path) for part in (one, two)])
+    (tmp_path / "run").mkdir()
+    (tmp_path / "mixed").mkdir()
+
+    def said():
         caplog.clear()
-        train(settings(*QUICK[1:], *data, f"train.steps={steps}", "train.save_every=1"), tmp_path / "run")
-        found.append([m for m in caplog.messages if "records now" in m])
-    text = f"{tmp_path / 'run'}: the data have 3 records now; the run was trained with 2"
-    assert found == [[], [], [text], []]
+        note_data(open_data(one), tmp_path / "run")
+        note_data(open_data(both), tmp_path / "mixed")
+        return caplog.messages
+
+    assert said() == said() == []
+    with (tmp_path / "one.jsonl").open("a") as file:
+        file.write(line.format(9))
+    changed = "has 3 records now; the run was trained with 2"
+    assert said() == [f"{tmp_path}/run: data {changed}", f"{tmp_path}/mixed: data.mixture[0] {changed}"]
+    (tmp_path / "one.jsonl").write_text(line.format(7) * 3)
+    assert said()[0] == f"{tmp_path}/run: the files of data are not those that the run was trained with"
+    assert said() == []
 
 
 def test_thirty_steps_lower_both_losses(settings, tmp_path, records):

@@ -9,6 +9,7 @@ from PIL import Image
 
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import DataConfig, PartConfig
+from reasonbrain.data.opening import guess, open_data
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.modules.data.reasonmini import make
@@ -20,13 +21,30 @@ from reasonbrain.utils.images import to_tensor
 QUICK = ["data.count=8", "train.batch_size=4", "train.warmup=2", "train.log_every=1", "train.steps=4"]
 
 
+def manifest(path):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"source": "a.png", "instruction": "go"}\n')
+    return str(path)
+
+
 def test_validation_data_that_are_trained_on_are_recognised(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path / "a")
-    here, other, link = (str(tmp_path / name) for name in ("a", "b", "link"))
-    part = PartConfig(name="manifest", path=here)
-    assert is_trained_on(DataConfig(path=here, validation=link))
-    assert is_trained_on(DataConfig(name="mixture", mixture=[part], validation=here))
-    assert not is_trained_on(DataConfig(path=here, validation=other)) and not is_trained_on(DataConfig(path=here))
+    one, other = manifest(tmp_path / "one" / "manifest.jsonl"), manifest(tmp_path / "other.jsonl")
+    (tmp_path / "link.jsonl").symlink_to(one)
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "inner" / "a_source.png").touch()
+
+    def trained_on(validation, **training):
+        data = DataConfig(validation=str(validation), **training)
+        return is_trained_on(
+            data, open_data(data), open_data(DataConfig(name=guess(str(validation)), path=str(validation)))
+        )
+
+    for held in (one, tmp_path / "link.jsonl", tmp_path / "one"):
+        part = [PartConfig(name="manifest", path=other), PartConfig(name="manifest", path=one)]
+        assert trained_on(held, name="manifest", path=one) and trained_on(held, name="mixture", mixture=part), held
+        assert not trained_on(held, name="manifest", path=other), held
+    assert trained_on(tmp_path / "inner", name="folder", path=str(tmp_path))
+    assert not trained_on(one, name="mini")
 
 
 @pytest.fixture()
