@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from huggingface_hub import split_torch_state_dict_into_shards
+from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reasonbrain.config.loading import check_sizes, load_config, make_config, portable_config, read_config
+from reasonbrain.config.loading import check_sizes, make_config, portable_config, read_config
 from reasonbrain.config.schema import Config, EditConfig, slot_config
 from reasonbrain.errors import UserError, reason
 from reasonbrain.model import ReasonBrain, build_plugin
@@ -227,8 +228,8 @@ def load_model(
 
     name: as for ``find_checkpoint``. overrides: ``key=value``, only for settings that do not affect trained weights:
     ``edit.*``, a slot set to null, or the location of published weights that the checkpoint omits
-    (``model.mllm.pretrained``). config: the preset or file that the checkpoint must have been made with. dtype: the
-    precision of float32 weights after loading, or a function of ``edit`` that returns it. partition: called with every
+    (``model.mllm.pretrained``). config: the preset or file that the checkpoint must have been made with; what its section
+    ``edit`` says goes before the checkpoint's. dtype: the precision of float32 weights after loading, or a function of ``edit`` that returns it. partition: called with every
     parameter as soon as it is loaded, before the next one is read, except parameters of modules that only prepare
     records.
 
@@ -240,8 +241,10 @@ def load_model(
     if set(written) != set(Config.__annotations__):  # slots would be null unnoticed
         raise UserError(f"checkpoint file '{folder / 'config.yaml'}' is truncated")
     if config is not None:
-        check_same_model(load_config(config), saved, folder)
-    cfg = make_config(written, overrides, reads_data=False) if overrides else saved
+        asked = read_config(config)
+        check_same_model(make_config(asked), saved, folder)
+        written.edit = OmegaConf.merge(written.edit, asked.get("edit", {}))
+    cfg = make_config(written, overrides, reads_data=False)
     check_same_model(cfg, saved, folder)
     dtype = dtype if isinstance(dtype, torch.dtype) else dtype(cfg.edit)
     slots = {}

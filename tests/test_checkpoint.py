@@ -4,11 +4,13 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from click.testing import CliRunner
 from diffusers import AutoencoderKL
+from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, Qwen2_5_VLForConditionalGeneration
@@ -288,6 +290,14 @@ def test_a_slot_that_was_null_has_no_weights(model, build, settings, tmp_path):
 def test_settings_that_do_not_affect_weights_may_change(saved):
     model, cfg = load_model(saved, ["edit.steps=9", "model.cme=null"])
     assert cfg.edit.steps == 9 and model.slot("cme") is None
+
+
+def test_edit_settings_of_a_configuration_go_before_those_of_the_checkpoint(saved, tmp_path):
+    file = tmp_path / "mine.yaml"
+    OmegaConf.save({"model": OmegaConf.load(saved / "config.yaml").model, "edit": {"steps": 9}}, file)
+    before, after = load_model(saved)[1].edit, load_model(saved, config=str(file))[1].edit
+    assert before.steps != 9 and after == replace(before, steps=9)
+    assert load_model(saved, ["edit.steps=7"], str(file))[1].edit.steps == 7
 
 
 def test_a_view_of_another_shape_is_not_shared(model, settings, tmp_path):

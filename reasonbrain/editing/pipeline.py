@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -32,7 +34,7 @@ from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
 from reasonbrain.utils.images import load_image, to_pil
 
-Picture = str | Path | Image.Image | np.ndarray
+Picture = str | Path | bytes | Image.Image | np.ndarray
 OnStepEnd = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 
@@ -45,6 +47,13 @@ class ReasonBrainOutput(BaseOutput):
     reasoning: list[str] | None  # the MLLM's sentences; None unless asked for
     regions: list[np.ndarray]  # label maps [h, w], -1: no region
     focus: list[np.ndarray | None]  # share of attention on each patch [rows, columns]; None without a CME
+
+
+def check_overrides(overrides: Sequence[str]) -> None:
+    """Raises UserError for an override of a section that has no effect on edits."""
+    for text in overrides:
+        if text.partition("=")[0].partition(".")[0] in ("data", "train"):
+            raise UserError(f"override '{text:.100}': an edit depends on model.* and edit.* alone")
 
 
 class ReasonBrainPipeline(DiffusionPipeline):
@@ -95,11 +104,10 @@ class ReasonBrainPipeline(DiffusionPipeline):
         torch_dtype: torch.dtype | None = None,
         dtype: torch.dtype | None = None,
     ) -> ReasonBrainPipeline:
-        """Loads ``tiny`` (the embedded default), a checkpoint folder or a training run. overrides: ``key=value``.
-        config: the preset or YAML file that the checkpoint must have been trained with; None accepts any. dtype, or
-        torch_dtype: the precision of float32 weights after loading; None keeps it.
-
-        Raises UserError like ``checkpoint.load_model``."""
+        """Loads ``tiny`` (the embedded default), a checkpoint folder or a training run. dtype, or torch_dtype: the
+        precision of float32 weights after loading; None keeps it. overrides, config, and the errors raised: as for
+        ``checkpoint.load_model``. Raises UserError also like ``check_overrides``."""
+        check_overrides(overrides)
         return cls.from_model(*load_model(name, overrides, config, dtype or torch_dtype or torch.float32))
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **_: Any) -> None:  # type: ignore[override]
@@ -140,7 +148,8 @@ class ReasonBrainPipeline(DiffusionPipeline):
     ) -> ReasonBrainOutput:
         """Edits one or many pictures of any sizes. A result has the size of its source.
 
-        image: paths, PIL pictures or arrays (``load_image``). instruction: one for all pictures, or one per picture.
+        image: paths, encoded or PIL pictures, or arrays (``load_image``). instruction: one for all pictures, or one per
+        picture.
         objects: names of the key objects of each picture, or one name for a single object; None extracts them from the
         instruction.
         num_inference_steps, guidance_scale, preserve: None for the values of ``settings.edit``.
@@ -153,7 +162,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
 
         Raises UserError for an unreadable picture, an instruction that ``check_instruction`` rejects, a number out of
         range, lists of different lengths, an edit that does not fit into memory, and one that is NaN or infinite."""
-        single = isinstance(image, (str, Path, Image.Image, np.ndarray))
+        single = isinstance(image, Picture)
         pictures = [load_image(i) for i in ([image] if single else image)]  # type: ignore
         texts = [instruction] * len(pictures) if isinstance(instruction, str) else list(instruction)
         edit = replace(self.settings.edit)
@@ -199,7 +208,9 @@ class ReasonBrainPipeline(DiffusionPipeline):
         ``reasoning`` and ``n``, the number of variants. They are read as needed. Each variant is one result. Whatever
         is raised for a row becomes the ``error`` of its results. A picture depends only on its row and ``batch_size``.
 
-        Raises RunError if the accelerator fails."""
+        Raises RunError if the accelerator fails, and UserError for a ``batch_size`` below 1."""
+        if not isinstance(batch_size, Integral) or batch_size < 1:
+            raise UserError(f"batch_size {batch_size!r:.60} is not a whole number of at least 1")
         yield from edit_rows(self.core(), self.settings.edit, parse_all(rows), batch_size)
         self.maybe_free_model_hooks()
 
@@ -263,6 +274,9 @@ def _check(
 ) -> None:
     if not pictures:
         raise UserError("no image given")
+    for one in generator if isinstance(generator, (list, tuple)) else [generator]:
+        if not isinstance(one, (torch.Generator, NoneType)):
+            raise UserError(f"generator {one!r:.60} is not a torch.Generator, such as torch.Generator().manual_seed(0)")
     for what, given in (("instructions", texts), ("objects", objects), ("generators", generator)):
         if isinstance(given, (list, tuple)) and len(given) != len(pictures):
             raise UserError(f"{len(pictures)} images, but {len(given)} {what}; give one each")

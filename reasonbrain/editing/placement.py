@@ -12,7 +12,7 @@ import torch
 
 from reasonbrain.checkpoint import load_model
 from reasonbrain.config.schema import EditConfig
-from reasonbrain.editing.pipeline import ReasonBrainPipeline
+from reasonbrain.editing.pipeline import ReasonBrainPipeline, check_overrides
 from reasonbrain.errors import UserError, reason
 
 
@@ -22,7 +22,9 @@ def open_pipeline(
     """Loads a checkpoint and moves it where its edits are computed.
 
     index: the accelerator of this machine to use where ``edit.device`` does not say, modulo their number. The other
-    arguments, and the errors raised: as for ``load_model``. Raises UserError also for a device that is not there."""
+    arguments, and the errors raised: as for ``load_model``. Raises UserError also for a device that is not there, and
+    like ``check_overrides``."""
+    check_overrides(overrides)
     pipe = ReasonBrainPipeline.from_model(*load_model(checkpoint, overrides, config, weights_dtype))
     edit = pipe.settings.edit
     device = find_device(edit, index)

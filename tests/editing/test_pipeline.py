@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -238,6 +239,8 @@ def test_a_string_is_one_object(pipe, records):
         ({"output_type": "jpeg"}, "pil, np, pt"),
         ({"objects": [["a"], ["b"]]}, "1 images, but 2 objects"),
         ({"generator": [seed(), seed()]}, "1 images, but 2 generators"),
+        ({"generator": 7}, "generator 7 is not a torch.Generator, such as"),
+        ({"generator": [np.int64(7)]}, "is not a torch.Generator"),
         ({"image": "gone.png"}, "gone.png"),
         ({"num_inference_steps": 2.5}, "steps '2.5' is not a whole number"),
         ({"guidance_scale": float("nan")}, "guidance_scale nan is not a finite number"),
@@ -249,6 +252,24 @@ def test_a_string_is_one_object(pipe, records):
 def test_invalid_arguments(pipe, records, arguments, said):
     with pytest.raises(UserError, match=said):
         pipe(**({"image": records[0].source, "instruction": "melt it"} | arguments))
+
+
+@pytest.mark.parametrize("size", [0, -1, 1.5, "8"])
+def test_a_batch_size_that_would_make_no_edit_is_an_error(pipe, size):
+    with pytest.raises(UserError, match=f"batch_size {size!r} is not a whole number of at least 1"):
+        list(pipe.batch([], size))
+
+
+def test_an_encoded_picture_is_one_picture(pipe, records):
+    records[0].source.save(file := BytesIO(), "PNG")
+    one, other = (pipe(i, "melt it", generator=seed()).images[0] for i in (records[0].source, file.getvalue()))
+    assert (pixels(one) == pixels(other)).all()
+
+
+@pytest.mark.parametrize("override", ["data.size=128", "train.steps=3", "data={size: 128}"])
+def test_an_override_that_changes_no_edit_is_an_error(override):
+    with pytest.raises(UserError, match="override '.*': an edit depends on model.* and edit.* alone"):
+        ReasonBrainPipeline.from_pretrained("tiny", ["edit.steps=1", override])
 
 
 def test_a_diverged_model_is_refused(model, settings, records):
