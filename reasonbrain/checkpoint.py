@@ -228,10 +228,10 @@ def load_model(
 
     name: as for ``find_checkpoint``. overrides: ``key=value``, only for settings that do not affect trained weights:
     ``edit.*``, a slot set to null, or the location of published weights that the checkpoint omits
-    (``model.mllm.pretrained``). config: the preset or file that the checkpoint must have been made with; what its section
-    ``edit`` says goes before the checkpoint's. dtype: the precision of float32 weights after loading, or a function of ``edit`` that returns it. partition: called with every
-    parameter as soon as it is loaded, before the next one is read, except parameters of modules that only prepare
-    records.
+    (``model.mllm.pretrained``). config: the preset or file that the checkpoint must have been made with; its ``edit``
+    settings replace the checkpoint's. dtype: the precision of float32 weights after loading, or a function of ``edit``
+    that returns it. partition: called with every parameter as soon as it is loaded, before the next one is read, except
+    parameters of modules that only prepare records.
 
     Raises UserError for a checkpoint that is missing, truncated, incomplete or made with another configuration, and if
     published weights cannot be loaded."""

@@ -33,7 +33,7 @@ TEMPORARY = re.compile(r"\.[0-9a-f]{16}\.tmp")  # files that ``whole_file`` and 
 
 def enter(lock: BinaryIO, job: Job, rows: str, shared: bool) -> None:
     """Locks the folder and checks that it is new or has results of this job (``compare``). The first process to enter
-    then removes temporary files, and results whose picture was deleted, which are made again. ``shared``: the
+    then removes temporary files, and results whose picture is lost, which are made again. ``shared``: the
     processes of one torchrun share the lock.
 
     Raises UserError if another command uses the folder, or if it has results of another job."""
@@ -55,10 +55,11 @@ def enter(lock: BinaryIO, job: Job, rows: str, shared: bool) -> None:
 
 
 def _forget_lost(output: Path) -> None:
-    """Removes the lines of results whose picture is no longer there."""
+    """Removes the lines of results whose picture was deleted, or is empty after a power failure."""
 
     def lost(line: JsonRow) -> bool:
-        return _is_result(line) and line["file"] is not None and not (output / line["file"]).exists()
+        picture = output / line["file"] if _is_result(line) and line["file"] else None
+        return picture is not None and not (picture.is_file() and picture.stat().st_size)
 
     for path in (output / "results.jsonl", *output.glob("results-*.jsonl")):
         if any(map(lost, read(path))):

@@ -188,6 +188,24 @@ def test_missing_variants_are_made_and_a_repeated_line_counts_once(command, phot
     assert "4 results, 0 failed" in (out / "gallery.html").read_text()
 
 
+def test_lost_pictures_are_made_again(command, photos, tmp_path):
+    """One was deleted, and one is empty after a power failure. The line of a failed row has no picture."""
+    jobs, out = photos / "jobs.jsonl", tmp_path / "out"
+    row = {"id": "a", "image": "0.png", "instruction": "melt it", "n": 3}
+    jobs.write_text(json.dumps(row) + "\n" + json.dumps(row | {"id": "b", "image": "gone.png", "n": 1}))
+    code, _, whole = command(jobs, out)
+    made = {line["file"]: (out / line["file"]).read_bytes() for line in whole if line["file"]}
+    assert code == 3 and len(made) == 3
+    kept, deleted, empty = made
+    (out / deleted).unlink()
+    (out / empty).write_bytes(b"")
+    time = (out / kept).stat().st_mtime_ns
+    code, _, found = command(jobs, out)
+    assert code == 3 and {name: (out / name).read_bytes() for name in made} == made
+    assert sorted((line["row"], line["variant"]) for line in found) == [(0, 0), (0, 1), (0, 2), (1, 0)]
+    assert (out / kept).stat().st_mtime_ns == time and "4 results, 1 failed" in (out / "gallery.html").read_text()
+
+
 def test_foreign_files_stay(command, photos, tmp_path):
     out = tmp_path / "out"
     (out / "pictures").mkdir(parents=True)
