@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
@@ -32,7 +32,7 @@ from reasonbrain.checkpoint import save_tensors
 from reasonbrain.config.schema import Config, slot_config
 from reasonbrain.data.opening import identity, open_records
 from reasonbrain.data.record import Record, Size
-from reasonbrain.errors import UserError
+from reasonbrain.errors import UserError, reason
 from reasonbrain.model import ReasonBrain
 from reasonbrain.train.buckets import Buckets
 from reasonbrain.train.distributed import processes
@@ -183,7 +183,7 @@ class FeatureCache:
         files = range(processes.rank(), shards(len(self)), processes.world())
         for index in tqdm(files, desc="features", unit="file", disable=None):
             path = folder / f"{index:06d}.safetensors"
-            if not path.exists():
+            if not path.exists() or not path.stat().st_size:  # empty: lost in a power failure
                 self._write_file(path, range(index * SHARD, min((index + 1) * SHARD, len(self))))
         processes.wait()
 
@@ -230,8 +230,13 @@ def compute(model: ReasonBrain, record: Record) -> Prepared:
 
 @lru_cache(maxsize=256)
 def _open(path: Path) -> tuple[dict[str, Any], Any]:
-    file = safe_open(path, "pt")
-    return json.loads(file.metadata()["words"]), file
+    try:
+        file = safe_open(path, "pt")
+        return json.loads(file.metadata()["words"]), file
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError) as e:
+        raise UserError(
+            f"data.features: '{path}' is damaged ({reason(e)}); delete it and repeat `reasonbrain data cache`"
+        ) from None
 
 
 def shards(records: int) -> int:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ from reasonbrain.train.optim import check_trains, numel
 from reasonbrain.train.tracking import Tracker
 from reasonbrain.train.validation import Validation, is_trained_on
 from reasonbrain.utils.files import check_replaceable, whole_file
-from reasonbrain.utils.reading import read_json, sketch
+from reasonbrain.utils.reading import sketch
 
 DATA = "data.json"  # what the run was trained on
 
@@ -95,14 +96,16 @@ def _settings(section: DataConfig | TrainConfig) -> dict[str, Any]:
 def note_data(data: DataSet, run: Path) -> None:
     """Writes the number of records of ``data`` and a sketch of its files to RUN/data.json, for each part of a mixture.
     Logs what has changed since the run was last started."""
-    parts = data.parts if isinstance(data, Mixture) else [data]
-    now = [{"records": len(part), "files": [sketch(file) for file in part.files]} for part in parts]
-    then = read_json(run / DATA, f"run '{run}'") if (run / DATA).exists() else now
-    for number, (old, new) in enumerate(zip(then, now, strict=False)):
-        name = f"data.mixture[{number}]" if isinstance(data, Mixture) else "data"
-        if old["records"] != new["records"]:
-            log.warning(f"{run}: {name} has {new['records']} records now; the run was trained with {old['records']}")
-        elif old != new:
+    parts = {f"data.mixture[{i}]": p for i, p in enumerate(data.parts)} if isinstance(data, Mixture) else {"data": data}
+    now = {name: [len(part), *map(sketch, part.files)] for name, part in parts.items()}
+    then = now
+    with suppress(OSError, ValueError, TypeError):  # a run that starts, or whose note was lost in a power failure
+        then = dict(json.loads((run / DATA).read_text(encoding="utf-8")))
+    for name, (count, *files) in now.items():
+        before, *old = then.get(name) or now[name]
+        if count != before:
+            log.warning(f"{run}: {name} has {count} records now; the run was trained with {before}")
+        elif files != old:
             log.warning(f"{run}: the files of {name} are not those that the run was trained with")
     with whole_file(run / DATA) as file:
         json.dump(now, file)

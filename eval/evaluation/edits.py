@@ -156,6 +156,8 @@ class Edits:
             return False
         if not path.is_file():
             raise self._foreign(path.name)
+        if not path.stat().st_size:  # lost in a power failure
+            return False
         try:
             with Image.open(path, formats=("PNG",)) as image:
                 key = image.info[MADE_FROM]

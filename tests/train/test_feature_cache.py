@@ -84,6 +84,22 @@ def test_features_of_another_model_or_data_are_refused(settings, model, build, t
         FeatureCache(settings("data.features=nowhere"), model)
 
 
+def test_a_damaged_file_is_named_and_an_empty_one_is_written_again(settings, model, tmp_path):
+    cfg, features = settings("data.count=2"), settings("data.count=2", f"data.features={tmp_path}")
+    FeatureCache(cfg, model).write(tmp_path)
+    file = tmp_path / "000000.safetensors"
+    whole = file.read_bytes()
+    for damaged in (b"", whole[:-1], whole[:9]):
+        file.write_bytes(damaged)
+        with pytest.raises(
+            UserError, match=r"data.features: '.*/000000.safetensors' is damaged \(.*delete it and repeat"
+        ):
+            FeatureCache(features, model)[0]
+    file.write_bytes(b"")
+    FeatureCache(cfg, model).write(tmp_path)
+    assert file.read_bytes() == whole
+
+
 def test_a_bad_record_stays_skipped(settings, model, tmp_path):
     rows = []
     for i in range(3):

@@ -76,6 +76,9 @@ def test_data_that_have_changed_are_named(tmp_path, caplog):
     (tmp_path / "one.jsonl").write_text(line.format(7) * 3)
     assert said()[0] == f"{tmp_path}/run: the files of data are not those that the run was trained with"
     assert said() == []
+    for damaged in ("", "5", "{"):
+        (tmp_path / "run" / "data.json").write_text(damaged)
+        assert said() == []
 
 
 def test_thirty_steps_lower_both_losses(settings, tmp_path, records):

@@ -92,6 +92,14 @@ def test_foreign_files_are_never_written_over(pipe, tmp_path):
     assert (tmp_path / "edits" / "2.png").read_bytes() == before == (tmp_path / "1.png").read_bytes()
 
 
+def test_an_empty_edit_is_made_again(pipe, tmp_path):
+    """A power failure may leave one, as pictures are not synced to disk."""
+    edits = Edits(tmp_path, pipe)
+    made = edits(record())
+    (tmp_path / "1.png").write_bytes(b"")
+    assert edits(record()).tobytes() == made.tobytes()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "5", "null", "{}", "[" * 100_000])
 def test_a_damaged_made_by_is_a_one_line_error(text, pipe, tmp_path):
     Edits(tmp_path, pipe)
