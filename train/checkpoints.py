@@ -56,7 +56,10 @@ def finish(run: Path, step: int, new: Path, keep: int) -> None:
     notes = {f.with_suffix(".safetensors").name: json.loads(f.read_text(encoding="utf-8")) for f in new.glob("*.json")}
     for note in new.glob("*.json"):
         note.unlink()
-    (new / DONE).write_text(json.dumps({"step": step, "shards": notes}, indent=1), encoding="utf-8")
+    with (new / DONE).open("w", encoding="utf-8") as file:
+        json.dump({"step": step, "shards": notes}, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())  # before older checkpoints are removed
     target = folder_of(run, step)
     shutil.rmtree(target, ignore_errors=True)  # only a corrupt checkpoint can be here already
     os.replace(new, target)

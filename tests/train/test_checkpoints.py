@@ -1,5 +1,7 @@
 """Checkpoints: complete or absent, verified, and only the last few are kept."""
 
+import os
+
 import pytest
 import torch
 
@@ -74,6 +76,22 @@ def test_a_step_can_be_written_again(tmp_path):
     cut(checkpoints.folder_of(tmp_path, 2))
     write(tmp_path, 2)
     assert checkpoints.step_of(checkpoints.last(tmp_path)) == 2
+
+
+def test_one_is_on_the_disk_before_the_older_one_is_removed(tmp_path, monkeypatch):
+    """A power failure leaves at least one of them whole."""
+    synced = {}
+    monkeypatch.setattr("os.fsync", lambda f: synced.update({os.readlink(f"/proc/self/fd/{f}"): there(1)}))
+
+    def there(step):
+        return checkpoints.folder_of(tmp_path, step).exists()
+
+    write(tmp_path, 1, keep=1)
+    synced.clear()
+    write(tmp_path, 2, keep=1)
+    new = checkpoints.folder_of(tmp_path, 2).with_suffix(".new")
+    assert synced == {str(new / path.name): True for path in checkpoints.folder_of(tmp_path, 2).iterdir()}
+    assert len(synced) == 3 and not there(1)
 
 
 def test_no_checkpoint_yet(tmp_path):
