@@ -207,7 +207,7 @@ def perform(run: Run) -> dict[str, Any]:
 def _read_result(run: Run) -> dict[str, Any]:
     """The numbers of a finished run. Raises UserError for a damaged file."""
     found = read_json(run.result, "result")
-    wanted = {*run.metrics, *COSTS, LOSS}
+    wanted = {*run.metrics, *COSTS, LOSS, "records"}
     if not isinstance(found, dict) or not all(type(found.get(name)) in (int, float) for name in wanted):
         raise UserError(f"result: '{run.result}' is damaged; delete it to measure the run again")
     return found

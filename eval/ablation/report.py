@@ -32,9 +32,9 @@ Results = Mapping[tuple[str, int], dict[str, Any]]  # (variant, seed) -> all num
 
 
 def summary(studies: Sequence[Study], results: Results) -> list[dict[str, Any]]:
-    """One row per variant, the full model first, as JSON values::
+    """One row per variant, the full model first, as JSON values; ``records`` is the number of scored records by seed::
 
-        {"variant": "REMOVE CME", "seeds": [0, 1, 2], "failed": {}, "scores": {"outcome": {
+        {"variant": "REMOVE CME", "seeds": [0, 1, 2], "failed": {}, "records": {"0": 80, ...}, "scores": {"outcome": {
             "mean": 0.61, "low": 0.55, "high": 0.67, "difference": {"mean": -0.1, "low": -0.2, "high": 0.0, "n": 3}}},
          "costs": {"parameters": 9.9e6, ...}}
 
@@ -57,7 +57,9 @@ def summary(studies: Sequence[Study], results: Results) -> list[dict[str, Any]]:
         if good:
             costs["gib"] = max(found["gib"] for found in good.values())
         failed = {str(seed): found["failed"] for seed, found in runs.items() if "failed" in found}
-        rows.append({"variant": variant, "seeds": list(good), "failed": failed, "scores": scores, "costs": costs})
+        scored = {str(seed): found["records"] for seed, found in good.items()}
+        row = {"variant": variant, "seeds": list(good), "failed": failed, "records": scored}
+        rows.append(row | {"scores": scores, "costs": costs})
     return rows
 
 
@@ -93,6 +95,12 @@ def markdown(title: str, budget: dict[str, Any], rows: list[dict[str, Any]], col
     ]
     failed = [
         f"- failed: {row['variant']}, seed {seed}: {reason}" for row in rows for seed, reason in row["failed"].items()
+    ]
+    failed += [
+        f"- {row['variant']}, seed {seed}: only {count} records could be edited and scored"
+        for row in rows
+        for seed, count in row["records"].items()
+        if count < records
     ]
     shown = [f"{title}.png, from left to right, first seed: {', '.join(columns)}"] if columns else []
     lines = [f"# Ablation: {title}", "", *said, *failed, "", *_lines(scores), "", *_lines(costs), "", *shown]

@@ -23,7 +23,7 @@ from reasonbrain.config.loading import load_config
 from reasonbrain.data.opening import open_reader
 from reasonbrain.eval.ablation import ablate
 from reasonbrain.eval.ablation.plan import Budget, Study, read_plan, shipped_plans
-from reasonbrain.eval.ablation.report import summary
+from reasonbrain.eval.ablation.report import markdown, summary
 from reasonbrain.train.building import without_weights
 from reasonbrain.train.optim import numel
 
@@ -129,6 +129,7 @@ def test_a_run_is_made_anew_when_its_data_have_changed(overrides, tmp_path):
 def test_the_summarys_numbers():
     study = Study("CME", "REMOVE", None, ["model.cme=null"], ["outcome"], [0, 1, 2])
     of = {"validation loss": 1.0, "parameters": 10, "trained": 5, "flops": 7, "gib": 1.0, "seconds_per_step": 0.5}
+    of["records"] = 80
     full, less = [0.9, 0.7, 0.5], [0.6, 0.5, 0.1]
     results = {("full model", s): of | {"outcome": v} for s, v in enumerate(full)}
     results |= {(study.name, s): of | {"outcome": v, "gib": s} for s, v in enumerate(less)}
@@ -139,6 +140,11 @@ def test_the_summarys_numbers():
     assert change["mean"] == pytest.approx(statistics.mean([-0.3, -0.2, -0.4])) and change["n"] == 3
     assert (change["low"], change["high"]) == pytest.approx((by_hand.low, by_hand.high))
     assert row["costs"]["gib"] == 2 and row["costs"]["seconds_per_step"] == 0.5
+
+    results[study.name, 2]["records"] = 75
+    said = markdown("x", {"config": "tiny", "overrides": [], "benchmark": "mini"}, summary([study], results), [], 80)
+    assert said.count("could be edited") == 1
+    assert "\n- REMOVE CME, seed 2: only 75 records could be edited and scored\n" in said
 
     results[study.name, 1] = {"failed": "memory"}
     results["full model", 2] = {"failed": "memory"}
