@@ -54,6 +54,8 @@ JUDGE = """The pictures are the source and the target of an edit. The instructio
 Does the target show what would come of the source by this instruction, with everything else kept? Answer with one whole
 number, from 0 (not at all) to 10 (exactly)."""
 
+NUMBER = re.compile(r"-?\d+(?:[.,]\d+)?(?:\s*/\s*10\b)?")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -211,22 +213,25 @@ def judged(row: JsonRow, tools: Tools) -> JsonRow:
         if "dropped" not in candidate:
             pictures = {"The source:": load_image(tools.folder / candidate["image"]), "The target:": after}
             said = answer_of(tools.llm.ask(JUDGE.format(instruction=row["instruction"]), pictures))
-            number = re.search(r"(?<!\d)(10|\d)(?!\d)", said)
-            if not number:
+            score, least = score_of(said), tools.settings.min_score
+            if score is None:
                 candidate = candidate | {"dropped": f"the judge gave no score: '{said[:LONGEST]}'"}
-            elif int(number[0]) < tools.settings.min_score:
-                score = int(number[0])
-                candidate = candidate | {
-                    "score": score,
-                    "dropped": f"score {score} is below {tools.settings.min_score}",
-                }
+            elif score < least:
+                candidate = candidate | {"score": score, "dropped": f"score {score} is below {least}"}
             else:
-                candidate = candidate | {"score": int(number[0])}
+                candidate = candidate | {"score": score}
         made.append(candidate)
     left = [candidate for candidate in made if "dropped" not in candidate]
     best = max(left, key=lambda candidate: (candidate["score"], candidate["clip"]), default=None)
     made = [c if c is best or "dropped" in c else c | {"dropped": "another candidate is better"} for c in made]
     return _left(row | ({"source": best["image"]} if best else {}), made)
+
+
+def score_of(said: str) -> int | None:
+    """The judge's score: the only number in its answer, N or N/10. None if there are others, or if it is not a whole
+    number from 0 to 10."""
+    found = {number.split("/")[0].strip() for number in NUMBER.findall(said)}
+    return int(*found) if len(found) == 1 and found <= {*map(str, range(11))} else None
 
 
 def caption(row: JsonRow) -> str:

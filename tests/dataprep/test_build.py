@@ -18,7 +18,7 @@ from reasonbrain.data.opening import open_reader
 from reasonbrain.dataprep.review import serve
 from reasonbrain.dataprep.rows import check_seeds
 from reasonbrain.dataprep.split import write_splits
-from reasonbrain.dataprep.stages import Settings, answer_of, drop_reason
+from reasonbrain.dataprep.stages import Settings, answer_of, drop_reason, score_of
 from reasonbrain.errors import UserError
 
 
@@ -147,6 +147,19 @@ def test_review_serves_its_rows_and_nothing_else(tmp_path):
     server.shutdown()
     server.server_close()
     assert [(row["id"], row["verdict"]) for row in lines(tmp_path / "review.jsonl")] == [("a", "accept")]
+
+
+@pytest.mark.parametrize(
+    ("said", "score"),
+    [
+        *[("8", 8), ("10", 10), ("0.", 0), ("**Score: 7**", 7), ("7/10", 7), ("Score: 9 / 10", 9), ("8. Yes, 8.", 8)],
+        *[("There are 2 candles. Score: 9", None), ("On a scale from 0 to 10, it is a 9.", None), ("8.5", None)],
+        *[("7,5/10", None), ("-3", None), ("11", None), ("90%", None), ("good", None), ("", None)],
+    ],
+)
+def test_a_score_is_the_only_number_of_an_answer(said, score):
+    """The first of several need not be the score."""
+    assert score_of(said) == score
 
 
 def test_splits_have_the_shares_of_every_category(tmp_path):
