@@ -175,6 +175,8 @@ def _train(
         if cfg.train.tracker:
             loop.tracker = Tracker(cfg.train.tracker, run, loop.step, asdict(cfg))
     validation = Validation(cfg, model, engine, run) if cfg.train.validate_every else None
+    if first and cfg.data.validation and not validation:
+        log.warning("data.validation is not used: train.validate_every is null")
     if first and validation and is_trained_on(cfg.data, data, validation.data):
         log.warning(f"data.validation: '{cfg.data.validation}' is trained on, so the validation loss does not count")
 

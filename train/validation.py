@@ -24,6 +24,7 @@ from reasonbrain.model import ReasonBrain
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.feature_cache import Prepared, compute
 from reasonbrain.utils.images import save_image, to_pil
+from reasonbrain.utils.reading import sketch
 
 RECORDS, DRAWS = 16, 4  # records, and noise levels per record
 PICTURES, SIDE = 4, 192  # sample edits, and the side of an image in pixels
@@ -96,16 +97,17 @@ class Validation:
 
 
 def is_trained_on(data: DataConfig, training: DataSet, validation: DataSet) -> bool:
-    """Whether ``data.validation`` is trained on: ``training`` has its path, one of its files, or the folder around it.
+    """Whether ``data.validation`` is trained on: ``training`` has its path, one of its files or a copy of it, or the
+    folder around it.
 
     ``training`` and ``validation``: the opened data sets."""
     parts = zip(data.mixture, training.parts, strict=True) if isinstance(training, Mixture) else [(data, training)]
     held = os.path.realpath(str(data.validation))
     for section, part in parts:
         if data.validation and section.path:
-            path, files = os.path.realpath(section.path), {*map(os.path.realpath, part.files)}
+            path, files = os.path.realpath(section.path), {*map(sketch, part.files)}
             inside = not files and held.startswith(path + os.sep)  # such data sets are folders, read at any depth
-            if held == path or inside or files.intersection(map(os.path.realpath, validation.files)):
+            if held == path or inside or files.intersection(map(sketch, validation.files)):
                 return True
     return False
 

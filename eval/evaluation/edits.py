@@ -14,6 +14,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -161,9 +162,12 @@ class Edits:
         try:
             with Image.open(path, formats=("PNG",)) as image:
                 key = image.info[MADE_FROM]
-        except Exception:  # not a PNG, damaged, or without the text chunk
+                with suppress(OSError, SyntaxError):  # cut off, in a power failure or a copy
+                    image.load()
+                    return key == self._key(record)
+        except Exception:  # not a PNG, or without the text chunk
             raise self._foreign(path.name) from None
-        return key == self._key(record)
+        return False
 
     def _foreign(self, name: str) -> UserError:
         return UserError(f"edits '{self.folder}' holds '{name}', which this command did not write; use another folder")

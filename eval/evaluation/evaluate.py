@@ -78,6 +78,9 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
     records = benchmark.records(request.data, request.limit)
     device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     models = Models(request.clip or benchmark.clip, request.dino or benchmark.dino, benchmark.lpips, device)
+    for need in ("clip", "dino"):
+        if getattr(request, need) and not any(need in metric.needs for metric in metrics.values()):
+            raise UserError(f"--{need}: no metric of this evaluation ({', '.join(chosen)}) uses it")
     unavailable = unavailable_metrics(metrics, models)
     for name in unavailable if request.metrics else ():
         raise UserError(f"metric '{name}': {unavailable[name]}")

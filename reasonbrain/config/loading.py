@@ -68,7 +68,7 @@ def read_config(name: str) -> DictConfig:
         if not path.is_file():
             raise UserError(f"config '{name}' is neither a preset ({', '.join(presets())}) nor a .yaml file")
     raw = read_yaml(path, "config file")
-    if not isinstance(raw, DictConfig):
+    if not isinstance(raw, DictConfig) or not raw:
         raise UserError(f"config file '{path}' must hold the sections {', '.join(Config.__annotations__)}")
     return raw
 

@@ -168,6 +168,8 @@ class ReasonBrainPipeline(DiffusionPipeline):
         edit = replace(self.settings.edit)
         edit.steps = parse_int("steps", edit.steps if num_inference_steps is None else num_inference_steps)
         edit.guidance = edit.guidance if guidance_scale is None else _finite("guidance_scale", guidance_scale)
+        if not isinstance(preserve, (bool, NoneType)):
+            raise UserError(f"preserve {preserve!r:.60} is not True, False or None")
         edit.preserve = edit.preserve if preserve is None else preserve
         names = None if objects is None else _objects(objects, len(pictures))
         _check(pictures, texts, names, generator, output_type)

@@ -119,6 +119,8 @@ def test_unknown_presets_and_unreadable_files_are_errors(tmp_path):
     for text in ("model: [", "- a\n- b", "!!python/object/apply:os.system ['true']"):
         broken.write_text(text)
         assert str(broken) in message(name=str(broken))
+    broken.write_text("# nothing yet")
+    assert f"config file '{broken}' must hold the sections model, " in message(name=str(broken))
     broken.write_text("just words")
     assert "just words: unknown key; choose from model" in message(name=str(broken))
     broken.write_text("edit: 3")

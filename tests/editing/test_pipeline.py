@@ -242,6 +242,7 @@ def test_a_string_is_one_object(pipe, records):
         ({"generator": 7}, "generator 7 is not a torch.Generator, such as"),
         ({"generator": [np.int64(7)]}, "is not a torch.Generator"),
         ({"image": "gone.png"}, "gone.png"),
+        ({"preserve": "false"}, "preserve 'false' is not True, False or None"),
         ({"num_inference_steps": 2.5}, "steps '2.5' is not a whole number"),
         ({"guidance_scale": float("nan")}, "guidance_scale nan is not a finite number"),
         ({"instruction": "a\ud800"}, "valid Unicode"),

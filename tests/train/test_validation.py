@@ -1,6 +1,7 @@
 """Validation: fixed records, noise and noise levels, without any effect on training."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ QUICK = ["data.count=8", "train.batch_size=4", "train.warmup=2", "train.log_ever
 
 def manifest(path):
     path.parent.mkdir(exist_ok=True)
-    path.write_text('{"source": "a.png", "instruction": "go"}\n')
+    path.write_text(f'{{"source": "a.png", "instruction": "go {path.stem}"}}\n')
     return str(path)
 
 
@@ -39,7 +40,8 @@ def test_validation_data_that_are_trained_on_are_recognised(tmp_path):
             data, open_data(data), open_data(DataConfig(name=guess(str(validation)), path=str(validation)))
         )
 
-    for held in (one, tmp_path / "link.jsonl", tmp_path / "one"):
+    shutil.copy(one, tmp_path / "copy.jsonl")
+    for held in (one, tmp_path / "link.jsonl", tmp_path / "one", tmp_path / "copy.jsonl"):
         part = [PartConfig(name="manifest", path=other), PartConfig(name="manifest", path=one)]
         assert trained_on(held, name="manifest", path=one) and trained_on(held, name="mixture", mixture=part), held
         assert not trained_on(held, name="manifest", path=other), held
@@ -100,15 +102,18 @@ def test_records_are_prepared_outside_autocast(settings, model, tmp_path, monkey
     assert seen == [False] * (len(validation.records) + PICTURES)
 
 
-def test_validation_does_not_change_training(settings, tmp_path):
+def test_validation_does_not_change_training(settings, tmp_path, caplog):
     lines = []
-    for name, more in (("with", ["train.validate_every=2"]), ("without", [])):
+    for name, more in (("with", ["train.validate_every=2"]), ("without", ["data.validation=mine.jsonl"])):
         train(settings(*QUICK, *more), tmp_path / name)
         lines.append([json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()])
     losses = [[line["loss"] for line in both if "loss" in line] for both in lines]
     assert losses[0] == losses[1] and len(losses[0]) == 4
     assert [line["step"] for line in lines[0] if "validation/dm" in line] == [2, 4]
     assert len(list((tmp_path / "with" / "validation").glob("*.png"))) == 2
+    assert [m for m in caplog.messages if "validation" in m] == [
+        "data.validation is not used: train.validate_every is null"
+    ]
 
 
 def test_a_manifest_needs_its_own_validation_data():

@@ -92,12 +92,14 @@ def test_foreign_files_are_never_written_over(pipe, tmp_path):
     assert (tmp_path / "edits" / "2.png").read_bytes() == before == (tmp_path / "1.png").read_bytes()
 
 
-def test_an_empty_edit_is_made_again(pipe, tmp_path):
-    """A power failure may leave one, as pictures are not synced to disk."""
+def test_an_incomplete_edit_is_made_again(pipe, tmp_path):
+    """A power failure may leave an empty one, as pictures are not synced to disk, and a copy one that is cut off."""
     edits = Edits(tmp_path, pipe)
-    made = edits(record())
-    (tmp_path / "1.png").write_bytes(b"")
-    assert edits(record()).tobytes() == made.tobytes()
+    made, file = edits(record()), tmp_path / "1.png"
+    whole = file.read_bytes()
+    for left in (0, len(whole) // 2, len(whole) - 30):
+        file.write_bytes(whole[:left])
+        assert edits(record()).tobytes() == made.tobytes() and file.read_bytes() == whole
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "5", "null", "{}", "[" * 100_000])

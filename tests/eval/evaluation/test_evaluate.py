@@ -234,6 +234,11 @@ def test_a_network_that_cannot_be_loaded_is_reported(on_manifest, parts, tmp_pat
     assert "--dino: dino 'no/where/again'" in refused(*on_manifest, "--dino", "no/where/again", "-o", tmp_path)
 
 
+def test_a_network_that_no_metric_uses_is_an_error(on_manifest, parts, tmp_path):
+    said = refused(*on_manifest, "--metric", "ssim", "--clip", parts / "clip", "-o", tmp_path)
+    assert "--clip: no metric of this evaluation (SSIM) uses it" in said
+
+
 def test_metrics_by_name(on_manifest, tmp_path):
     found = ok(tmp_path, *on_manifest, "--metric", "ssim", "--metric", "l1 to source")
     assert list(found["metrics"]) == ["SSIM", "L1 to source"]
