@@ -14,10 +14,10 @@ QUICK = ["data.count=8", "train.batch_size=8", "train.micro_batch=2", "train.war
 QUICK += ["train.save_every=3", "train.keep=100", "train.optimizer=adamw"]
 
 
-def launch(*args, launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")):
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+def launch(*args, launcher=("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"), env=(), cwd=ROOT):
+    env = {**os.environ, **dict(env), "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *launcher, *map(str, args)], env=env, capture_output=True, text=True, timeout=600, cwd=ROOT
+        [sys.executable, *launcher, *map(str, args)], env=env, capture_output=True, text=True, timeout=600, cwd=cwd
     )
 
 

@@ -6,6 +6,7 @@ save_clip(folder)    # or save_sam, save_qwen, save_llava, save_flux; returns th
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -65,7 +66,8 @@ def save_clip(folder: Path) -> dict[str, nn.Module]:
     tokenizer.model_max_length = 20
     text = {k: v for k, v in TEXT.items() if k != "num_key_value_heads"} | {"max_position_embeddings": 20}
     text |= {"vocab_size": len(tokenizer), "projection_dim": 32, "eos_token_id": tokenizer.eos_token_id}
-    raw = small("openai/clip-vit-large-patch14", text_config=text, vision_config=VISION, projection_dim=32)
+    vision = VISION | {"num_hidden_layers": 14}  # the presets use layer -14
+    raw = small("openai/clip-vit-large-patch14", text_config=text, vision_config=vision, projection_dim=32)
     model = lively(CLIPModel(CLIPConfig.from_dict(raw)))
     model.save_pretrained(folder, max_shard_size=SHARD)
     tokenizer.save_pretrained(folder)
@@ -105,7 +107,7 @@ def save_qwen(folder: Path) -> dict[str, nn.Module]:
     raw = small(
         "Qwen/Qwen2.5-VL-7B-Instruct",
         **TEXT,
-        vocab_size=len(tokenizer),
+        vocab_size=len(tokenizer) + 39,  # published: 399 rows more than tokens
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.pad_token_id,
         rope_scaling={"type": "mrope", "mrope_section": [1, 1, 2]},
@@ -119,6 +121,7 @@ def save_qwen(folder: Path) -> dict[str, nn.Module]:
     )
     model = lively(Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict(raw)))
     model.save_pretrained(folder, max_shard_size=SHARD)
+    (folder / "config.json").write_text(json.dumps(raw))  # as published: the language model's keys are not nested
     tokenizer.save_pretrained(folder)
     write_processor(folder, "Qwen2VLImageProcessor", min_pixels=56 * 56, max_pixels=112 * 112)
     return {"": model}
@@ -131,7 +134,7 @@ def save_llava(folder: Path) -> dict[str, nn.Module]:
         "llava-hf/llava-1.5-7b-hf",
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         pad_token_id=tokenizer.pad_token_id,
-        text_config=TEXT | {"vocab_size": len(tokenizer)},
+        text_config=TEXT | {"vocab_size": len(tokenizer) + 62},
         vision_config=VISION,
     )
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
@@ -174,19 +177,48 @@ REPOSITORIES = {
     "black-forest-labs/FLUX.1-dev": save_flux,
     "black-forest-labs/FLUX.1-Kontext-dev": save_flux,
 }
-FLOAT32 = ("openai/clip-vit-large-patch14", "facebook/sam-vit-huge")  # the others are published in 16 bits
+PRECISION = {  # the others are published in bfloat16
+    "openai/clip-vit-large-patch14": torch.float32,
+    "facebook/sam-vit-huge": torch.float32,
+    "llava-hf/llava-1.5-7b-hf": torch.float16,
+}
+OLD_NAMES = {  # of tensors, as published; libraries convert them
+    "Qwen/Qwen2.5-VL-7B-Instruct": [(r"^model\.language_model\.", "model."), (r"^model\.visual\.", "visual.")],
+    "llava-hf/llava-1.5-7b-hf": [
+        (r"^(model\.)?language_model\.(?!model\.|lm_head\.)", "language_model.model."),
+        (r"^lm_head\.", "language_model.lm_head."),
+        (r"^(model\.)?vision_tower\.(?!vision_model\.)", "vision_tower.vision_model."),
+        (r"^(model\.)?multi_modal_projector\.", "multi_modal_projector."),
+    ],
+}
 # FLUX's repositories also hold what ReasonBrain does not read: the whole model in one file, and two text encoders
 UNREAD = ("flux1-dev.safetensors", "ae.safetensors", "text_encoder/model.safetensors", "model_index.json")
 
 
 def save_as_published(repository: str, folder: Path) -> None:
-    """Writes a repository: in its published precision, with files that are not read."""
+    """Writes a repository: in its published precision, with the published names of tensors, with files that are not
+    read."""
     torch.manual_seed(0)
     REPOSITORIES[repository](folder)
-    if repository not in FLOAT32:
-        for path in folder.rglob("*.safetensors"):
-            save_file({k: v.bfloat16() for k, v in load_file(path).items()}, path, {"format": "pt"})
+    dtype = PRECISION.get(repository, torch.bfloat16)
+    for path in folder.rglob("*.safetensors"):
+        save_file({_old(repository, k): v.to(dtype) for k, v in load_file(path).items()}, path, {"format": "pt"})
+    for path in folder.glob("*.index.json"):
+        index = json.loads(path.read_text())
+        index["weight_map"] = {_old(repository, k): file for k, file in index["weight_map"].items()}
+        path.write_text(json.dumps(index))
+    if "Qwen" in repository:  # as published: two tokens end a sentence
+        config = json.loads((folder / "config.json").read_text())
+        ends = [config["eos_token_id"], config["bos_token_id"]]
+        sampling = {"do_sample": True, "repetition_penalty": 1.05, "temperature": 1e-06}
+        (folder / "generation_config.json").write_text(json.dumps(sampling | {"eos_token_id": ends}))
     if "FLUX" in repository:
         for name in UNREAD:
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_bytes(b"not read")
+
+
+def _old(repository: str, name: str) -> str:
+    for pattern, old in OLD_NAMES.get(repository, ()):
+        name = re.sub(pattern, old, name)
+    return name
