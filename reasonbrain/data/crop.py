@@ -1,4 +1,5 @@
-"""Aspect-ratio buckets: crops the pictures of a data set to a few sizes, so that records of one size share a batch."""
+"""Aspect-ratio buckets: the few sizes at which pictures are trained on and edited, and cropping the records of a data
+set to them, so that records of one size share a batch."""
 
 from __future__ import annotations
 
@@ -41,6 +42,29 @@ def bucket_sizes(size: int, multiple: int) -> list[Size]:
     return sizes
 
 
+def nearest(picture: Size, choices: Sequence[Size]) -> Size:
+    """The size whose aspect ratio is nearest to the picture's."""
+    return min(choices, key=lambda choice: bent(picture, choice))
+
+
+def edit_size(picture: Size, size: int | None, multiple: int) -> Size:
+    """The (width, height) at which a picture is edited: of the sizes that a model is trained at, ``bucket_sizes``, the
+    one with the nearest aspect ratio. A picture longer than 2:1 is edited in its own aspect ratio, with the same number
+    of pixels.
+
+    picture: (width, height). size: the budget, rounded down to a multiple of ``multiple``. None: the picture's own
+    size, rounded up."""
+    if size is None:
+        return -(-picture[0] // multiple) * multiple, -(-picture[1] // multiple) * multiple
+    size = max(1, size // multiple) * multiple
+    ratio = max(picture) / min(picture)
+    if ratio <= 2:
+        return nearest(picture, bucket_sizes(size, multiple))
+    short = max(1, round(size / math.sqrt(ratio) / multiple)) * multiple
+    long = size * size // short // multiple * multiple
+    return (long, short) if picture[0] > picture[1] else (short, long)
+
+
 class CutRecords:
     """The records of a data set, each picture scaled and centre-cropped to the size in ``choices`` with the nearest
     aspect ratio.
@@ -70,7 +94,7 @@ class CutRecords:
 
     def _size(self, index: int) -> Size | None:
         size = self.source.shape(index)
-        return size and min(self.choices, key=lambda choice: bent(size, choice))
+        return size and nearest(size, self.choices)
 
     def __getitem__(self, index: int) -> Record:
         record = self.source[index]

@@ -19,10 +19,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reasonbrain.config.schema import EditConfig
+from reasonbrain.data.crop import edit_size
 from reasonbrain.errors import UserError, out_of_memory
 from reasonbrain.interfaces import Condition, Inputs
 from reasonbrain.model import ReasonBrain
-from reasonbrain.utils.images import pad_to_multiple, to_tensor
+from reasonbrain.utils.images import to_tensor
 
 OnStep = Callable[[int, Tensor, Tensor], Tensor]  # step, timestep, latents -> latents
 
@@ -89,17 +90,17 @@ class Core:
     device: torch.device
     progress: Callable[..., Any]
 
-    @staticmethod
-    def size(width: int, height: int, edit: EditConfig) -> tuple[int, int]:
-        """The (height, width) at which the edit of a picture is computed. Raises UserError for a picture with more than
-        ``edit.max_pixels``."""
+    def size(self, width: int, height: int, edit: EditConfig) -> tuple[int, int]:
+        """The (height, width) at which the edit of a picture is computed (``edit_size``). Raises UserError for a
+        picture with more than ``edit.max_pixels``."""
         if width * height > edit.max_pixels:
             raise UserError(
                 f"the image has {width} x {height} pixels, more than edit.max_pixels={edit.max_pixels}; "
                 f"scale it down, or raise that limit if memory allows"
             )
-        scale = min(1.0, edit.size / max(height, width)) if edit.size else 1.0
-        return max(1, round(height * scale)), max(1, round(width * scale))
+        diffusion = self.model.slot("diffusion")
+        columns, rows = edit_size((width, height), edit.size, diffusion.multiple if diffusion else 1)
+        return rows, columns
 
     @fits_memory
     @torch.no_grad()
@@ -111,15 +112,17 @@ class Core:
         diffusion = self.model.slot("diffusion")
         if diffusion is None:
             return Sources(small, regions, small, small, ready)
-        latents = diffusion.encode(pad_to_multiple(small, diffusion.multiple))
-        plain = diffusion.decode(latents)[..., : size[0], : size[1]] if edit.preserve else small
+        latents = diffusion.encode(small)
+        plain = diffusion.decode(latents) if edit.preserve else small
         return Sources(small, regions, latents, plain, ready)
 
     def _scale(self, picture: Image.Image, size: tuple[int, int]) -> Tensor:
         original = to_tensor([picture]).to(self.device)
-        if original.shape[-2:] == size:
-            return original
-        return F.interpolate(original, size, mode="bicubic", antialias=True).clamp_(0, 1)
+        return original if original.shape[-2:] == size else self._resize(original, size)
+
+    @staticmethod
+    def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+        return F.interpolate(images.float(), size, mode="bicubic", antialias=True).clamp_(0, 1)
 
     def unread(self, instruction: str) -> str:
         """The end of the instruction that the text encoder truncates; empty if it reads all. The MLLM always reads all
@@ -163,8 +166,7 @@ class Core:
                 return latents if on_step is None else on_step(step, timestep, latents)
 
             latents = diffusion.sample(condition, sources.latents, noise, edit.steps, edit.guidance, after_step)
-        h, w = small.shape[-2:]
-        edited = diffusion.decode(latents)[..., :h, :w]
+        edited = diffusion.decode(latents)
         if not edited.isfinite().all():
             dtype = str(latents.dtype).removeprefix("torch.")
             raise UserError(f"the edit is NaN or infinite: the model's weights diverged, or they overflow in {dtype}")
@@ -181,5 +183,5 @@ class Core:
         original, edited, mask = (part[row : row + 1] for part in drawn)
         if original.shape[-2:] != (size := picture.size[::-1]):
             original = to_tensor([picture]).to(self.device)
-            edited, mask = (F.interpolate(part, size, mode="bicubic").clamp_(0, 1) for part in (edited, mask))
+            edited, mask = (self._resize(part, size) for part in (edited, mask))
         return (edited - original).mul_(mask).add_(original)

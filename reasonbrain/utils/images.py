@@ -1,8 +1,7 @@
 """Reads and writes pictures: converts files and arrays to RGB pictures and tensors, and writes pictures to files.
 
 image = load_image("cat.tif")
-padded = pad_to_multiple(to_tensor([image]), 16)
-save_image(to_pil(padded[..., : image.height, : image.width])[0], "cat.png", {"instruction": "..."})
+save_image(to_pil(1 - to_tensor([image]))[0], "negative.png", {"instruction": "..."})
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
@@ -265,13 +263,6 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     if not torch.isfinite(images).all():
         raise ValueError("the picture contains NaN or infinity")
     return [Image.fromarray(picture) for picture in to_uint8(images)]
-
-
-def pad_to_multiple(images: Tensor, multiple: int) -> Tensor:
-    """[B, C, H, W] padded at the right and the bottom to multiples of ``multiple``, with copies of the last column and
-    row."""
-    h, w = images.shape[-2:]
-    return F.pad(images, (0, -w % multiple, 0, -h % multiple), mode="replicate")
 
 
 def check_output(path: str | Path) -> None:

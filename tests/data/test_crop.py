@@ -7,7 +7,7 @@ import pytest
 from PIL import ExifTags, Image, ImageDraw
 
 from reasonbrain.config.schema import DataConfig
-from reasonbrain.data.crop import bucket_sizes
+from reasonbrain.data.crop import bucket_sizes, edit_size
 from reasonbrain.data.opening import open_records
 from reasonbrain.errors import UserError
 
@@ -26,6 +26,24 @@ def test_the_usual_ratios_have_a_bucket():
     assert len(sizes) == 11 and {(832, 1248), (1248, 832), (1360, 768), (1408, 704)} <= set(sizes)
     with pytest.raises(UserError, match="data.size: 1000 is not a multiple of 16"):
         bucket_sizes(1000, 16)
+
+
+@pytest.mark.parametrize(("size", "multiple"), [(1024, 16), (64, 8)])
+def test_a_picture_is_edited_at_the_size_at_which_it_is_trained(tmp_path, size, multiple):
+    """Larger or smaller than that, in any aspect ratio from 1:2 to 2:1."""
+    sides = [(2048, 1152), (512, 512), (40, 30), (96, 128), (100, 200), (333, 334), (64, 64), (1, 1)]
+    write_manifest(tmp_path, [(Image.new("RGB", s), Image.new("RGB", s)) for s in sides])
+    records = open_records(DataConfig(name="manifest", path=str(tmp_path / "train.jsonl"), size=size), multiple)
+    assert [edit_size(s, size, multiple) for s in sides] == records.sizes
+    if size == 1024:
+        assert records.sizes[:2] == [(1360, 768), (1024, 1024)]
+
+
+def test_a_picture_longer_than_all_buckets_keeps_its_ratio_and_the_budget():
+    assert edit_size((3000, 1000), 1024, 16) == (1760, 592)
+    assert edit_size((1000, 3000), 1024, 16) == (592, 1760)
+    assert edit_size((8000, 1), 1024, 16) == (65536, 16)
+    assert edit_size((20, 31), None, 8) == (24, 32) and edit_size((20, 30), 70, 8) == edit_size((20, 30), 64, 8)
 
 
 def write_manifest(folder, pairs):

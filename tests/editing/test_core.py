@@ -15,6 +15,7 @@ from reasonbrain.config.schema import EditConfig
 from reasonbrain.editing.core import Core
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
+from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
 from reasonbrain.utils import images
 
@@ -131,9 +132,10 @@ def test_an_instruction_is_cut_only_where_the_text_encoder_reads_it(pipes):
 
 def test_a_picture_may_have_as_many_pixels_as_it_says():
     edit = EditConfig(max_pixels=100, size=None)
-    assert Core.size(20, 5, edit) == (5, 20)
+    core = Core(ReasonBrain({}, 8), torch.device("cpu"), None)
+    assert core.size(20, 5, edit) == (5, 20)
     with pytest.raises(UserError, match="101 x 1 pixels, more than edit.max_pixels=100"):
-        Core.size(101, 1, edit)
+        core.size(101, 1, edit)
 
 
 def test_reasoning_is_none_without_an_mllm(build, settings, records):

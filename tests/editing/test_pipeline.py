@@ -87,12 +87,16 @@ def test_mixed_sizes_in_one_call(pipe):
         assert np.abs(pixels(alone) - pixels(out.images[i])).max() <= 1
 
 
-def test_padding_is_cropped_back(pipe):
+def scaled(tensor, *size):
+    return torch.nn.functional.interpolate(tensor, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
+@pytest.mark.parametrize("sides", [(50, 37), (130, 90)])
+def test_an_edit_is_computed_at_a_size_of_training_and_scaled_back(pipe, sides):
     """An edit that decodes the source's own latents gives the source's reconstruction, without a shift."""
-    picture = noise_picture(50, 37)
-    tensor = torch.nn.functional.pad(to_tensor([picture]), (0, 6, 0, 3), mode="replicate")
-    latents = pipe.diffusion.encode(tensor)
-    expected = pipe.diffusion.decode(latents)[0, :, :37, :50]
+    picture = noise_picture(*sides)
+    latents = pipe.diffusion.encode(scaled(to_tensor([picture]), 56, 72))
+    expected = scaled(pipe.diffusion.decode(latents), *sides[::-1])[0]
     out = pipe(picture, "melt it", preserve=False, output_type="pt", callback_on_step_end=replace(latents)).images[0]
     torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
 
@@ -169,8 +173,7 @@ def test_a_change_mask_covers_the_change_and_cancels_the_autoencoder():
 def test_large_pictures_are_edited_small_and_keep_their_detail(pipe):
     """130 x 90 with edit.size 64: unchanged regions keep the source's full-size pixels."""
     picture = noise_picture(130, 90)
-    small = torch.nn.functional.interpolate(to_tensor([picture]), (44, 64), mode="bicubic", antialias=True).clamp(0, 1)
-    latents = pipe.diffusion.encode(torch.nn.functional.pad(small, (0, 0, 0, 4), mode="replicate"))
+    latents = pipe.diffusion.encode(scaled(to_tensor([picture]), 56, 72))
     out = pipe(picture, "melt it", callback_on_step_end=replace(latents)).images[0]
     assert out.tobytes() == picture.tobytes()
 
@@ -211,7 +214,7 @@ def test_what_is_said_and_found_belongs_to_its_row_whatever_the_sizes(pipe, monk
     pictures, texts = [noise_picture(*s) for s in ((64, 64), (48, 64), (64, 64), (48, 64))], ["a", "b", "c", "d"]
     out = pipe(pictures, texts, objects=[[text] for text in texts], reasoning=True)
     assert out.reasoning == [f"said of {text}" for text in texts] and out.objects == [[text] for text in texts]
-    assert [regions.shape for regions in out.regions] == [picture.size[::-1] for picture in pictures]
+    assert [regions.shape for regions in out.regions] == [(64, 64), (72, 56)] * 2
 
 
 def test_the_numbers_of_a_call_are_used(pipe, records, monkeypatch):

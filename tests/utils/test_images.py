@@ -17,7 +17,6 @@ from reasonbrain.errors import UserError
 from reasonbrain.utils.images import (
     check_output,
     load_image,
-    pad_to_multiple,
     save_image,
     to_pil,
     to_tensor,
@@ -385,16 +384,6 @@ def test_to_pil_clips_and_rounds_and_refuses_nan():
     for bad in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="NaN"):
             to_pil(torch.full((1, 3, 2, 2), bad))
-
-
-@pytest.mark.parametrize("h, w, multiple, padded", [(5, 7, 4, (8, 8)), (8, 16, 8, (8, 16)), (1, 1, 16, (16, 16))])
-def test_pad_to_multiple_repeats_the_border(h, w, multiple, padded):
-    images = torch.rand(2, 3, h, w)
-    result = pad_to_multiple(images, multiple)
-    assert result.shape[-2:] == padded
-    assert torch.equal(result[..., :h, w:], images[..., -1:].expand(-1, -1, -1, padded[1] - w))
-    assert torch.equal(result[..., h:, :w], images[..., -1:, :].expand(-1, -1, padded[0] - h, -1))
-    assert torch.equal(result[..., :h, :w], images)
 
 
 # --- writing ---

@@ -30,8 +30,8 @@ BOOLEANS = {"true": True, "1": True, "false": False, "0": False}
 class EditRow:
     """An edit to make.
 
-    number: index among the rows, from 0. image: a path, or a picture in memory. size: longest side in pixels at which
-    the edit is computed. steps, size: None for the configured ones. n: number of variants. variants: those of range(n)
+    number: index among the rows, from 0. image: a path, or a picture in memory. size: the edit is computed at about
+    size x size pixels. steps, size: None for the configured ones. n: number of variants. variants: those of range(n)
     still to be made; variant v is drawn from seed + v. error: what is wrong with the row; the other fields are then
     meaningless."""
 

@@ -87,7 +87,7 @@ def test_extreme_aspect_ratios_and_lack_of_memory_are_one_line_errors(pipe, monk
     pipe.settings.edit.size = None
     try:
         (result,) = pipe.batch([row("a", long)], 1)
-        assert "500:1" in result.error and "200:1" in result.error
+        assert "250:1" in result.error and "200:1" in result.error
     finally:
         pipe.settings.edit.size = 64
 
@@ -102,7 +102,8 @@ def test_extreme_aspect_ratios_and_lack_of_memory_are_one_line_errors(pipe, monk
 
 def test_memory_is_bounded_for_pictures_of_many_sizes(pipe, monkeypatch):
     """No edit of one size waits for those of another, and small windows give the same pictures."""
-    rows = [row(f"{i}", picture(40 + i, 64, i), seed=i) for i in range(12)]
+    rows = [row(f"{i}", picture(32 + 8 * i, 64, i), seed=i) for i in range(12)]
+    monkeypatch.setattr(pipe.settings.edit, "size", None)
     most, load = [0], scheduler._Window._load
 
     def counted(self, batches):
@@ -112,7 +113,7 @@ def test_memory_is_bounded_for_pictures_of_many_sizes(pipe, monkeypatch):
     monkeypatch.setattr(scheduler._Window, "_load", counted)
     whole = {r.row.id: np.asarray(r.image) for r in pipe.batch(rows, 4)}
     assert most[0] <= 3  # the pictures of a batch and of the next one, not those of the window
-    monkeypatch.setattr(scheduler, "PIXELS", 3 * 64 * 50)
+    monkeypatch.setattr(scheduler, "PIXELS", 3 * 64 * 80)
     found = {r.row.id: np.asarray(r.image) for r in pipe.batch(rows, 4)}
     assert most[0] <= 3 and all((found[name] == whole[name]).all() for name in whole)
 
