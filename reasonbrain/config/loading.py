@@ -112,6 +112,10 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
     for slot in SLOTS:
         check_slot(cfg.model, slot)
     _check_ranges(cfg)
+    if cfg.edit.preserve_low >= cfg.edit.preserve_high:
+        raise UserError(
+            f"edit.preserve_low: {cfg.edit.preserve_low} is not below edit.preserve_high={cfg.edit.preserve_high}"
+        )
     check_data(cfg, reads_data)
     return cfg
 

@@ -70,15 +70,22 @@ def fits_memory(method: Method) -> Method:
     return call  # type: ignore[return-value]
 
 
-def change_mask(edited: Tensor, source: Tensor, low: float = 0.03, high: float = 0.08) -> Tensor:
+def change_mask(edited: Tensor, source: Tensor, edit: EditConfig) -> Tensor:
     """A soft mask [B, 1, H, W] in 0..1 of what an edit changed.
 
     edited, source: the decoded edit and the decoded source, [B, 3, H, W] in 0..1. Both contain the reconstruction error
-    of the autoencoder, which cancels out. Differences below ``low`` map to 0, those above ``high`` to 1. The mask is
-    dilated by one pixel and fades out over the next."""
-    difference = (edited - source).abs().amax(1, keepdim=True)
+    of the autoencoder, which cancels out. Mean colours of square cells, ``preserve_cells`` along the shorter side, are
+    compared, so that a texture drawn anew is no change, and the same picture has the same mask at every size.
+    Differences below ``preserve_low`` map to 0, those above ``preserve_high`` to 1. The mask is dilated by one cell and
+    fades out over the next."""
+    size = edited.shape[-2:]
+    side = max(1, min(size) // edit.preserve_cells)
+    means = F.avg_pool2d(edited - source, side, ceil_mode=True, count_include_pad=False)
+    difference = means.abs().amax(1, keepdim=True)
+    low, high = edit.preserve_low, edit.preserve_high
     dilated = F.max_pool2d(((difference - low) / (high - low)).clamp(0, 1), 3, 1, 1)
-    return F.avg_pool2d(F.pad(dilated, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    faded = F.avg_pool2d(F.pad(dilated, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    return F.interpolate(faded, scale_factor=side, mode="bilinear")[..., : size[0], : size[1]]
 
 
 @dataclass(frozen=True)
@@ -170,7 +177,7 @@ class Core:
         if not edited.isfinite().all():
             dtype = str(latents.dtype).removeprefix("torch.")
             raise UserError(f"the edit is NaN or infinite: the model's weights diverged, or they overflow in {dtype}")
-        mask = change_mask(edited, sources.plain) if edit.preserve else torch.ones_like(edited[:, :1])
+        mask = change_mask(edited, sources.plain, edit) if edit.preserve else torch.ones_like(edited[:, :1])
         return Drawn(small, edited, mask)
 
     @fits_memory

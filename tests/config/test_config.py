@@ -136,3 +136,8 @@ def test_nothing_is_read_from_the_environment(value, monkeypatch):
         with pytest.raises(UserError, match="is not allowed; only") as e:
             make_config(raw, overrides)
         assert "s3cr3t" not in str(e.value)
+
+
+def test_preserve_needs_a_range():
+    with pytest.raises(UserError, match=r"edit.preserve_low: 0.08 is not below edit.preserve_high=0.08"):
+        load_config("tiny", ["edit.preserve_low=0.08"])
