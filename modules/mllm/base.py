@@ -12,6 +12,7 @@ part of the input, so one forward pass gives all their hidden states.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,23 @@ from reasonbrain.modules.common.published import load_tokenizer
 from reasonbrain.utils.images import to_uint8
 
 STEP = 8  # texts are padded to a multiple of this, so that more rows have equal length and can be batched
+
+# Several threads may share a model: a call leaves adapters out, none switches them off. (A ContextVar would do as well,
+# but breaks torch.compile's graphs.) transformers keeps what it knows of a generation on the model, such as Qwen's
+# rope_deltas, so one runs at a time.
+_generating = threading.Lock()
+
+
+class _Thread(threading.local):
+    leaves_out_adapters = False
+
+
+_thread = _Thread()
+
+
+def _leave_out(layer: BaseTunerLayer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A forward pre-hook of layers with LoRA."""
+    return (args, kwargs | {"adapter_names": ["__base__"] * len(args[0])}) if _thread.leaves_out_adapters else None
 
 
 class MllmPlugin(PublishedBase):
@@ -67,6 +85,9 @@ class MllmPlugin(PublishedBase):
         if lora_rank:
             lora = LoraConfig(r=lora_rank, lora_alpha=lora_alpha, target_modules=targets)
             inject_adapter_in_model(lora, self.model)
+            for module in self.model.modules():
+                if isinstance(module, BaseTunerLayer):
+                    module.register_forward_pre_hook(_leave_out, with_kwargs=True)  # type: ignore[attr-defined]
         train_in_float32(self.model)
         self.cue_in = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
         self.img_in = nn.Parameter(torch.randn(img_tokens, hidden) * 0.02)
@@ -221,19 +242,13 @@ class MllmPlugin(PublishedBase):
         labels = head.out_features + torch.arange(before.shape[1], device=states.device)
         return F.cross_entropy(logits.flatten(0, 1).float(), labels.repeat(before.shape[0]))
 
-    def adapters(self, enabled: bool) -> None:
-        """Enables or disables LoRA."""
-        for module in self.model.modules():
-            if isinstance(module, BaseTunerLayer):
-                module.enable_adapters(enabled)
-
     @torch.no_grad()
     @computes
     def reason(self, inputs: Inputs, max_new_tokens: int = 96) -> list[str]:
         """Generates the MLLM's answer to each instruction: one sentence that describes the outcome, or what the model
         was trained to answer.
 
-        Decoding is greedy, with LoRA disabled; merged adapters stay in effect. The vision tower does not run if the
+        Decoding is greedy, without LoRA; merged adapters stay in effect. The vision tower does not run if the
         inputs hold its features.
         """
         pictures = self.known_features(inputs)
@@ -241,22 +256,20 @@ class MllmPlugin(PublishedBase):
         rows, image = self.tokenize(inputs.instructions, size.numel(), 0)
         ids, mask = self.pad_left(rows, size.numel(), inputs.images.device)
         is_image = ids == image
-        trainable = {n for n, p in self.model.named_parameters() if p.requires_grad}
-        self.adapters(False)
-        try:
-            out = self.model.generate(
-                input_ids=ids,
-                inputs_embeds=self.embed(ids, is_image, pictures),  # used for the prompt instead of its ids
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                # under ZeRO-3 the weights are sharded: all processes must run until the last one ends
-                synced_gpus=hasattr(next(self.model.parameters()), "ds_id"),
-                **self.generate_inputs(is_image, *size),
-            )
-        finally:
-            self.adapters(True)
-            for name, p in self.model.named_parameters():  # peft freezes disabled adapters
-                p.requires_grad_(name in trainable)
+        with _generating:
+            _thread.leaves_out_adapters = True
+            try:
+                out = self.model.generate(
+                    input_ids=ids,
+                    inputs_embeds=self.embed(ids, is_image, pictures),  # used for the prompt instead of its ids
+                    attention_mask=mask,
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    # under ZeRO-3 the weights are sharded: all processes must run until the last one ends
+                    synced_gpus=hasattr(next(self.model.parameters()), "ds_id"),
+                    **self.generate_inputs(is_image, *size),
+                )
+            finally:
+                _thread.leaves_out_adapters = False
         texts = self.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
         return [t.strip() for t in texts]

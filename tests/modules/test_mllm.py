@@ -1,6 +1,7 @@
 """MLLM ``qwen2_5_vl``: prompt, soft cues, [IMG] tokens, LoRA, L_MLLM and reasoning, against transformers' own model."""
 
 import copy
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -236,11 +237,20 @@ def test_reason_reads_given_image_features(mllm, inputs):
     assert said == wanted and not calls
 
 
-def test_reason_does_not_unfreeze_parameters(mllm, inputs):
-    """When adapters are enabled again, peft would make them trainable."""
-    frozen = copy.deepcopy(mllm).requires_grad_(False)
-    frozen.reason(inputs, max_new_tokens=2)
-    assert not any(p.requires_grad for p in frozen.parameters())
+def test_several_threads_share_a_model(mllm, inputs, cues):
+    """What one thread generates, without adapters, leaves the hidden states of the others as they are."""
+    rows = [(row(inputs, i), row(cues, i)) for i in range(3)]
+    states = [mllm(*r).hidden for r in rows]
+    said = [mllm.reason(r[0], max_new_tokens=12) for r in rows]
+
+    def work(number):
+        i = number % 3
+        if number % 2:
+            return mllm.reason(rows[i][0], max_new_tokens=12) == said[i]
+        return torch.equal(mllm(*rows[i]).hidden, states[i])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(work, range(48)))
 
 
 def test_texts_are_padded_to_few_lengths(mllm, inputs):
