@@ -26,6 +26,7 @@ PLUGINS = {  # "<slot>:<name>" -> module below reasonbrain.modules; third-party 
     "connector:qformer": "connector.qformer",
     "cme:hybrid": "cme.hybrid",
     "diffusion:flux": "diffusion.flux",
+    "diffusion:editor": "diffusion.editor",
 }
 
 BENCHMARKS = {  # name -> class below reasonbrain

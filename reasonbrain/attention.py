@@ -89,6 +89,8 @@ def set_attention(
     lowest = next((p.dtype for p in model.parameters() if p.dtype in HALF), torch.float32)
     found = choose(name, device or model.device, autocast or lowest, training)
     for slot in model.parts.values():
+        if slot.reference:  # it is used as published
+            continue
         for part in slot.children():
             _use(part, "sdpa" if found in FLASH and not _takes_flash(part, autocast) else found)
         for part in slot.prepares().values():

@@ -21,13 +21,13 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from huggingface_hub import split_torch_state_dict_into_shards
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from reasonbrain.config.loading import check_sizes, make_config, portable_config, read_config
-from reasonbrain.config.schema import Config, EditConfig, slot_config
+from reasonbrain.config.loading import check_sizes, make_config, portable_config, presets, read_config
+from reasonbrain.config.schema import Config, EditConfig, ModelConfig, slot_config
 from reasonbrain.errors import UserError, reason
 from reasonbrain.model import ReasonBrain, build_plugin
 from reasonbrain.plugin import Plugin
@@ -66,12 +66,7 @@ def save_model(
         target.mkdir(exist_ok=True)
         for old in target.glob("*.safetensors*"):  # the old checkpoint may have more shards
             old.unlink()
-        state = part.state_dict()
-        # a slot built from ``architecture`` has random initial weights, so its frozen tensors are stored too
-        if trained_only and part.loads_published(params):
-            _write({k: state[k] for k in _trained(part)}, target, TRAINED, dtype, max_shard_size)
-            continue
-        _save_slot(part, params, target, dtype, max_shard_size)
+        _save_slot(part, params, target, dtype, max_shard_size, trained_only)
     (folder / "config.yaml").write_text(portable_config(cfg), encoding="utf-8")
 
 
@@ -84,7 +79,7 @@ def save_untrained(cfg: Config, folder: Path) -> None:
     def save(slot: str, part: Plugin) -> None:
         target = slot_folder(folder, slot)
         target.mkdir(parents=True)
-        _save_slot(part, slot_config(cfg.model, slot) or {}, target, None, "5GB")
+        _save_slot(part, slot_config(cfg.model, slot) or {}, target, None, "5GB", trained_only=False)
         for p in part.parameters():
             p.data = p.data.new_empty(0)
 
@@ -93,9 +88,18 @@ def save_untrained(cfg: Config, folder: Path) -> None:
 
 
 def _save_slot(
-    part: Plugin, params: dict[str, Any], target: Path, dtype: torch.dtype | None, max_shard_size: str
+    part: Plugin,
+    params: dict[str, Any],
+    target: Path,
+    dtype: torch.dtype | None,
+    max_shard_size: str,
+    trained_only: bool,
 ) -> None:
-    """Writes a whole slot. Removes local folders of weights from ``params``, the slot's configuration."""
+    """Writes a slot. If it is written whole, removes local folders of weights from ``params``, its configuration."""
+    # a slot built from ``architecture`` has random initial weights, so its frozen tensors are stored too
+    if (trained_only or part.reference) and part.loads_published(params):
+        _write(dict(_trained(part)), target, TRAINED, dtype, max_shard_size)
+        return
     params.update(_forget_folders(part, params))
     part.register_to_config(**_forget_folders(part, part.config))
     part.save_config(target)
@@ -175,6 +179,33 @@ def embedded() -> Path:
     return Path(str(files("reasonbrain.configs") / "tiny"))
 
 
+def edits_as_published(model: ModelConfig) -> bool:
+    """Whether a model needs no trained weights of its own: each slot that is not null edits as published."""
+    filled = {slot: params for slot in SLOTS if (params := slot_config(model, slot))}
+    return all(plugin(slot, params["name"]).is_whole(params) for slot, params in filled.items())
+
+
+def find_model(name: str | Path, overrides: Sequence[str] = ()) -> tuple[Path | None, DictConfig]:
+    """The folder of a checkpoint, as ``find_checkpoint``, and its configuration. None and the configuration for the
+    name of a preset, or a YAML file, of a model that needs no checkpoint with these overrides.
+
+    Raises UserError like ``find_checkpoint`` and ``read_config``, and for a preset or a file of another model."""
+    is_config = str(name) in presets() or Path(name).suffix in (".yaml", ".yml")
+    if str(name) != "tiny" and is_config and not Path(name).is_dir():
+        written = read_config(str(name))
+        if not edits_as_published(make_config(written, overrides, reads_data=False).model):
+            raise UserError(
+                f"config '{name}' needs a checkpoint: some of its weights are not published; "
+                f"train them first: reasonbrain train --config {name} -o RUN"
+            )
+        return None, written
+    folder = find_checkpoint(name)
+    written = read_config(str(folder / "config.yaml"))
+    if set(written) != set(Config.__annotations__):  # slots would be null unnoticed
+        raise UserError(f"checkpoint file '{folder / 'config.yaml'}' is truncated")
+    return folder, written
+
+
 def find_checkpoint(name: str | Path) -> Path:
     """The checkpoint folder of ``tiny``, of a checkpoint, or of a finished training run. Raises UserError if ``name``
     is none of these."""
@@ -226,7 +257,7 @@ def load_model(
 ) -> tuple[ReasonBrain, Config]:
     """Loads a checkpoint. Returns the model in eval mode and its configuration.
 
-    name: as for ``find_checkpoint``. overrides: ``key=value``, only for settings that do not affect trained weights:
+    name: as for ``find_model``. overrides: ``key=value``, only for settings that do not affect trained weights:
     ``edit.*``, a slot set to null, or the location of published weights that the checkpoint omits
     (``model.mllm.pretrained``). config: the preset or file that the checkpoint must have been made with; its ``edit``
     settings replace the checkpoint's. dtype: the precision of float32 weights after loading, or a function of ``edit``
@@ -235,18 +266,21 @@ def load_model(
 
     Raises UserError for a checkpoint that is missing, truncated, incomplete or made with another configuration, and if
     published weights cannot be loaded."""
-    folder = find_checkpoint(name)
-    written = read_config(str(folder / "config.yaml"))
+    folder, written = find_model(name, overrides)
+    if folder is None:
+        cfg = make_config(written, overrides, reads_data=False)
+        model = ReasonBrain.from_config(cfg.model).eval()
+        for p in model.parameters():
+            p.data = p.data.to(_asked(dtype, cfg) if p.dtype == torch.float32 else p.dtype)
+        return model, cfg
     saved = make_config(written, reads_data=False)
-    if set(written) != set(Config.__annotations__):  # slots would be null unnoticed
-        raise UserError(f"checkpoint file '{folder / 'config.yaml'}' is truncated")
     if config is not None:
         asked = read_config(config)
         check_same_model(make_config(asked), saved, folder)
         written.edit = OmegaConf.merge(written.edit, asked.get("edit", {}))
     cfg = make_config(written, overrides, reads_data=False)
     check_same_model(cfg, saved, folder)
-    dtype = dtype if isinstance(dtype, torch.dtype) else dtype(cfg.edit)
+    dtype = _asked(dtype, cfg)
     slots = {}
     for slot in SLOTS:
         params = slot_config(cfg.model, slot)
@@ -259,6 +293,10 @@ def load_model(
         else:
             slots[slot] = _load_slot(target, slot, {**params, "width": cfg.model.width}, dtype, partition)
     return ReasonBrain(slots, cfg.model.width).eval(), cfg
+
+
+def _asked(dtype: torch.dtype | Callable[[EditConfig], torch.dtype], cfg: Config) -> torch.dtype:
+    return dtype if isinstance(dtype, torch.dtype) else dtype(cfg.edit)
 
 
 def partition_all(part: Plugin, partition: Partition | None) -> None:

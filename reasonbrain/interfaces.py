@@ -1,7 +1,7 @@
 """The data that passes between the slots, and one Protocol per slot.
 
     Inputs -> encoders -> Features -> frce -> Cues -> mllm -> Guidance -> connector -> V^ -> cme -> Condition
-    Condition, latents -> diffusion -> loss or edited latents
+    Condition, latents or images -> diffusion -> loss, or edited latents or images
 
 Shapes: B images, N image patches, T text tokens, K object tokens, M visual cues, r [IMG] tokens, Q queries, D the
 common width (``model.width``). All sequences between slots have width D; each plug-in projects to and from it.
@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
+
+Noise: TypeAlias = Tensor | Sequence[torch.Generator | None]  # what ``Diffusion.sample`` starts from
 
 
 @dataclass
@@ -24,8 +26,9 @@ class Inputs:
     """A batch for the model. All images of a batch have the same size.
 
     images: [B, 3, H, W] in 0..1. objects: the names of the key objects of each row. regions: [B, H, W] long, label maps
-    of the segmentation (-1: no region). ready: precomputed ``Plugin.image_features`` by slot. sentences: the MLLM's
-    sentence for each row (``Mllm.reason``), if already generated.
+    of the segmentation (-1: no region). ready: precomputed ``Plugin.image_features`` by slot. sentences: the sentence
+    of each row that says what the edit shows, if already generated or given. notes: for each row why its sentence is
+    the instruction itself, or "".
     """
 
     images: Tensor
@@ -34,6 +37,7 @@ class Inputs:
     regions: Tensor
     ready: dict[str, Tensor] = field(default_factory=dict)
     sentences: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 class Features(NamedTuple):
@@ -70,12 +74,14 @@ class Guidance(NamedTuple):
 class Condition(NamedTuple):
     """The input of the diffusion model. visual: [B, Q, D]. textual: [B, Q', D]. pooled: [B, P].
 
-    focus: [B, rows, columns], the fraction of the visual-oriented enhancer's attention on each patch, or None."""
+    focus: [B, rows, columns], the fraction of the visual-oriented enhancer's attention on each patch, or None.
+    prompts: the sentence of each row, or its instruction where no sentence was generated."""
 
     visual: Tensor
     textual: Tensor
     pooled: Tensor
     focus: Tensor | None = None
+    prompts: Sequence[str] = ()
 
 
 def no_tokens(like: Tensor) -> Tensor:
@@ -123,8 +129,8 @@ class Mllm(Protocol):
     """Slot ``mllm``: the multimodal LLM with its [IMG] tokens.
 
     ``text_length``: number of tokens of an instruction with its prompt and padding. With equal batch size, image size
-    and text length, the results of a row do not depend on the other rows. ``reason``: generates one sentence per
-    row."""
+    and text length, the results of a row do not depend on the other rows. ``reason``: generates one answer per row to
+    what ``inputs.instructions`` asks about ``inputs.images``."""
 
     def __call__(self, inputs: Inputs, cues: Cues) -> Guidance: ...
 
@@ -147,9 +153,22 @@ class Cme(Protocol):
 
 class Diffusion(Protocol):
     """Slot ``diffusion``: images are [B, 3, H, W] in 0..1 with H and W multiples of ``multiple``; latents are
-    [B, C, h, w]."""
+    [B, C, h, w].
+
+    ``edit_defaults``: ``steps``, and the scales of ``EditConfig`` that ``sample`` takes, with their defaults. With
+    ``edits_pixels`` the images themselves take the place of latents, and ``sample`` takes a generator per row in place
+    of noise (None: the global one), because the model draws its own. Its rows do not depend on each other if
+    ``draws_rows_alone``. With ``reads_sentence``, ``Condition.prompts`` are sentences."""
 
     multiple: int
+    edits_pixels: bool
+    draws_rows_alone: bool
+
+    @property
+    def edit_defaults(self) -> dict[str, Any]: ...
+
+    @property
+    def reads_sentence(self) -> bool: ...
 
     def encode(self, images: Tensor) -> Tensor: ...
 
@@ -159,4 +178,4 @@ class Diffusion(Protocol):
         self, condition: Condition, source: Tensor, target: Tensor, seeds: Sequence[int], draws: int = 1
     ) -> tuple[Tensor, Tensor]: ...
 
-    def sample(self, condition: Condition, source: Tensor, noise: Tensor, steps: int, **kwargs: object) -> Tensor: ...
+    def sample(self, condition: Condition, source: Tensor, noise: Noise, steps: int, **kwargs: object) -> Tensor: ...

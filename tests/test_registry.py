@@ -64,7 +64,7 @@ def test_every_slot_has_its_plugins():
         "mllm": ["llava", "qwen2_5_vl"],
         "connector": ["qformer"],
         "cme": ["hybrid"],
-        "diffusion": ["flux"],
+        "diffusion": ["editor", "flux"],
         "data": [
             *("editworld", "emu_edit", "folder", "instructpix2pix", "kris", "magicbrush", "manifest", "mini"),
             *("mini2", "parquet", "reasonedit", "risebench", "webdataset"),

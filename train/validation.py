@@ -69,7 +69,8 @@ class Validation:
         """Edited latents [1, C, h, w]."""
         condition, _ = self.model.condition(inputs)
         noise = torch.randn(source.shape, generator=torch.Generator().manual_seed(seed)).to(source)
-        return diffusion.sample(condition, source, noise, self.cfg.edit.steps, self.cfg.edit.guidance).float()
+        edit = self.model.edit_settings(self.cfg.edit)
+        return diffusion.sample(condition, source, noise, edit.steps, edit.guidance).float()
 
     @torch.no_grad()
     def edits(self, step: int) -> Image.Image | None:

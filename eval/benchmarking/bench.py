@@ -156,7 +156,7 @@ def edit(source: Source, warmup: int, repeats: int, device: torch.device) -> Fou
             for row, found in zip(rows, times, strict=False):  # with a single step there is no row of denoising steps
                 row.seconds += found
     half = any(p.dtype == torch.bfloat16 for p in model.parameters())
-    more = {"pixels": size, "denoising_steps": cfg.edit.steps, "gib": peak_memory(device)}
+    more = {"pixels": size, "denoising_steps": pipe.edit_settings.steps, "gib": peak_memory(device)}
     return rows, torch.bfloat16 if half else torch.float32, more
 
 

@@ -22,7 +22,11 @@ def load_published(cls: Any, source: str, spare: tuple[str, ...] = (), **options
     Raises UserError if the model is of another kind, or if tensors are missing, have another shape, or belong to no
     module of the model, and whatever the library raises."""
     if issubclass(cls, PreTrainedModel):  # without its config.json, the library's default architecture would be built
-        kind, wanted = cls.config_class.get_config_dict(source)[0].get("model_type"), cls.config_class.model_type
+        where = {"subfolder": options.get("subfolder", "")}
+        kind, wanted = (
+            cls.config_class.get_config_dict(source, **where)[0].get("model_type"),
+            cls.config_class.model_type,
+        )
         if kind is None:
             raise UserError(f"the model in '{source}' has no config.json that says what it is")
         if kind != wanted:

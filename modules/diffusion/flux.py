@@ -181,6 +181,10 @@ class Flux(PublishedBase):
         adapters = {"adapters": {"trained": "lora"}} if params.get("trained", "full") == "full" else {}
         return adapters | super().memory_options(params)
 
+    @property
+    def edit_defaults(self) -> dict[str, Any]:
+        return {"steps": 28, "guidance": 2.5}
+
     def repeated(self) -> list[nn.Module]:
         return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,10 @@ class MllmPlugin(PublishedBase):
         self.image_processor.save_pretrained(folder)
         self.model.generation_config.to_json_file(folder / GENERATION_CONFIG_NAME)
 
+    @classmethod
+    def is_whole(cls, params: dict[str, Any]) -> bool:
+        return params.get("img_tokens") == 0
+
     def gives_loss(self) -> bool:
         return self.config.img_tokens > 0
 
@@ -123,7 +128,7 @@ class MllmPlugin(PublishedBase):
 
     def prepare_dry_run(self, size: int) -> None:
         """Uses the instruction in place of a generated sentence."""
-        self.__dict__["reason"] = lambda inputs: inputs.instructions
+        self.__dict__["reason"] = lambda inputs, max_new_tokens=0: inputs.instructions
 
     def tie_weights(self) -> None:
         self.model.tie_weights()
@@ -192,6 +197,13 @@ class MllmPlugin(PublishedBase):
         embeds = self.model.get_input_embeddings()(ids)
         return embeds.masked_scatter(is_image[..., None], pictures.to(embeds.dtype))
 
+    def inside(self, is_image: Tensor, pictures: Tensor) -> AbstractContextManager[Any]:
+        """A context in which the language model also sees the pictures inside its layers, where the family does that.
+
+        is_image: [B, L], true at image tokens. pictures: as for ``embed``
+        """
+        return nullcontext()
+
     @computes
     def forward(self, inputs: Inputs, cues: Cues) -> Guidance:
         """Returns the hidden states of the [IMG] tokens and L_MLLM, the loss on these tokens alone (paper, eq. A1).
@@ -212,6 +224,7 @@ class MllmPlugin(PublishedBase):
         )
         is_image = ids == image
         embeds = self.embed(ids, is_image, pictures)
+        seen = self.inside(is_image, pictures)
 
         # the cues follow the prompt's part after the picture: at a fixed distance from the last image token
         last = is_image.shape[1] - 1 - is_image.flip(1).long().argmax(1)
@@ -225,9 +238,10 @@ class MllmPlugin(PublishedBase):
         embeds = torch.cat([embeds[:, :-r], img], dim=1)
 
         positions = self.positions(ids, mask, *size)
-        states = self.model.model.language_model(
-            inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
-        ).last_hidden_state
+        with seen:
+            states = self.model.model.language_model(
+                inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
+            ).last_hidden_state
         hidden = self.guidance_out(states[:, -r:]).to(self.img_in.dtype)
         return Guidance(hidden, self.lm_loss(states[:, -r - 1 :]))
 
@@ -256,7 +270,7 @@ class MllmPlugin(PublishedBase):
         rows, image = self.tokenize(inputs.instructions, size.numel(), 0)
         ids, mask = self.pad_left(rows, size.numel(), inputs.images.device)
         is_image = ids == image
-        with _generating:
+        with _generating, self.inside(is_image, pictures):
             _thread.leaves_out_adapters = True
             try:
                 out = self.model.generate(

@@ -22,6 +22,8 @@ MAX_RATIO = 200  # of the longer side to the shorter one, by Qwen's image proces
 class Qwen25VL(MllmPlugin):
     """Qwen2.5-VL, frozen, with LoRA and [IMG] tokens."""
 
+    model_class: Any = Qwen2_5_VLForConditionalGeneration
+    config_class: Any = Qwen2_5_VLConfig
     preparing = ("model.model.visual",)
     image_token = "<|image_pad|>"
     prompt = (
@@ -44,10 +46,10 @@ class Qwen25VL(MllmPlugin):
         super().__init__()
         if architecture is None:
             source = self.needs_weights(pretrained)
-            self.model = load_published(Qwen2_5_VLForConditionalGeneration, source, dtype=base_dtype(precision, "mllm"))
+            self.model = load_published(self.model_class, source, dtype=base_dtype(precision, "mllm"))
             self.register_to_config(architecture=self.model.config.to_diff_dict())
         else:
-            self.model = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig.from_dict(architecture))
+            self.model = self.model_class(self.config_class.from_dict(architecture))
         hidden = self.model.config.text_config.hidden_size
         targets = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
         self.build(width, hidden, img_tokens, lora_rank, lora_alpha, targets, precision)

@@ -13,13 +13,15 @@ from reasonbrain.utils.text import printable
 
 
 def checkpoint_name(config: str | None, checkpoint: str | None, overrides: tuple[str, ...]) -> str:
-    """The checkpoint to edit with: ``checkpoint``, or the embedded default.
+    """What to edit with: ``checkpoint``, or ``config`` if all its weights are published, or the embedded default.
 
-    Raises UserError for a configuration other than the embedded default's without a checkpoint."""
+    Raises UserError for another configuration without a checkpoint."""
     if config and config != "tiny" and not checkpoint:
+        from reasonbrain.checkpoint import edits_as_published
         from reasonbrain.config.loading import load_config
 
-        load_config(config, overrides)
+        if edits_as_published(load_config(config, overrides).model):
+            return config
         raise UserError(
             f"config '{config}' needs --checkpoint: its connector, FRCE and CME weights are not published; "
             f"train them first: reasonbrain train --config {config} -o RUN"
@@ -110,7 +112,7 @@ def edit(
     metadata = {
         "instruction": instruction,
         "seed": str(seed),
-        "steps": str(pipe.settings.edit.steps),
+        "steps": str(pipe.edit_settings.steps),
         "checkpoint": name,
     }
     if panel:

@@ -85,11 +85,16 @@ class ModelConfig:
 class EditConfig:
     """How an image is edited."""
 
-    steps: int = number(1, 1000, default=28)
-    """Sampling steps."""
+    steps: int | None = number(1, 1000, default=None)
+    """Sampling steps. null: the diffusion model's own number, 28 for FLUX."""
 
-    guidance: float = number(0, 1000, default=2.5)
-    """Value of FLUX's distilled guidance. It costs no second pass, unlike classifier-free guidance."""
+    guidance: float | None = number(0, 1000, default=None)
+    """How closely the edit follows the words: FLUX's distilled guidance, which costs no second pass, or the scale of
+    classifier-free guidance. null: the diffusion model's own value, 2.5 for FLUX."""
+
+    image_guidance: float | None = number(0, 1000, default=None)
+    """How closely the edit follows the source, for diffusion models with this second scale (InstructPix2Pix). null: the
+    model's own value."""
 
     size: int | None = number(1, 65536, default=1024)
     """Pixel budget: an edit is computed at about ``size`` x ``size`` pixels, at one of the sizes that training with

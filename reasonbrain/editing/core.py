@@ -2,6 +2,7 @@
 
 pictures     -> Core.sources    -> Sources              once per picture
 instructions -> Core.condition  -> Inputs, Condition    once per instruction; Inputs.sentences: the MLLM's sentences
+generators   -> Core.noise      -> Noise                once per variant
 noise        -> Core.draw       -> Drawn                once per variant
              -> Core.finish     -> edited pictures      one at a time, at the size of the source
 """
@@ -14,6 +15,7 @@ from functools import wraps
 from typing import Any, NamedTuple, TypeVar
 
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,7 +23,7 @@ from torch.nn import functional as F
 from reasonbrain.config.schema import EditConfig
 from reasonbrain.data.crop import edit_size
 from reasonbrain.errors import UserError, out_of_memory
-from reasonbrain.interfaces import Condition, Inputs
+from reasonbrain.interfaces import Condition, Inputs, Noise
 from reasonbrain.model import ReasonBrain
 from reasonbrain.utils.images import to_tensor
 
@@ -135,7 +137,7 @@ class Core:
         """The end of the instruction that the text encoder truncates; empty if it reads all. The MLLM always reads all
         of it."""
         encoders = self.model.slot("encoders")
-        return "" if encoders is None or self.model.reads_sentence else encoders.unread(instruction)
+        return "" if encoders is None or encoders.reads_sentence else encoders.unread(instruction)
 
     @fits_memory
     @torch.no_grad()
@@ -145,34 +147,54 @@ class Core:
         instructions: Sequence[str],
         objects: Sequence[Sequence[str] | None] | None = None,
         reasoning: bool = False,
+        sentences: list[str] | None = None,
     ) -> tuple[Inputs, Condition]:
         """Runs the conditioning path with one instruction per picture.
 
         objects: key objects per picture; where None, they are extracted from the instruction. reasoning: also generates
-        the MLLM's ``sentences`` in the returned inputs (None without an MLLM)."""
-        inputs = self.model.make_inputs(sources.small, instructions, objects, sources.regions, sources.ready)
-        if reasoning:
+        the MLLM's ``sentences`` in the returned inputs (None without an MLLM), even if no slot reads them. sentences:
+        used in place of the MLLM's."""
+        small, regions, ready = sources.small, sources.regions, sources.ready
+        inputs = self.model.make_inputs(small, instructions, objects, regions, ready, sentences)
+        if reasoning or self.model.reads_sentence:
             inputs = self.model.reason(inputs)
         condition, _ = self.model.condition(inputs)
         return inputs, condition
 
+    def noise(self, sources: Sources, generator: torch.Generator | Sequence[torch.Generator] | None) -> Noise:
+        """What ``draw`` starts from: noise of the latents' shape, or generators if the diffusion model draws its own.
+
+        generator: one per picture; or one for all, which gives each picture the same noise; or None, for the global
+        one."""
+        latents, diffusion = sources.latents, self.model.slot("diffusion")
+        one = isinstance(generator, torch.Generator)
+        if diffusion is None or not diffusion.edits_pixels:
+            shape = (1, *latents.shape[1:]) if one else latents.shape
+            return randn_tensor(shape, generator, latents.device, latents.dtype).expand(latents.shape)  # type: ignore
+        if one:
+            return [*(generator.clone_state() for _ in latents[1:]), generator]  # type: ignore[union-attr]
+        return list(generator or [None] * len(latents))  # type: ignore[arg-type, call-overload]
+
     @fits_memory
     @torch.no_grad()
     def draw(
-        self, sources: Sources, condition: Condition, noise: Tensor, edit: EditConfig, on_step: OnStep | None = None
+        self, sources: Sources, condition: Condition, noise: Noise, edit: EditConfig, on_step: OnStep | None = None
     ) -> Drawn:
-        """Edits at the size of the sources, from noise of the latents' shape. ``on_step`` may replace the latents after
-        each denoising step. Raises UserError if the result is NaN or infinite."""
+        """Edits at the size of the sources. noise: from ``noise``. ``on_step`` may replace the latents after each
+        denoising step. Raises UserError if the result is NaN or infinite."""
         small, diffusion = sources.small, self.model.slot("diffusion")
         if diffusion is None:
             return Drawn(small, small, torch.zeros_like(small[:, :1]))
-        with self.progress(total=edit.steps) as bar:
+        edit = self.model.edit_settings(edit)
+        scales = {key: getattr(edit, key) for key in diffusion.edit_defaults if key != "steps"}
+        steps = edit.steps * (len(small) if diffusion.draws_rows_alone else 1)  # type: ignore[operator]
+        with self.progress(total=steps) as bar:
 
             def after_step(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
                 bar.update()
                 return latents if on_step is None else on_step(step, timestep, latents)
 
-            latents = diffusion.sample(condition, sources.latents, noise, edit.steps, edit.guidance, after_step)
+            latents = diffusion.sample(condition, sources.latents, noise, edit.steps, on_step=after_step, **scales)
         edited = diffusion.decode(latents)
         if not edited.isfinite().all():
             dtype = str(latents.dtype).removeprefix("torch.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from types import NoneType
@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 from torch import Tensor
 
@@ -128,6 +127,11 @@ class ReasonBrainPipeline(DiffusionPipeline):
         if name in self._optional_components:  # pipe.cme = None
             self._model = None
 
+    @property
+    def edit_settings(self) -> EditConfig:
+        """A copy of ``settings.edit`` with the diffusion model's own values in place of null."""
+        return self.model.edit_settings(self.settings.edit)
+
     def core(self) -> Core:
         """The steps of an edit with this pipeline's model and device. Sets the attention kernels as configured."""
         set_attention(self.model, self.settings.model.attention, device=self._execution_device)
@@ -165,7 +169,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
         single = isinstance(image, Picture)
         pictures = [load_image(i) for i in ([image] if single else image)]  # type: ignore
         texts = [instruction] * len(pictures) if isinstance(instruction, str) else list(instruction)
-        edit = replace(self.settings.edit)
+        edit = self.edit_settings
         edit.steps = parse_int("steps", edit.steps if num_inference_steps is None else num_inference_steps)
         edit.guidance = edit.guidance if guidance_scale is None else _finite("guidance_scale", guidance_scale)
         if not isinstance(preserve, (bool, NoneType)):
@@ -176,7 +180,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
 
         core = self.core()
         blank: list[Any] = [None] * len(pictures)
-        said = blank[:] if reasoning and self.mllm is not None else None
+        said = blank[:] if self.mllm is not None and (reasoning or core.model.reads_sentence) else None
         out = ReasonBrainOutput(blank[:], blank[:], said, blank[:], blank[:])
         groups: dict[tuple[int, int], list[int]] = {}
         for row, picture in enumerate(pictures):
@@ -213,7 +217,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
         Raises RunError if the accelerator fails, and UserError for a ``batch_size`` below 1."""
         if not isinstance(batch_size, Integral) or batch_size < 1:
             raise UserError(f"batch_size {batch_size!r:.60} is not a whole number of at least 1")
-        yield from edit_rows(self.core(), self.settings.edit, parse_all(rows), batch_size)
+        yield from edit_rows(self.core(), self.edit_settings, parse_all(rows), batch_size)
         self.maybe_free_model_hooks()
 
     def _edit_group(
@@ -231,9 +235,7 @@ class ReasonBrainPipeline(DiffusionPipeline):
         """Edits pictures whose edits are computed at one size, and writes the results to their ``rows`` of ``out``."""
         sources = core.sources(pictures, edit)
         inputs, condition = core.condition(sources, texts, objects, reasoning=out.reasoning is not None)
-        latents = sources.latents
-        shape = (1, *latents.shape[1:]) if isinstance(generator, torch.Generator) else latents.shape
-        noise = randn_tensor(shape, generator, latents.device, latents.dtype).expand(latents.shape)
+        noise = core.noise(sources, generator)
 
         def on_step(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
             if on_step_end is None:

@@ -1,17 +1,21 @@
-"""Why a repository of the model hub could not be read, in words a user can act on."""
+"""Repositories of the model hub: their licence, and why one could not be read, in words a user can act on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from huggingface_hub import constants, is_offline_mode
+import click
+from huggingface_hub import ModelCard, constants, is_offline_mode, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
+    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+
+from reasonbrain.utils.text import printable
 
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
@@ -46,3 +50,23 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def is_cached(repository: str, file: str) -> bool:
+    """Whether a file of a repository was downloaded before. ``repository``: may also be no valid id."""
+    try:
+        return isinstance(try_to_load_from_cache(repository, file), str)
+    except HFValidationError:
+        return False
+
+
+def tell_licence(repository: str) -> None:
+    """Prints the licence of a repository to stderr, as its model card states it. Raises whatever ``huggingface_hub``
+    raises, except for a repository without a card."""
+    try:
+        stated = ModelCard.load(repository, ignore_metadata_errors=True).data.to_dict()
+    except EntryNotFoundError:
+        stated = {}
+    name = stated.get("license_name") or stated.get("license") or "not stated"
+    more = f", {stated['license_link']}" if stated.get("license_link") else ""
+    click.echo(f"downloading '{repository}'; its licence: {printable(f'{name}{more}')}", err=True)

@@ -44,7 +44,7 @@ class Editor:
         """Yields lines in no particular order. Raises UserError if a picture cannot be written."""
         waiting: deque[tuple[int, Future[JsonRow]]] = deque()  # pixels, line
         with ThreadPoolExecutor(4) as pool:
-            for result in edit_rows(self.pipe.core(), self.pipe.settings.edit, rows, self.job.batch_size):
+            for result in edit_rows(self.pipe.core(), self.pipe.edit_settings, rows, self.job.batch_size):
                 pixels = result.image.width * result.image.height if result.image else 0
                 waiting.append((pixels, pool.submit(self._finish, result)))
                 while waiting and (waiting[0][1].done() or sum(pixels for pixels, _ in waiting) > BEHIND):
@@ -57,7 +57,7 @@ class Editor:
         if result.image is not None:
             file = picture_path(row, result.variant)
             metadata = {"id": row.id, "variant": result.variant, "instruction": row.instruction, "seed": result.seed}
-            metadata |= {"steps": row.steps or self.pipe.settings.edit.steps, "checkpoint": self.job.checkpoint}
+            metadata |= {"steps": row.steps or self.pipe.edit_settings.steps, "checkpoint": self.job.checkpoint}
             metadata |= {"reasoning": result.reasoning} if result.reasoning else {}
             save_image(result.image, self.job.output / file, {k: str(v) for k, v in metadata.items()})
         return {

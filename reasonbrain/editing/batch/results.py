@@ -85,19 +85,19 @@ def compare(job: Job, rows: str) -> None:
 
     Compares what the results depend on: rows, instruction, tensors, batch size, and the settings of model and edit. How
     the rows, the checkpoint and the configuration are stored does not matter. Writes run.json into a new folder."""
-    from reasonbrain.checkpoint import find_checkpoint  # imports transformers, which the first checks do not need
-    from reasonbrain.config.loading import load_config
+    from reasonbrain.checkpoint import find_model  # imports transformers, which the first checks do not need
+    from reasonbrain.config.loading import make_config
     from reasonbrain.config.schema import result_settings
     from reasonbrain.editing.batch.identity import model_hash
     from reasonbrain.editing.placement import dtype_name
 
     check_files(job.output)
-    folder = find_checkpoint(job.checkpoint)
-    cfg = load_config(str(folder / "config.yaml"), job.overrides, reads_data=False)
+    folder, written = find_model(job.checkpoint, job.overrides)
+    cfg = make_config(written, job.overrides, reads_data=False)
     now = {
         "jobs": rows,
         "instruction": job.instruction,
-        "model": model_hash(folder),
+        "model": model_hash(folder) if folder else None,
         "edit": result_settings(cfg.edit) | {"dtype": dtype_name(cfg.edit)},
         "settings": json.loads(json.dumps(asdict(cfg.model), default=str)),
         "batch_size": job.batch_size,

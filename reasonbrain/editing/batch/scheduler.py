@@ -239,9 +239,11 @@ class _Window:
     def _draw_batch(self, batch: list[_Edit]) -> None:
         """Sets the pictures of the edits' results."""
         start = time.perf_counter()
-        padded = self._pad(batch)
+        diffusion = self.core.model.slot("diffusion")
+        padded = batch if diffusion is not None and diffusion.draws_rows_alone else self._pad(batch)
         sources = _concat([edit.sources for edit in padded])
-        noise = torch.cat([_noise(edit) for edit in padded]).to(sources.latents)
+        generators = [torch.Generator().manual_seed(edit.result.seed) for edit in padded]
+        noise = self.core.noise(sources, generators)
         condition = _concat([edit.condition for edit in padded])
         drawn = self.core.draw(sources, condition, noise, self._settings(batch[0].result.row))
         for i, edit in enumerate(batch):
@@ -275,23 +277,26 @@ def _size(row: EditRow) -> Size | None:
     return size if len(size) == 2 and min(size) else None
 
 
-def _noise(edit: _Edit) -> Tensor:
-    generator = torch.Generator().manual_seed(edit.result.seed)
-    return torch.randn(edit.sources.latents.shape, generator=generator)
-
-
 def _copy_row(parts: Parts, i: int) -> Parts:
-    """Row i of a named tuple of tensors as a batch of one. It is a copy: a view would keep all rows in memory."""
-    return type(parts)(*(_map_tensors(lambda part: part[i : i + 1].clone(), part) for part in parts))
+    """Row i of a named tuple as a batch of one. Tensors are copied: a view would keep all rows in memory."""
+
+    def row(part: Any) -> Any:
+        return part[i : i + 1].clone() if isinstance(part, Tensor) else part[i : i + 1]
+
+    return type(parts)(*(_map(row, part) for part in parts))
 
 
 def _concat(rows: Sequence[Parts]) -> Parts:
     """Concatenates batches of one."""
-    return type(rows[0])(*(_map_tensors(lambda *same: torch.cat(same), *parts) for parts in zip(*rows, strict=True)))
+
+    def joined(*same: Any) -> Any:
+        return torch.cat(same) if isinstance(same[0], Tensor) else [one for part in same for one in part]
+
+    return type(rows[0])(*(_map(joined, *parts) for parts in zip(*rows, strict=True)))
 
 
-def _map_tensors(work: Callable[..., Tensor], *parts: Any) -> Any:
-    """Applies ``work`` to tensors, or to the tensors of dicts by name; None stays None."""
+def _map(work: Callable[..., Any], *parts: Any) -> Any:
+    """Applies ``work`` to tensors and lists, or to the tensors of dicts by name; None stays None."""
     if isinstance(parts[0], dict):
         return {name: work(*(part[name] for part in parts)) for name in parts[0]}
     return None if parts[0] is None else work(*parts)
