@@ -45,17 +45,24 @@ class RegionEncoder(Plugin):
         x = cast(features.patches, self.dtype)
         if x.shape[1] == 0:
             return no_tokens(x), no_mask(x)
-        onehot = F.one_hot(regions.clamp(max=self.config.max_regions - 1) + 1, self.config.max_regions + 1)[..., 1:]
-        member = onehot.permute(0, 3, 1, 2).float()  # [B, R, H, W]; in 16 bits positions would be too coarse
-        area = member.mean((2, 3))  # [B, R]
+        labels = regions.clamp(max=self.config.max_regions - 1)[:, None]
+        known = [self._measure(labels == label, features.grid) for label in range(self.config.max_regions)]
+        area, share, geometry = (torch.cat(parts, dim=1) for parts in zip(*known, strict=True))
         mask = area > 0
-        share = F.adaptive_avg_pool2d(member, features.grid).flatten(2)  # [B, R, N]
         total = share.sum(-1, keepdim=True).clamp(min=1e-6)
         pooled = share.to(x.dtype) @ x / total.to(x.dtype)
-        x = self.norm(pooled + self.place(region_geometry(member, area).to(x.dtype)))
+        x = self.norm(pooled + self.place(geometry.to(x.dtype)))
         for block in self.blocks:
             x = block(x, mask)
         return x * mask[..., None], mask
+
+    @staticmethod
+    def _measure(inside: Tensor, grid: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Area [B, 1], shares of the patches [B, 1, N] and geometry [B, 1, 5] of one region, a mask [B, 1, H, W]. One
+        at a time, because the masks of 64 regions at 1024 x 1024 pixels take 256 MiB for each image."""
+        member = inside.float()  # in 16 bits positions would be too coarse
+        area = member.mean((2, 3))
+        return area, F.adaptive_avg_pool2d(member, grid).flatten(2), region_geometry(member, area)
 
 
 def region_geometry(member: Tensor, area: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from reasonbrain.modules.data.reasonmini.canvas import PALETTE
 from reasonbrain.modules.frce.id_controller import IdController
 from reasonbrain.modules.frce.patch_encoder import PatchEncoder
 from reasonbrain.modules.frce.regions import SuperpixelRegions, by_area, region_geometry
+from reasonbrain.train.planning.dry import Counter
 from reasonbrain.utils.images import to_tensor
 
 WIDTH = 16
@@ -185,3 +186,12 @@ def test_empty_rows_give_no_nan(build, wake, company):
     with torch.no_grad():
         condition = model.condition(inputs)[0]
     assert torch.isfinite(condition.visual).all() and torch.isfinite(condition.textual).all()
+
+
+def test_regions_take_the_memory_of_a_few_masks() -> None:
+    """Not of all masks at once: those of 64 regions would be 65 tensors of the picture's size."""
+    branch = SuperpixelRegions(WIDTH, layers=0, heads=2, max_regions=64)
+    f, regions = features(), torch.randint(-1, 64, (2, 256, 256))
+    with Counter([*branch.parameters(), regions]) as counter, torch.no_grad():
+        branch(f, regions)
+    assert counter.peak < 8 * regions.numel() * 8
