@@ -2,7 +2,7 @@
 
 The prompt of a row, padded on the left:
 
-    <user> <image tokens> <R_V and R_T, one soft token per cue> instruction <assistant> [IMG_1] ... [IMG_r]
+    <system> <user> <image tokens> <R_V and R_T, one soft token per cue> question <assistant> [IMG_1] ... [IMG_r]
 
 The vocabulary is extended by r tokens (ReasonBrain: 32, arXiv:2507.01908). Their input and output embeddings are
 parameters of the plug-in instead of new rows of the model's embedding tables. So no table is resized, only the new
@@ -13,7 +13,7 @@ part of the input, so one forward pass gives all their hidden states.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,14 @@ from transformers import AutoImageProcessor, GenerationConfig
 from transformers.utils import GENERATION_CONFIG_NAME
 
 from reasonbrain.checkpoint import embedded
+from reasonbrain.config.schema import ModelConfig
+from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Cues, Guidance, Inputs, no_tokens
 from reasonbrain.modules.common.precision import PublishedBase, cast, computes, hold_base, train_in_float32
 from reasonbrain.modules.common.published import load_tokenizer
 from reasonbrain.utils.images import to_uint8
 
+INSTRUCTION = "{instruction}"
 STEP = 8  # texts are padded to a multiple of this, so that more rows have equal length and can be batched
 
 # Several threads may share a model: a call leaves adapters out, none switches them off. (A ContextVar would do as well,
@@ -62,9 +65,12 @@ class MllmPlugin(PublishedBase):
         lora_rank: rank of LoRA on the language model (paper: 8); 0 disables LoRA
         lora_alpha: LoRA's scale is lora_alpha / lora_rank (paper: 16)
         precision: precision of the frozen model: ``float32``, ``bfloat16`` or ``nf4``
+        system: the system prompt; empty for none
+        question: what the model is asked, with ``{instruction}`` in place of the instruction
     """
 
     image_token: str
+    system_prompt: str  # how the family writes a system prompt, with "{system}" in its place
     prompt: tuple[str, str, str]  # before the image, between the cues and the instruction, after the instruction
     weight_sources = ("pretrained",)
     published = ("model",)
@@ -94,6 +100,12 @@ class MllmPlugin(PublishedBase):
         self.img_in = nn.Parameter(torch.randn(img_tokens, hidden) * 0.02)
         self.img_out = nn.Parameter(torch.randn(img_tokens, hidden) * 0.02)
         self.guidance_out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width))
+
+    @classmethod
+    def check_config(cls, parameters: Mapping[str, Any], model: ModelConfig) -> None:
+        question = parameters.get("question", INSTRUCTION)
+        if INSTRUCTION not in question:
+            raise UserError(f"model.mllm.question: '{question:.100}' lacks {INSTRUCTION}, which stands for the words")
 
     def repeated(self) -> list[nn.Module]:
         return list(self.model.model.language_model.layers)
@@ -164,6 +176,15 @@ class MllmPlugin(PublishedBase):
         """
         return {}
 
+    def opening(self) -> str:
+        """The prompt's part before the image."""
+        system = self.config.system
+        return (self.system_prompt.replace("{system}", system) if system else "") + self.prompt[0]
+
+    def ask(self, instruction: str) -> str:
+        """The question about an instruction."""
+        return self.config.question.replace(INSTRUCTION, instruction)
+
     def text_length(self, instruction: str) -> int:
         """The number of text tokens in a row, including padding."""
         (row,), _ = self.tokenize([instruction], 0, 0)
@@ -174,12 +195,13 @@ class MllmPlugin(PublishedBase):
 
         Each row has ``picture`` image tokens, followed by ``cues`` placeholder tokens.
         """
-        before, between, after = (self.tokenizer(p, add_special_tokens=False).input_ids for p in self.prompt)
+        parts = (self.opening(), *self.prompt[1:])
+        before, between, after = (self.tokenizer(p, add_special_tokens=False).input_ids for p in parts)
         image = self.tokenizer.convert_tokens_to_ids(self.image_token)
         rows = []
         for text in texts:
             # special tokens in an instruction ("<|image_pad|>") are plain text
-            words = self.tokenizer(text, add_special_tokens=False, split_special_tokens=True).input_ids
+            words = self.tokenizer(self.ask(text), add_special_tokens=False, split_special_tokens=True).input_ids
             rows.append(before + [image] * picture + between + [self.tokenizer.pad_token_id] * cues + words + after)
         return rows, image
 

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
+from PIL import Image
 from torch import Tensor
 from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration
 
 from reasonbrain.modules.common.precision import base_dtype
 from reasonbrain.modules.common.published import load_published
-from reasonbrain.modules.mllm.base import MllmPlugin
+from reasonbrain.modules.mllm.base import INSTRUCTION, MllmPlugin
 from reasonbrain.registry import register
+from reasonbrain.utils.images import to_uint8
 
 
 @register("mllm", "llava")
@@ -22,6 +24,7 @@ class Llava(MllmPlugin):
 
     preparing = ("model.model.vision_tower", "model.model.multi_modal_projector")
     image_token = "<image>"
+    system_prompt = "{system} "
     prompt = ("USER: ", "", " ASSISTANT:")
 
     @register_to_config
@@ -34,6 +37,8 @@ class Llava(MllmPlugin):
         lora_rank: int = 8,
         lora_alpha: int = 16,
         precision: str = "float32",
+        system: str = "",
+        question: str = INSTRUCTION,
     ) -> None:
         super().__init__()
         if architecture is None:
@@ -60,14 +65,32 @@ class Llava(MllmPlugin):
         """``<s>USER: <image>\\n... ASSISTANT:``, tokenized as one text as in LLaVA-1.5's training, since sentencepiece
         tokens depend on the preceding text. The cues follow the image."""
         image = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        before, _, after = self.prompt
+        before, after = self.opening(), self.prompt[2]
         rows = []
         for text in texts:
-            words = text.replace(self.image_token, "")  # the prompt has one image
+            words = self.ask(text).replace(self.image_token, "")  # the prompt has one image
             ids = self.tokenizer(f"{before}{self.image_token}\n{words}{after}").input_ids
             at = ids.index(image)
             rows.append(ids[:at] + [image] * picture + [self.tokenizer.pad_token_id] * cues + ids[at + 1 :])
         return rows, image
+
+    def pixels(self, images: Tensor) -> dict[str, Tensor]:
+        """Preprocesses the whole images: each is scaled to fit into the vision tower's square, and the rest of it is
+        filled with the processor's mean colour, as in LLaVA-1.5's training (``image_aspect_ratio: pad``). The published
+        processor alone would crop them."""
+        side, mean = self.image_processor.crop_size["height"], self.image_processor.image_mean
+        squares = []
+        for picture in map(Image.fromarray, to_uint8(images)):
+            width, height = (max(1, round(s * side / max(picture.size))) for s in picture.size)
+            square = Image.new("RGB", (side, side), tuple(round(255 * value) for value in mean))
+            scaled = picture.resize((width, height), Image.Resampling.BICUBIC)
+            square.paste(scaled, ((side - width) // 2, (side - height) // 2))
+            squares.append(square)
+        values = self.image_processor(images=squares, return_tensors="pt")["pixel_values"]
+        return {"pixel_values": values.to(images.device)}
+
+    def image_settings(self) -> dict[str, Any]:
+        return super().image_settings() | {"shape": "padded to a square"}
 
     def image_embeds(self, pixels: dict[str, Tensor]) -> Tensor:
         values = pixels["pixel_values"].to(self.model.model.vision_tower.dtype)

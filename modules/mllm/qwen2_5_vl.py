@@ -12,7 +12,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration, Q
 from reasonbrain.errors import UserError
 from reasonbrain.modules.common.precision import base_dtype
 from reasonbrain.modules.common.published import load_published
-from reasonbrain.modules.mllm.base import MllmPlugin
+from reasonbrain.modules.mllm.base import INSTRUCTION, MllmPlugin
 from reasonbrain.registry import register
 
 MAX_RATIO = 200  # of the longer side to the shorter one, by Qwen's image processor
@@ -26,6 +26,7 @@ class Qwen25VL(MllmPlugin):
     config_class: Any = Qwen2_5_VLConfig
     preparing = ("model.model.visual",)
     image_token = "<|image_pad|>"
+    system_prompt = "<|im_start|>system\n{system}<|im_end|>\n"
     prompt = (
         "<|im_start|>user\n<|vision_start|>",
         "<|vision_end|>",
@@ -42,6 +43,8 @@ class Qwen25VL(MllmPlugin):
         lora_rank: int = 8,
         lora_alpha: int = 16,
         precision: str = "float32",
+        system: str = "",
+        question: str = INSTRUCTION,
     ) -> None:
         super().__init__()
         if architecture is None:

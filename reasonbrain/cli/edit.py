@@ -101,7 +101,6 @@ def edit(
     generator = torch.Generator().manual_seed(seed)
     try:
         out = pipe(source, instruction, generator=generator, reasoning=panel is not None)
-        unread = pipe.core().unread(instruction)
     except UserError:
         raise
     except Exception as e:  # whatever a tokenizer or an image processor of somebody else's checkpoint leads to
@@ -120,8 +119,6 @@ def edit(
         shown = make_panel(source, result, out.regions[0], out.focus[0], instruction, out.objects[0], said)
         save_image(shown, panel)
     save_image(result, output, metadata)
-    if unread:
-        click.echo(f"the text encoder truncates the instruction; it does not read: {unread[:200]}", err=True)
     for path in filter(None, (output, panel)):
         click.echo(os.fsencode(path))  # also a name that is not valid text
 

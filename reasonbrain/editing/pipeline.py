@@ -6,6 +6,7 @@ pipe(image, "What would happen if someone blew on this candle?").images[0].save(
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from reasonbrain.instruction import check_instruction, check_text
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
 from reasonbrain.utils.images import load_image, to_pil
+
+log = logging.getLogger(__name__)
 
 Picture = str | Path | bytes | Image.Image | np.ndarray
 OnStepEnd = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
@@ -179,6 +182,8 @@ class ReasonBrainPipeline(DiffusionPipeline):
         _check(pictures, texts, names, generator, output_type)
 
         core = self.core()
+        for unread in filter(None, map(core.unread, dict.fromkeys(texts))):
+            log.warning(f"the text encoder truncates the instruction; it does not read: {unread[:200]}")
         blank: list[Any] = [None] * len(pictures)
         said = blank[:] if self.mllm is not None and (reasoning or core.model.reads_sentence) else None
         out = ReasonBrainOutput(blank[:], blank[:], said, blank[:], blank[:])

@@ -218,6 +218,16 @@ def test_the_condition_is_computed_once_per_edit(pipe, records):
     assert calls == dict.fromkeys(modules.keys() - {"transformer"}, 1)
 
 
+def test_an_instruction_that_is_too_long_for_the_text_encoder_is_not_cut_silently(pipe, records, caplog):
+    source = records[0].source
+    pipe([source] * 2, "melt the candle and " * 40 + "freeze the lake", generator=seed())
+    (line,) = [r.getMessage() for r in caplog.records if "truncates" in r.getMessage()]
+    assert "it does not read: " in line
+    caplog.clear()
+    pipe(source, "melt it", generator=seed())
+    assert not any("truncates" in r.getMessage() for r in caplog.records)
+
+
 def test_reasoning_is_returned_on_request(pipe, records):
     out = pipe([r.source for r in records], [r.instruction for r in records], reasoning=True, generator=seed())
     assert len(out.reasoning) == 3 and all(isinstance(s, str) and s for s in out.reasoning)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from reasonbrain.interfaces import Cues, Inputs
 from reasonbrain.modules.mllm.llava import Llava
+from reasonbrain.utils.images import to_uint8
 
 WIDTH, R, CUES = 16, 4, 5
 TEXTS = ["What would happen if the ice were left in the sun?", "a candle"]
@@ -141,5 +142,26 @@ def no_cues() -> Cues:
 
 @pytest.mark.parametrize("size", THIN)
 def test_three_rows_are_not_mistaken_for_three_channels(plug, size) -> None:
-    values, expected = (plug.pixels(red(*shape))["pixel_values"].unique() for shape in (size, (56, 56)))
-    torch.testing.assert_close(values, expected)
+    values, expected = (plug.pixels(red(*shape))["pixel_values"] for shape in (size, (56, 56)))
+    torch.testing.assert_close(values[..., 15, 15], expected[..., 15, 15])
+    assert values.abs().amin((2, 3)).max() < 0.01  # the mean colour beside it
+
+
+def test_the_whole_picture_is_seen(plug) -> None:
+    """In LLaVA-1.5's square, the middle is the picture and the rest has the mean colour. The published processor would
+    show only the picture's middle. A square picture is what the processor makes of it."""
+    picture = torch.zeros(1, 3, 32, 64)
+    picture[..., :8], picture[..., -8:] = 1, 1  # white at the left and right ends
+    (values,) = plug.pixels(picture)["pixel_values"]
+    assert (values[:, :7].abs() < 0.01).all() and (values[:, -7:].abs() < 0.01).all()
+    assert (values[:, 8:24, [0, -1]] > 1).all() and (values[:, 8:24, 8:24] < -1).all()
+    square = torch.rand(1, 3, 48, 48)
+    alone = plug.image_processor(images=[*to_uint8(square)], input_data_format="channels_last", return_tensors="pt")
+    assert torch.equal(plug.pixels(square)["pixel_values"], alone["pixel_values"])
+
+
+def test_system_prompt_and_question(hub) -> None:
+    plug = Llava(WIDTH, hub["llava"].folder, system="Be brief.", question="{instruction} And then?")
+    (row,), _ = plug.tokenize(["a candle"], PATCHES, 0)
+    prompt = "Be brief. USER: " + "<image>" * PATCHES + "\na candle And then? ASSISTANT:"
+    assert row == plug.tokenizer(prompt).input_ids

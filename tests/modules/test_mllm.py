@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers.configuration_utils import FrozenDict
 from thin import THIN, red
 from transformers import Qwen2_5_VLForConditionalGeneration
 
+from reasonbrain.config.loading import load_config
+from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Cues, Inputs
 
 R = 32
@@ -280,3 +283,27 @@ def test_an_empty_instruction(mllm, inputs, cues):
 def test_three_rows_are_not_mistaken_for_three_channels(mllm, size):
     values, expected = (mllm.pixels(red(*shape))["pixel_values"].unique() for shape in (size, (56, 56)))
     torch.testing.assert_close(values, expected)
+
+
+def test_system_prompt_and_question_are_those_of_the_configuration(mllm):
+    plug = copy.copy(mllm)
+    plug._internal_dict = FrozenDict({**mllm.config, "system": "Be brief.", "question": "{instruction} And then?"})
+    (row,), _ = plug.tokenize(["melt the ice"], 2, 0)
+    pieces = ["<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\n<|vision_start|><|image_pad|><|image_pad|>"]
+    pieces += ["<|vision_end|>", "melt the ice And then?", "<|im_end|>\n<|im_start|>assistant\n"]
+    assert row == [t for p in pieces for t in mllm.tokenizer(p, add_special_tokens=False).input_ids]
+    with pytest.raises(UserError, match="model.mllm.question: 'What then' lacks {instruction}"):
+        load_config("tiny", ["model.mllm.question=What then"])
+
+
+def test_the_whole_picture_is_seen(mllm):
+    """A white column at either end of a long picture reaches the vision tower, as the published processor makes it."""
+    picture = torch.zeros(1, 3, 32, 128)
+    picture[..., :8], picture[..., -8:] = 1, 1
+    pixels = mllm.pixels(picture)
+    _, rows, columns = pixels["image_grid_thw"][0].tolist()
+    assert columns / rows == 4
+    merged = mllm.model.config.vision_config.spatial_merge_size
+    patches = pixels["pixel_values"].unflatten(0, (rows // merged, columns // merged, merged, merged)).mean(-1)
+    bright = patches.transpose(1, 2).reshape(rows, columns) > 0
+    assert bright[:, [0, -1]].all() and not bright[:, columns // 4 : -columns // 4].any()
