@@ -16,7 +16,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from safetensors import safe_open
@@ -24,6 +24,7 @@ from torch import Tensor
 
 from reasonbrain.checkpoint import save_tensors
 from reasonbrain.errors import UserError
+from reasonbrain.train.distributed import processes
 
 log = logging.getLogger(__name__)
 
@@ -84,19 +85,36 @@ def clean(run: Path) -> None:
             shutil.rmtree(folder)
 
 
-def last(run: Path) -> Path | None:
+def owners(sizes: Sequence[int], count: int) -> list[int]:
+    """Which of ``count`` shards each item belongs to, so that all shards have about the same size: the largest item
+    first, each to the smallest shard so far."""
+    shards, found = [0] * count, [0] * len(sizes)
+    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+        found[i] = min(range(count), key=shards.__getitem__)
+        shards[found[i]] += sizes[i]
+    return found
+
+
+def last(run: Path, together: bool = False) -> Path | None:
     """The newest intact checkpoint, or None if there are no checkpoints. Corrupt ones are logged and skipped.
+
+    together: all processes call it, and each reads some of the shards.
 
     Raises UserError if all checkpoints are corrupt.
     """
-    found = complete(run)
-    for folder in reversed(found):
-        broken = _fault(folder)
+    faults: list[str] = []
+    part = slice(processes.rank(), None, processes.world()) if together else slice(None)
+    for folder in reversed(complete(run)):
+        broken = _fault(folder, part)
+        if together:
+            broken = processes.first(broken)
         if not broken:
             return folder
-        log.warning(f"checkpoint '{folder}' is broken ({broken}); trying the previous one")
-    if found:
-        raise UserError(f"every checkpoint in '{run / 'checkpoints'}' is broken; the newest: {_fault(found[-1])}")
+        faults.append(broken)
+        if not together or processes.rank() == 0:
+            log.warning(f"checkpoint '{folder}' is broken ({broken}); trying the previous one")
+    if faults:
+        raise UserError(f"every checkpoint in '{run / 'checkpoints'}' is broken; the newest: {faults[0]}")
     return None
 
 
@@ -122,13 +140,13 @@ def _checksum(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _fault(folder: Path) -> str | None:
-    """Why a checkpoint is corrupt, or None."""
+def _fault(folder: Path, part: slice) -> str | None:
+    """Why a checkpoint is corrupt, or None. part: of its shards, those that are read."""
     try:
         shards = json.loads((folder / DONE).read_text(encoding="utf-8"))["shards"]
     except (ValueError, KeyError):
         return f"{DONE} is truncated"
-    for name, note in shards.items():
+    for name, note in sorted(shards.items())[part]:
         path = folder / name
         if not path.is_file():
             return f"{name} is missing"

@@ -30,6 +30,7 @@ from reasonbrain.errors import UserError
 from reasonbrain.train import checkpoints
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.engine import Engine
+from reasonbrain.train.optim import numel
 from reasonbrain.train.step import Batches, Losses, Step, take_step
 from reasonbrain.train.tracking import Tracker
 from reasonbrain.train.validation import Validation
@@ -77,10 +78,12 @@ class Loop:
         """Writes a checkpoint; each process writes a shard. Raises UserError if it cannot be written."""
         new = checkpoints.folder_of(self.run, self.step).with_suffix(".new")
         share, failure = {}, None
-        for i, name in enumerate(self.engine.trained):
-            for what in self.engine.kinds(name):
+        kinds = {name: self.engine.kinds(name) for name in self.engine.trained}
+        sizes = [numel(p) * len(kinds[name]) for name, p in self.engine.trained.items()]
+        for name, owner in zip(kinds, checkpoints.owners(sizes, processes.world()), strict=True):
+            for what in kinds[name]:
                 tensor = self.engine.gather(what, name)
-                if i % processes.world() == processes.rank():
+                if owner == processes.rank():
                     share[f"{what}/{name}"] = tensor.detach().cpu().contiguous()
         bad = next((n for n, t in share.items() if t.is_floating_point() and not t.isfinite().all()), None)
         if processes.anywhere([bad is not None], self.engine.device)[0]:
@@ -108,7 +111,7 @@ class Loop:
         if processes.rank() == 0:
             checkpoints.clean(self.run)
         processes.wait()
-        folder = checkpoints.last(self.run)
+        folder = checkpoints.last(self.run, together=True)
         if folder is None:
             return False
         seen = set()

@@ -96,3 +96,12 @@ def test_one_is_on_the_disk_before_the_older_one_is_removed(tmp_path, monkeypatc
 
 def test_no_checkpoint_yet(tmp_path):
     assert checkpoints.last(tmp_path) is None and checkpoints.complete(tmp_path) == []
+
+
+def test_shards_have_about_the_same_size():
+    """Sizes like a transformer's: large and small tensors in turn, which "every second one" would separate."""
+    sizes = [9_000_000, 3_000] * 50 + [40_000_000, 10, 1]
+    found = checkpoints.owners(sizes, 8)
+    shards = [sum(size for size, owner in zip(sizes, found, strict=True) if owner == i) for i in range(8)]
+    assert max(shards) < 1.1 * sum(sizes) / 8
+    assert checkpoints.owners(sizes, 1) == [0] * len(sizes) and checkpoints.owners([], 2) == []

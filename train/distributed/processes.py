@@ -139,6 +139,14 @@ def anywhere(flags: list[bool], device: torch.device) -> list[bool]:
     return [bool(x) for x in seen.tolist()]
 
 
+def first(found: str | None) -> str | None:
+    """What the first process has that has something; None if none has."""
+    everyone: list[str | None] = [found] * world()
+    if world() > 1:
+        dist.all_gather_object(everyone, found)
+    return next(filter(None, everyone), None)
+
+
 def means(sums: dict[str, tuple[float, int]], device: torch.device) -> dict[str, float]:
     """The mean of each value over all processes, from its local (sum, count); values without counts are dropped."""
     total = torch.tensor(list(sums.values()), dtype=torch.float64, device=device)
