@@ -405,7 +405,7 @@ def _load_trained(folder: Path, slot: str, width: int, params: dict[str, Any], d
             raise UserError(
                 f"checkpoint slot '{folder}' holds {name} {list(value.shape)}, which does not fit model.{slot}: {kind}"
             )
-        p.data.copy_(value)
+        p.data = value.to(dtype, copy=True)
     if missing:
         raise UserError(f"checkpoint slot '{folder}' lacks {len(missing)} trained tensors, e.g. {next(iter(missing))}")
     for p in part.parameters():  # copied, as above

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from reasonbrain.config.schema import TrainConfig
 from reasonbrain.train.distributed import processes
-from reasonbrain.train.optim import make_optimizers, set_rates, slot_of, trained_parameters
+from reasonbrain.train.optim import hold_in_float32, make_optimizers, set_rates, slot_of, trained_parameters
 
 
 class Engine:
@@ -24,6 +24,7 @@ class Engine:
     def __init__(self, module: nn.Module, cfg: TrainConfig) -> None:
         self.module, self.cfg = module, cfg
         self.trained = trained_parameters(module, cfg)
+        hold_in_float32(self.trained)
         self.optimizers = make_optimizers(self.trained, cfg)
         self.average: dict[str, Tensor] = {n: p.detach().clone() for n, p in self.trained.items()}
 

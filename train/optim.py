@@ -65,6 +65,13 @@ def dimensions(p: Tensor) -> int:
     return len(getattr(p, "ds_shape", p.shape))
 
 
+def hold_in_float32(trained: dict[str, nn.Parameter]) -> None:
+    """Casts the trained parameters to float32, since small updates are lost in 16 bits. Published weights that are
+    trained in full are in the precision of their files until then."""
+    for p in trained.values():
+        p.data = p.data.float()
+
+
 def numel(p: Tensor) -> int:
     """Number of elements of the full parameter, also if ZeRO-3 has partitioned it."""
     return getattr(p, "ds_numel", p.numel())

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedModel
+from transformers.utils import cached_file
 
 from reasonbrain.errors import UserError
 
@@ -47,6 +51,21 @@ def load_published(cls: Any, source: str, spare: tuple[str, ...] = (), **options
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise UserError(f"the weights of {cls.__name__} in '{source}' {fault} {', '.join(names[:3])}{more}")
     return model
+
+
+def stored_dtype(source: str, subfolder: str) -> torch.dtype:
+    """The precision in which to load a diffusers model that will be trained: bfloat16 if it is stored so, otherwise
+    float32. Reads the header of a weight file. ``source``: a folder or a repository of the hub.
+
+    Raises OSError if there is no such file, and whatever the library raises."""
+    stem = "diffusion_pytorch_model.safetensors"
+    where = {"subfolder": subfolder}
+    index = cached_file(source, f"{stem}.index.json", _raise_exceptions_for_missing_entries=False, **where)
+    if index is not None:
+        stem = next(iter(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"].values()))
+    with safe_open(cached_file(source, stem, **where), "pt") as file:
+        kinds = {file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - not a mapping
+    return torch.bfloat16 if kinds == {"BF16"} else torch.float32
 
 
 def load_tokenizer(source: Path | str) -> Any:

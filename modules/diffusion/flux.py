@@ -32,7 +32,7 @@ from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition
 from reasonbrain.modules.common.layers import CrossBlock
 from reasonbrain.modules.common.precision import PublishedBase, base_dtype, cast, computes, hold_base, train_in_float32
-from reasonbrain.modules.common.published import load_published
+from reasonbrain.modules.common.published import load_published, stored_dtype
 from reasonbrain.plugin import architecture_of
 from reasonbrain.registry import register
 
@@ -109,7 +109,8 @@ class Flux(PublishedBase):
         trained: how the transformer is trained: ``full``, ``lora`` or ``frozen``
         lora_rank: rank of the adapters with ``trained: lora``
         heads: number of attention heads in the condition of the image stream; must divide ``width``
-        precision: precision of the transformer: ``float32``, or without full training ``bfloat16`` or ``nf4``
+        precision: precision of the transformer: ``float32``, or without full training ``bfloat16`` or ``nf4``. With
+            full training, published weights are in their own precision until a run begins to train them
     """
 
     weight_sources = ("pretrained", "autoencoder")
@@ -142,8 +143,11 @@ class Flux(PublishedBase):
             )
         known = dict(architecture or {})
         dtype = base_dtype(precision, "diffusion")
+        if trained == "full" and pretrained and "transformer" not in known:
+            dtype = stored_dtype(pretrained, "transformer")  # half the memory of each process that builds it
         self.transformer = _part(FluxTransformer2DModel, known, "transformer", pretrained, "transformer", dtype)
-        hold_base(self.transformer, self.repeated(), precision, "diffusion")
+        if trained != "full":
+            hold_base(self.transformer, self.repeated(), precision, "diffusion")
         self.vae = _part(AutoencoderKL, known, "vae", autoencoder or pretrained, None if autoencoder else "vae")
         self.scheduler = _part(FlowMatchEulerDiscreteScheduler, known, "scheduler", pretrained, "scheduler")
         self.register_to_config(architecture=known)

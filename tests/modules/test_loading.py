@@ -14,12 +14,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from reasonbrain.checkpoint import load_model, save_model
-from reasonbrain.config.loading import load_config
+from reasonbrain.config.loading import load_config, make_config
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Cues, Inputs
 from reasonbrain.model import ReasonBrain, build_plugin
 from reasonbrain.registry import plugin
+from reasonbrain.train.building import init
+from reasonbrain.train.engine import Engine
 from reasonbrain.utils.images import to_pil
 
 PARTS = {  # folder of the fixture: slot and name of the plug-in, its submodule with the published weights
@@ -256,3 +258,30 @@ def test_shipped_configuration_on_small_parts(hub, name, tmp_path) -> None:
     assert_equal(again.state_dict(), model.state_dict())
     # not bit-identical: tensors of a sharded file are unaligned in memory, for which kernels round differently
     assert torch.allclose(edit(pipe), first, atol=1e-5)
+
+
+def test_weights_published_in_bfloat16_are_float32_once_they_are_trained(hub, tmp_path) -> None:
+    """Until then they take half the memory, in each of the processes that build the model, and half the disk."""
+    folder = tmp_path / "flux"
+    shutil.copytree(hub["flux"].folder, folder)
+    for file in folder.rglob("*.safetensors"):
+        save_file({k: v.bfloat16() for k, v in load_file(file).items()}, file, {"format": "pt"})
+    params = {"name": "flux", "pretrained": str(folder), "heads": 4}
+    cfg = make_config({"model": {"width": 48, "diffusion": params}})
+    model = ReasonBrain.from_config(cfg.model)
+    flux = model.slot("diffusion")
+    assert {p.dtype for p in flux.transformer.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in flux.vae.parameters()} == {torch.float32}
+    published = {k: v.clone() for k, v in flux.transformer.state_dict().items()}
+    init(cfg, tmp_path / "start")
+    (stored,) = (tmp_path / "start" / "diffusion").glob("*.safetensors")
+    assert load_file(stored)["transformer.proj_out.weight"].dtype == torch.bfloat16
+    started, _ = load_model(tmp_path / "start")
+    for made in (model, started):
+        engine = Engine(made, cfg.train)
+        assert {p.dtype for p in engine.trained.values()} == {torch.float32}
+        assert_equal(made.slot("diffusion").transformer.state_dict(), {k: v.float() for k, v in published.items()})
+    engine.trained["parts.diffusion.transformer.proj_out.weight"].data += 1e-6  # lost in bfloat16
+    save_model(started, cfg, tmp_path / "trained", trained_only=True)
+    again, _ = load_model(tmp_path / "trained")
+    assert_equal(again.state_dict(), started.state_dict())

@@ -22,7 +22,14 @@ from reasonbrain.train.distributed import processes
 from reasonbrain.train.distributed.flat import FlatMuon, Piece
 from reasonbrain.train.distributed.zero_json import import_deepspeed
 from reasonbrain.train.engine import averaging_weight
-from reasonbrain.train.optim import is_hidden, make_optimizers, param_groups, set_rates, trained_parameters
+from reasonbrain.train.optim import (
+    hold_in_float32,
+    is_hidden,
+    make_optimizers,
+    param_groups,
+    set_rates,
+    trained_parameters,
+)
 
 
 def set_apart(module: nn.Module) -> None:
@@ -54,6 +61,8 @@ def partitioner(deepspeed_config: dict[str, Any]) -> Partition:
             p.data = p.data.view(1)
         if bf16 and p.is_floating_point():
             p.data = p.data.bfloat16()
+        elif p.requires_grad:
+            hold_in_float32({"": p})
         init._convert_to_zero_parameters([p])
 
     return partition
@@ -70,6 +79,8 @@ class ZeroEngine:
             )
         self.module, self.cfg = module, cfg
         self.trained = trained_parameters(module, cfg)
+        if not cfg.bf16:
+            hold_in_float32(self.trained)
         groups = param_groups(self.trained, cfg)
         names = {p: name for name, p in self.trained.items()}
         inside = [[names[p] for p in group["params"]] for group in groups]
