@@ -25,6 +25,8 @@ from reasonbrain.data.record import RawRecord
 from reasonbrain.errors import UserError
 from reasonbrain.utils.reading import parse_json
 
+CHUNK = 1 << 20
+
 
 class Shards(Reader):
     """Uncompressed tar files. ``path``: a folder, a pattern, or one file. Keeps 32 bytes per record in memory.
@@ -32,8 +34,8 @@ class Shards(Reader):
     The id of a record is that of its ``json``, otherwise its key, prefixed with the shard's name if several shards use
     the key.
 
-    Raises UserError if there are no files, for a file that is not a tar file or is truncated, and if there is no
-    record.
+    Raises UserError if there are no files, if one is not a tar file, is truncated or goes on after its end, and
+    if there is no record.
     """
 
     suffixes = (".tar",)
@@ -47,11 +49,10 @@ class Shards(Reader):
         super().__init__(paths[0].parent, name, paths)
         spans: list[np.ndarray] = []
         try:
-            self.opened = [path.open("rb") for path in paths]
             for number, shard in enumerate(paths):
                 spans.append(samples(shard, number))
         except tarfile.TarError as e:
-            raise UserError(f"shard '{shard}' is not an uncompressed tar file, or truncated: {e}") from None
+            raise UserError(f"shard '{shard}' is not an uncompressed tar file, or damaged: {e}") from None
         except OSError as e:
             raise UserError(f"shard '{e.filename or shard}' cannot be read: {e.strerror or e}") from None
         self.spans = np.concatenate(spans)
@@ -73,11 +74,16 @@ class Shards(Reader):
             raise self.wrong(index, f"not a record ({end - start} bytes)")
         members: dict[str, bytes] = {}
         try:
-            data = os.pread(self.opened[number].fileno(), end - start, start)
+            with self.files[number].open("rb") as shard:  # not kept open: a data set may have more shards than allowed
+                data = os.pread(shard.fileno(), end - start, start)
             with tarfile.open(fileobj=BytesIO(data), mode="r:") as tar:
-                for member in filter(has_data, tar):
+                for member in filter(in_record, tar):
                     key, field = split(member.name)
                     field = field.partition(".")[0]
+                    if not member.isreg():  # as tar packs the second name of a file that has several
+                        raise ValueError(
+                            f"'{member.name}' is a link; pack the file: tar --dereference --hard-dereference"
+                        )
                     if field in members:
                         raise ValueError(f"two files '{field}'")
                     if member.issparse():  # reading it may give any number of bytes
@@ -108,11 +114,11 @@ def split(name: str) -> tuple[str, str]:
 
 def samples(path: Path, number: int) -> np.ndarray:
     """The records of a shard, [records, 4] int64: ``number``, the offsets at which the record starts and ends, and a
-    hash of its key."""
+    hash of its key. Raises TarError for a file that is not a tar file, or has anything but zeros after its end."""
     found: list[list[int]] = []
     last = None
     with tarfile.open(path, "r:") as tar:
-        for member in filter(has_data, tar):
+        for member in filter(in_record, tar):
             key = split(member.name)[0]
             if key == last:
                 found[-1][2] = tar.offset  # where the next header starts
@@ -120,9 +126,18 @@ def samples(path: Path, number: int) -> np.ndarray:
                 digest = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=8).digest()
                 found.append([number, member.offset, tar.offset, int.from_bytes(digest, "big", signed=True)])
             last = key
+    with path.open("rb") as shard:  # tarfile takes a damaged header for the end, and ignores what follows the end
+        shard.seek(tar.offset)
+        while rest := shard.read(CHUNK):
+            if rest.strip(b"\0"):
+                raise tarfile.ReadError(
+                    f"something other than the end is at byte {tar.offset}; several archives in one?"
+                )
     return np.array(found, np.int64).reshape(-1, 4)
 
 
-def has_data(member: tarfile.TarInfo) -> bool:
-    """Whether a member is a file of a record: not a folder, link or device, nor a hidden file, as macOS adds them."""
-    return member.isreg() and not os.path.basename(member.name).startswith(".")
+def in_record(member: tarfile.TarInfo) -> bool:
+    """Whether a member is a file of a record, or a link in place of one: not a folder or device, nor a hidden file, as
+    macOS adds them."""
+    kind = member.isreg() or member.islnk() or member.issym()
+    return kind and not os.path.basename(member.name).startswith(".")

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import resource
 import tarfile
 from pathlib import Path
 
@@ -198,6 +199,56 @@ def test_files_that_macos_adds_to_a_tar_file_are_skipped(tmp_path):
 def test_a_malformed_record_of_a_shard_is_a_one_line_error(members, said, tmp_path):
     with pytest.raises(UserError, match=f"record '0' of .*{said}"):
         open_reader("webdataset", shard(tmp_path / "a.tar", *members)).raw(0)
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_a_mask_that_tar_packed_as_a_link_is_an_error(link, tmp_path):
+    """GNU tar packs the second name of a file as a link to the first, so the mask of record 1 would be missing."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    for number in "01":
+        picture(0).save(folder / f"{number}.source.png")
+        (folder / f"{number}.txt").write_text("go")
+    picture(1).save(folder / "0.mask.png")
+    link(folder / "0.mask.png", folder / "1.mask.png")
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for file in sorted(folder.iterdir()):
+            tar.add(file, file.name)
+    reader = open_reader("webdataset", str(tmp_path / "a.tar"))
+    assert reader.raw(0).mask
+    with pytest.raises(UserError, match="record '1' of .*: not a record .'1.mask.png' is a link; pack the file"):
+        reader.raw(1)
+
+
+@pytest.mark.parametrize("fault", ["two archives in one file", "a damaged header", "cut in a header"])
+def test_records_behind_the_end_of_a_shard_are_not_lost_silently(fault, tmp_path):
+    one = [("0.source.png", encoded(picture(0))), ("0.txt", b"go")]
+    two = [("1.source.png", encoded(picture(0))), ("1.txt", b"go")]
+    whole, parts = (Path(shard(tmp_path / f"{n}.tar", *m)) for n, m in (("a", one + two), ("b", two)))
+    data = bytearray(whole.read_bytes())
+    at = data.index(b"1.source.png")
+    if fault == "two archives in one file":
+        data += parts.read_bytes()
+    elif fault == "a damaged header":
+        data[at + 20] ^= 1
+    else:
+        del data[at + 100 :]
+    parts.unlink()
+    whole.write_bytes(data)
+    with pytest.raises(UserError, match="a.tar' is not an uncompressed tar file, or damaged: something other than"):
+        open_reader("webdataset", str(whole))
+
+
+def test_a_data_set_may_have_more_shards_than_open_files(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for number in range(70):
+        shard(tmp_path / f"{number:02}.tar", (f"{number}.source.png", b"a"), (f"{number}.txt", b"go"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (64, before[1]))
+    try:
+        reader = open_reader("webdataset", str(tmp_path))
+        assert ids(reader) == [str(number) for number in range(70)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_sparse_tar_file_takes_no_memory(tmp_path):

@@ -175,7 +175,7 @@ def test_a_shard_is_read_in_place(tmp_path):
     assert len(list(tmp_path.iterdir())) == 3  # nothing was unpacked
     whole = (tmp_path / "edits-000001.tar").read_bytes()
     (tmp_path / "edits-000001.tar").write_bytes(whole[:3000])
-    with pytest.raises(UserError, match="edits-000001.tar' is not an uncompressed tar file, or truncated"):
+    with pytest.raises(UserError, match="edits-000001.tar' is not an uncompressed tar file, or damaged"):
         open_reader("webdataset", str(tmp_path))
 
 
@@ -188,7 +188,7 @@ def test_links_in_a_shard_are_not_followed(tmp_path):
         info = tarfile.TarInfo("0.json")
         info.size = len(words)
         tar.addfile(info, BytesIO(words))
-    with pytest.raises(UserError, match="no source|leads outside"):
+    with pytest.raises(UserError, match="'0.source.png' is a link"):
         open_reader("webdataset", str(tmp_path / "a.tar")).raw(0)
 
 
