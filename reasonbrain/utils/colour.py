@@ -1,5 +1,6 @@
-"""Converts the colours of pictures of any Pillow mode to 8-bit sRGB.
+"""Decodes pictures, and converts their colours from any Pillow mode to 8-bit sRGB.
 
+image = decode(Image.open("cat.tif"))
 rgb = to_srgb(image, image.info.get("icc_profile"))
 """
 
@@ -9,11 +10,39 @@ from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+
+WHITE_IS_ZERO = 0  # of TIFF's tag PhotometricInterpretation
+SCALES = {"L;2": 85, "L;4": 17}  # by which Pillow scales the values of a PNG of few bits, by its raw mode
+DISPLAY_GAMMA = 2.2  # of an sRGB display, as libpng has it
+
+
+def decode(image: Image.Image) -> Image.Image:
+    """Reads the pixels of an opened picture as its format defines them: Pillow inverts a TIFF whose 0 is white only up
+    to 8 bits, and compares the transparent grey of a PNG of 2, 4 or 16 bits with values that it has scaled."""
+    raw = image.tile[0].args if isinstance(image, PngImageFile) and image.tile else None
+    if isinstance(image, TiffImageFile):
+        image.filename = ""  # Pillow maps an uncompressed file by its name, with the sides of the upright picture
+    image.load()
+    info, clear = image.info, image.info.get("transparency")
+    if isinstance(image, TiffImageFile) and image.mode.startswith("I;16"):
+        if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == WHITE_IS_ZERO:
+            image = Image.fromarray(65535 - np.asarray(image, dtype=np.uint16))
+    elif clear is not None and raw in SCALES:
+        info["transparency"] = clear * SCALES[raw]
+    elif clear is not None and image.mode == "I;16":
+        alpha = Image.fromarray((np.asarray(image) != clear) * np.uint8(255))
+        image = Image.merge("LA", (_to_8_bits(image), alpha))
+    image.info = info
+    return image
 
 
 def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """A picture of any mode as RGB in sRGB, composited over white. ``profile``: its ICC profile; None for sRGB."""
+    """A picture of any mode as RGB in sRGB, composited over white. ``profile``: its ICC profile; None for sRGB, or for
+    the gamma that a PNG states."""
+    gamma = None if "srgb" in image.info else image.info.get("gamma")
     if image.mode in ("I", "F") or image.mode.startswith("I;"):
         image = _to_8_bits(image)
     if image.mode == "La":  # Pillow has no direct conversion
@@ -22,6 +51,10 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         image = image.convert("RGBA")
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     image = _apply_profile(image, profile)
+    if (
+        not profile and gamma and abs(gamma * DISPLAY_GAMMA - 1) > 0.05 and 0.1 < gamma < 10
+    ):  # as libpng; others are wrong
+        image = image.point([round(255 * (v / 255) ** (1 / (gamma * DISPLAY_GAMMA))) for v in range(256)] * 3)
     return image if alpha is None else Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
 
 

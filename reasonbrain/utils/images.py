@@ -24,7 +24,7 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from reasonbrain.errors import UserError
-from reasonbrain.utils.colour import to_srgb
+from reasonbrain.utils.colour import decode, to_srgb
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit for decompression bombs
 OUTPUT_FORMATS = {
@@ -71,10 +71,10 @@ UPRIGHT = {  # EXIF orientation -> the operation that makes the picture upright
 def load_image(source: str | Path | bytes | Image.Image | np.ndarray) -> Image.Image:
     """Loads a picture as 8-bit RGB, as an image viewer shows it.
 
-    EXIF orientation and colour profile are applied, so the result is upright and in sRGB; damaged metadata is ignored.
-    Transparent pictures are composited over white. Of an animation, the first frame is read. 16-bit pictures are scaled
-    from 0..65535, floating-point ones from the smallest of 0..1, 0..255 and 0..65535 that contains their values; 32-bit
-    integers and larger floats from 0 to their maximum.
+    EXIF orientation and colour profile, or the gamma of a PNG, are applied: the result is upright and in sRGB. Damaged
+    metadata is ignored. Transparent pictures are composited over white. Of an animation, the first frame is read.
+    16-bit pictures are scaled from 0..65535, floating-point ones from the smallest of 0..1, 0..255 and 0..65535 that
+    contains their values; 32-bit integers and larger floats from 0 to their maximum.
 
     source: a file, an encoded picture (bytes), a PIL picture, or an array [H, W] or [H, W, C] with C of 1, 3 or 4
     (RGBA), of type bool, uint8, uint16, or float in 0..1.
@@ -198,7 +198,7 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(name)
     try:
-        _decode(image)
+        image = decode(image)
         profile = image.info.get("icc_profile")
         if (operation := UPRIGHT.get(_orientation(image))) is not None:
             image = image.transpose(operation)
@@ -211,17 +211,10 @@ def _to_rgb(image: Image.Image, name: str) -> Image.Image:
         raise UserError(f"{name} is damaged or truncated: {' '.join(str(e).split()) or type(e).__name__}") from None
 
 
-def _decode(image: Image.Image) -> None:
-    """Reads the pixels of a picture."""
-    if image.format == "TIFF":  # Pillow maps an uncompressed file by its name, with the sides of the upright picture
-        image.filename = ""  # type: ignore[attr-defined]
-    image.load()
-
-
 def load_alpha(source: Path | bytes) -> Image.Image:
     """The opacity of a picture that ``load_image`` has read, upright, mode "L"; 255 everywhere if it is opaque."""
     with _open(source) as image:
-        _decode(image)
+        image = decode(image)
         alpha = image.convert("RGBA").getchannel("A")
         operation = UPRIGHT.get(_orientation(image))
         return alpha if operation is None else alpha.transpose(operation)

@@ -182,6 +182,59 @@ def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
+def png(bits, colour_type, row, *chunks):
+    """A PNG of one row, ``row`` its bytes."""
+    width = len(row) * 8 // (bits * {0: 1, 2: 3}[colour_type])
+    head = struct.pack(">IIBBBBB", width, 1, bits, colour_type, 0, 0, 0)
+    parts = [chunk(b"IHDR", head), *chunks, chunk(b"IDAT", zlib.compress(b"\0" + row)), chunk(b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    "bits, row, clear, expected",
+    [
+        (1, bytes([0b01111111]), 0, [255, 255]),
+        (1, bytes([0b01111111]), 1, [0, 255]),
+        (2, bytes([0b10011111]), 2, [255, 85]),
+        (4, bytes([0x81]), 8, [255, 17]),
+        (16, struct.pack(">HH", 257 * 40, 257 * 40 + 1), 257 * 40, [255, 40]),
+    ],
+)
+def test_the_transparent_grey_of_a_png_of_any_depth_becomes_white(bits, row, clear, expected):
+    data = png(bits, 0, row, chunk(b"tRNS", struct.pack(">H", clear)))
+    assert [value[0] for value in pixels(load_image(data))[:2]] == expected
+
+
+@pytest.mark.parametrize(
+    "chunks, expected",
+    [
+        ([(b"gAMA", 100_000)], 127),  # linear: 255 * (55 / 255) ** (1 / 2.2)
+        ([(b"gAMA", 45_455)], 55),  # sRGB's
+        ([(b"gAMA", 45_000)], 55),
+        ([(b"gAMA", 0)], 55),
+        ([(b"gAMA", 1)], 55),
+        ([(b"sRGB", None), (b"gAMA", 100_000)], 55),
+    ],
+)
+@pytest.mark.parametrize("colour_type", [0, 2])
+def test_the_gamma_of_a_png_is_applied_once(colour_type, chunks, expected):
+    made = [chunk(kind, b"\0" if value is None else struct.pack(">I", value)) for kind, value in chunks]
+    seen = load_image(png(8, colour_type, bytes([55, 55, 55]), *made))
+    assert {value for pixel in pixels(seen) for value in pixel} == {expected}
+    assert not seen.info
+
+
+def test_a_tiff_of_16_bits_whose_zero_is_white_is_inverted(tmp_path):
+    for name, photometric, expected in (("a.tif", 1, 40), ("b.tif", 0, 215)):
+        grey = Image.fromarray(np.array([[257 * 40]], np.uint16))
+        grey.save(tmp_path / name, tiffinfo={262: photometric})
+        data = bytearray((tmp_path / name).read_bytes())
+        with Image.open(tmp_path / name) as image:
+            at = data.index(struct.pack("<HHIHH", 262, 3, 1, image.tag_v2[262], 0))
+        data[at + 8] = photometric  # Pillow does not write 0
+        assert pixels(load_image(bytes(data))) == [(expected,) * 3]
+
+
 def with_chunk(path, made):
     """Inserts a chunk after the header of a PNG."""
     data = path.read_bytes()
