@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from transformers.utils import is_flash_attn_2_available, is_flash_attn_3_available
 
 from reasonbrain.config.schema import ATTENTION
-from reasonbrain.errors import UserError
+from reasonbrain.errors import UserError, first_line
 from reasonbrain.model import ReasonBrain
 
 NAMES = {  # ours -> diffusers', transformers'
@@ -53,7 +53,7 @@ def trouble(name: str, device: torch.device, dtype: torch.dtype) -> str | None:
         with attention_backend(NAMES[name][0]):
             dispatch_attention_fn(qkv, qkv, qkv)
     except Exception as e:  # packages, kernels and CUDA raise different types
-        return str(e).splitlines()[0] if str(e) else type(e).__name__
+        return first_line(e)
     return None
 
 

@@ -20,6 +20,11 @@ def reason(error: BaseException) -> str:
     return said if known else f"{type(error).__name__}: {said}".removesuffix(": ")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what a library's error says; its class if it says nothing, as many timeouts and assertions."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def out_of_memory(error: Exception) -> bool:
     """Whether memory ran out, on an accelerator or on the CPU, where torch raises a plain RuntimeError."""
     return isinstance(error, MemoryError) or any(

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from reasonbrain.config.schema import EditConfig, ModelConfig, slot_config
-from reasonbrain.errors import UserError, out_of_memory, reason
+from reasonbrain.errors import UserError, first_line, out_of_memory, reason
 from reasonbrain.interfaces import Condition, Cues, Features, Guidance, Inputs, no_mask, no_tokens
 from reasonbrain.objects import find_objects
 from reasonbrain.plugin import Plugin
@@ -242,7 +242,7 @@ def _user_error(slot: str, plug: Any, params: dict[str, Any], error: Exception) 
             return UserError(f"model.{slot}.{key} '{source}': {trouble}")
     if of_files:
         given = " and ".join(f"model.{slot}.{key} '{source}'" for key, source in sources.items())
-        return UserError(f"{given} cannot be loaded: {str(error).splitlines()[0]}")
+        return UserError(f"{given} cannot be loaded: {first_line(error)}")
     of_parameters = (ValueError, TypeError, AssertionError, ArithmeticError, LookupError, RuntimeError)
     if isinstance(error, of_parameters) and not out_of_memory(error):
         return UserError(f"model.{slot}: '{plug.plugin_name}' cannot be built from its parameters: {reason(error)}")

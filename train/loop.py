@@ -26,7 +26,7 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from reasonbrain.config.schema import TrainConfig
-from reasonbrain.errors import UserError
+from reasonbrain.errors import UserError, first_line
 from reasonbrain.train import checkpoints
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.engine import Engine
@@ -92,7 +92,7 @@ class Loop:
         try:
             checkpoints.shard(share, new, processes.rank(), processes.world())
         except Exception as e:  # safetensors and the file system raise different types
-            failure = str(e).strip().splitlines()[0]
+            failure = first_line(e)
         if processes.anywhere([failure is not None], self.engine.device)[0]:
             if processes.rank() == 0:
                 shutil.rmtree(new, ignore_errors=True)

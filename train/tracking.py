@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from reasonbrain.errors import UserError
+from reasonbrain.errors import UserError, first_line
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class Tracker:
                 f"train.tracker: {name} is not installed; pip install {package}, or train.tracker=null"
             ) from None
         except Exception as e:  # the error types differ between services
-            raise UserError(f"train.tracker: {name} does not start: {str(e).splitlines()[0]}") from None
+            raise UserError(f"train.tracker: {name} does not start: {first_line(e)}") from None
 
     def log(self, values: dict[str, float], step: int) -> None:
         """Logs the named values of a step."""
@@ -74,4 +74,4 @@ class Tracker:
             send()
         except Exception as e:
             self.alive = False
-            log.warning(f"train.tracker: {self.name} failed ({str(e).splitlines()[0]}); the run continues without it")
+            log.warning(f"train.tracker: {self.name} failed ({first_line(e)}); the run continues without it")

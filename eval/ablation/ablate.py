@@ -122,7 +122,7 @@ def cache_features(cfg: Config, out: Path) -> Path:
 def train(run: Run, lock: IO[str]) -> None:
     """Trains the run to the end, unless it is finished. ``lock``: the open lock file of the run. Raises RunError with
     the last line of output of `reasonbrain train` if the training fails."""
-    if (run.folder / "model").is_dir():
+    if (run.folder / "model" / "config.yaml").is_file():  # written last: without it, the export was killed
         return
     words = [*run.overrides, f"data.features={cache_features(run.cfg, run.out)}"]
     command = [*COMMAND, "train", "--config", run.budget.config, "-o", str(run.folder)]

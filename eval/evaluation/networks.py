@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, CLIPModel, ViTModel
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from reasonbrain.errors import UserError
+from reasonbrain.errors import UserError, first_line
 from reasonbrain.modules.common.published import load_published, load_tokenizer
 from reasonbrain.utils.hub import hub_trouble
 from reasonbrain.utils.images import to_tensor
@@ -84,7 +84,7 @@ class Models:
             known = isinstance(e, (ImportError, OSError, RuntimeError, ValueError, UserError))
             if (trouble := hub_trouble(e, self.ids[name])) is None and not known:
                 raise
-            return f"{name} '{self.ids[name]}' cannot be loaded: {trouble or str(e).strip().splitlines()[0]}"
+            return f"{name} '{self.ids[name]}' cannot be loaded: {trouble or first_line(e)}"
         return None
 
 

@@ -117,7 +117,7 @@ def read_seeds(path: Path) -> list[JsonRow]:
     if path.exists() and not path.is_file():  # a pipe would be waited for, and a device need not end
         raise UserError(f"seeds '{path}' are not a file")
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")  # JSON's texts may hold other ends of lines, as U+2028
     except (OSError, ValueError) as e:
         raise UserError(f"seeds '{path}' cannot be read: {e}") from None
     rows: dict[str, JsonRow] = {}

@@ -15,6 +15,7 @@ from building import lines, run, url, write_seeds
 from PIL import Image
 
 from reasonbrain.data.opening import open_reader
+from reasonbrain.dataprep.building import read_seeds
 from reasonbrain.dataprep.review import serve
 from reasonbrain.dataprep.rows import check_seeds
 from reasonbrain.dataprep.split import write_splits
@@ -245,6 +246,15 @@ def test_malformed_seeds(line, said, command, tmp_path):
     write_seeds(tmp_path / "seeds", []).write_text(line)
     assert said in run(command("http://127.0.0.1:9/v1"), code=2)
     assert not (tmp_path / "built").exists()
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_seeds_from_other_programs_are_read(end, tmp_path):
+    """JSON may hold U+2028 and U+0085 in its texts as they are, and Windows programs write a byte order mark."""
+    seeds = [{"id": name, "image": "a.png", "prompt": "smoke\u2028and\x85fire\x1c"} for name in "ab"]
+    text = end.join(json.dumps(seed, ensure_ascii=False) for seed in seeds) + end
+    (tmp_path / "seeds.jsonl").write_text(text, encoding="utf-8-sig", newline="")
+    assert read_seeds(tmp_path / "seeds.jsonl") == seeds
 
 
 def test_seeds_that_are_a_pipe_are_not_waited_for(command, tmp_path):

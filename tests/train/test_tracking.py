@@ -60,6 +60,15 @@ def test_a_failed_tracker_does_not_end_the_run(tmp_path, caplog):
     assert len(caplog.records) == 1 and "the run continues without it" in caplog.text
 
 
+def test_a_tracker_that_fails_without_a_message_does_not_end_the_run(tmp_path, caplog):
+    def timeout():
+        raise TimeoutError
+
+    tracker = Tracker("tensorboard", tmp_path, 0, {})
+    tracker._send(timeout)
+    assert "tensorboard failed (TimeoutError); the run continues without it" in caplog.text
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's own thread
 def test_a_full_disk_does_not_end_the_run(tmp_path, caplog):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from reasonbrain.errors import RunError, UserError
+from reasonbrain.errors import RunError, UserError, first_line
 from reasonbrain.utils.locks import opened, take
 
 # timeout of collectives; long, since all wait while rank 0 exports the model (faults.py detects lost processes)
@@ -58,7 +58,7 @@ def join() -> torch.device:
         try:
             dist.init_process_group(timeout=PATIENCE)
         except dist.DistError as e:
-            raise RunError(f"launch: the processes cannot connect: {str(e).splitlines()[0]}") from None
+            raise RunError(f"launch: the processes cannot connect: {first_line(e)}") from None
     return device
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from reasonbrain.config.schema import TrainConfig
-from reasonbrain.errors import UserError
+from reasonbrain.errors import UserError, first_line
 from reasonbrain.train.batches import micro_batch
 from reasonbrain.utils.reading import parse_json
 
@@ -64,7 +64,7 @@ def _check(name: str, filled: dict[str, Any]) -> None:
         wrong = e.errors()[0]
         raise UserError(f"{name}: {'.'.join(map(str, wrong['loc']))}: {wrong['msg']}") from None
     except Exception as e:  # DeepSpeed asserts, and looks into values without checking their types
-        raise UserError(f"{name}: DeepSpeed refuses it: {str(e).splitlines()[0]}") from None
+        raise UserError(f"{name}: DeepSpeed refuses it: {first_line(e)}") from None
 
 
 def fill(name: str | Path, cfg: TrainConfig, world: int) -> dict[str, Any]:

@@ -214,6 +214,15 @@ def test_a_damaged_result_fails_its_run_with_one_line(text, overrides, tmp_path)
     assert failed.keys() == {"failed"} and str(run.result) in failed["failed"] and "\n" not in failed["failed"]
 
 
+@pytest.mark.long
+def test_a_run_whose_export_was_killed_is_trained_to_its_end(overrides, tmp_path):
+    run = ablate.Run(Budget("tiny"), (*overrides, *BUDGET), ("outcome",), tmp_path)
+    (run.folder / "model" / ".reasonbrain" / "new").mkdir(parents=True)  # as a kill during the export leaves it
+    (run.folder / "log.jsonl").write_text("{}\n")  # so that the training ends as soon as it starts
+    (failed,) = ablate.local([run])
+    assert "holds 'log.jsonl', but no config.yaml of a run" in failed["failed"]
+
+
 def test_no_file_of_the_working_directory_is_imported(tmp_path):
     for name in ("click", "torch", "json", "multiprocessing", "reasonbrain"):
         (tmp_path / f"{name}.py").write_text(f"open('{tmp_path}/PWNED', 'w')")
