@@ -106,10 +106,12 @@ def _takes_flash(part: nn.Module, autocast: torch.dtype | None) -> bool:
 
 
 def _use(part: nn.Module, name: str) -> None:
-    """Sets the kernel of a published model or of one of our layers."""
+    """Sets the kernel of a published model or of one of our layers, unless the user has chosen another since."""
     for_diffusers, for_transformers = NAMES[name]
     if isinstance(part, PreTrainedModel):
-        part.set_attn_implementation(for_transformers)
+        if getattr(part, "set_here", None) in (None, part.config._attn_implementation):
+            part.set_attn_implementation(for_transformers)
+            part.set_here = for_transformers  # type: ignore[assignment]
         return
     for module in part.modules():
         if name in FLASH and isinstance(module, nn.RMSNorm) and _keep_precision not in module._forward_hooks.values():
@@ -119,7 +121,8 @@ def _use(part: nn.Module, name: str) -> None:
         # diffusers' set_attention_backend does the same, but also changes the default of the whole process
         processor: Any = getattr(module, "processor", None)
         if hasattr(processor, "_attention_backend"):
-            processor._attention_backend = for_diffusers
+            if processor._attention_backend == getattr(processor, "set_here", None):
+                processor._attention_backend = processor.set_here = for_diffusers
 
 
 def _keep_precision(module: nn.Module, args: tuple[Tensor], out: Tensor) -> Tensor:

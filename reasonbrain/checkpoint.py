@@ -278,7 +278,7 @@ def load_model(
         asked = read_config(config)
         check_same_model(make_config(asked), saved, folder)
         written.edit = OmegaConf.merge(written.edit, asked.get("edit", {}))
-    cfg = make_config(written, overrides, reads_data=False)
+    cfg = make_config(written, overrides, reads_data=False) if overrides or config else saved
     check_same_model(cfg, saved, folder)
     dtype = _asked(dtype, cfg)
     slots = {}

@@ -11,7 +11,7 @@ Masks are bool, true for valid tokens. Any sequence may have length 0; a null sl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
@@ -158,7 +158,11 @@ class Diffusion(Protocol):
     ``edit_defaults``: ``steps``, and the scales of ``EditConfig`` that ``sample`` takes, with their defaults. With
     ``edits_pixels`` the images themselves take the place of latents, and ``sample`` takes a generator per row in place
     of noise (None: the global one), because the model draws its own. Its rows do not depend on each other if
-    ``draws_rows_alone``. With ``reads_sentence``, ``Condition.prompts`` are sentences."""
+    ``draws_rows_alone``. With ``reads_sentence``, ``Condition.prompts`` are sentences.
+
+    ``sample`` calls ``before_step(index, all timesteps)`` before every step, which returns the guidance value of the
+    step, or None to leave it out; and ``on_step(index, timestep, latents)`` after it, which returns the latents to
+    continue with. A model that edits pixels may call neither."""
 
     multiple: int
     edits_pixels: bool
@@ -178,4 +182,13 @@ class Diffusion(Protocol):
         self, condition: Condition, source: Tensor, target: Tensor, seeds: Sequence[int], draws: int = 1
     ) -> tuple[Tensor, Tensor]: ...
 
-    def sample(self, condition: Condition, source: Tensor, noise: Noise, steps: int, **kwargs: object) -> Tensor: ...
+    def sample(
+        self,
+        condition: Condition,
+        source: Tensor,
+        noise: Noise,
+        steps: int,
+        on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+        before_step: Callable[[int, Tensor], float | None] | None = None,
+        **scales: Any,
+    ) -> Tensor: ...

@@ -206,14 +206,26 @@ class Plugin(ModelMixin, ConfigMixin):
         """The repeated blocks that make up most of the plug-in, in execution order. Empty by default."""
         return []
 
-    def checkpoint_activations(self) -> None:
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Whether some of the ``repeated`` blocks recompute their activations."""
+        return any(_recomputes(block) for block in self.repeated())
+
+    def enable_gradient_checkpointing(self, gradient_checkpointing_func: None = None) -> None:
         """Turns on activation checkpointing: ``repeated`` blocks store only their inputs for the backward pass and
         recompute the rest.
 
         The switch in transformers would have no effect, since it depends on ``training`` and frozen modules stay in
         eval mode. As in transformers, ``forward`` is wrapped, so that hooks such as ZeRO's run once."""
         for block in self.repeated():
-            block.forward = partial(_recomputed, block.forward)  # type: ignore[method-assign]
+            if not _recomputes(block):
+                block.forward = partial(_recomputed, block.forward)  # type: ignore[method-assign]
+
+    def disable_gradient_checkpointing(self) -> None:
+        """Turns activation checkpointing off."""
+        for block in self.repeated():
+            if _recomputes(block):
+                block.forward = block.forward.args[0]  # type: ignore[attr-defined, method-assign]
 
     def compress(self, kind: str) -> None:
         """Stores large layers in fewer bits, for editing: ``fp8`` or ``nf4``. Does nothing by default."""
@@ -237,6 +249,10 @@ class Plugin(ModelMixin, ConfigMixin):
 def _recomputed(forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     # a separate function: torch.compile traces into it, but would skip a block whose forward is ``checkpoint`` itself
     return checkpoint(forward, *args, use_reentrant=False, **kwargs)
+
+
+def _recomputes(block: nn.Module) -> bool:
+    return isinstance(block.forward, partial) and block.forward.func is _recomputed
 
 
 def architecture_of(source: str) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def plain(several, inputs):
 def test_checkpointing_saves_memory_and_changes_no_gradient(several, plain, inputs, slot):
     model = several()
     assert len(model.slot(slot).repeated()) >= 2
-    model.slot(slot).checkpoint_activations()
+    model.slot(slot).enable_gradient_checkpointing()
     out, grads, kept = step(model, inputs)
     assert_same(out, plain[0])
     assert_same(grads, plain[1])
@@ -61,7 +61,7 @@ def test_checkpointing_saves_memory_and_changes_no_gradient(several, plain, inpu
 def test_repeated_blocks_save_most_of_the_activations(several, plain, inputs):
     model = several()
     for slot in SLOTS:
-        model.slot(slot).checkpoint_activations()
+        model.slot(slot).enable_gradient_checkpointing()
     _, grads, kept = step(model, inputs)
     assert_same(grads, plain[1])
     assert kept < 0.3 * plain[2]
@@ -69,7 +69,7 @@ def test_repeated_blocks_save_most_of_the_activations(several, plain, inputs):
 
 def test_a_copy_computes_with_its_own_weights(several, inputs):
     model = several()
-    model.slot("cme").checkpoint_activations()
+    model.slot("cme").enable_gradient_checkpointing()
     twin = copy.deepcopy(model)
     with torch.no_grad():
         before = model.condition(inputs)[0].visual
@@ -83,7 +83,7 @@ def test_a_slot_without_blocks_is_unchanged(several, plain, inputs):
     model = several()
     encoders = model.slot("encoders")
     assert encoders.repeated() == []
-    encoders.checkpoint_activations()
+    encoders.enable_gradient_checkpointing()
     encoders.compile_blocks()
     assert_same(step(model, inputs)[1], plain[1])
 
@@ -108,9 +108,9 @@ def test_compiled_flux_gives_the_same_edit(several, compiled, inputs):
 @pytest.mark.long
 def test_compiled_flux_gives_the_same_losses_and_still_recomputes(several, compiled, plain, inputs):
     eager = several()
-    eager.slot("diffusion").checkpoint_activations()
+    eager.slot("diffusion").enable_gradient_checkpointing()
     saved = plain[2] - step(eager, inputs)[2]
-    compiled.slot("diffusion").checkpoint_activations()
+    compiled.slot("diffusion").enable_gradient_checkpointing()
     compiled.slot("diffusion").compile_blocks()
     out, grads, kept = step(compiled, inputs)
     for found, expected in ((out, plain[0]), (grads, plain[1])):

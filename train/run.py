@@ -154,7 +154,7 @@ def _train(
     cfg: Config, run: Path, model: ReasonBrain, batches: Batches, zero: dict[str, Any] | None, watch: faults.Watch
 ) -> None:
     for name in cfg.train.checkpointing:
-        model.parts[name].checkpoint_activations()
+        model.parts[name].enable_gradient_checkpointing()
     for name in cfg.train.compile:
         model.parts[name].compile_blocks()
     set_attention(model, cfg.model.attention, training=True, autocast=torch.bfloat16 if cfg.train.bf16 else None)

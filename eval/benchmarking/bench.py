@@ -73,7 +73,7 @@ def train(source: Source, warmup: int, repeats: int, device: torch.device) -> Fo
     check_trains(model, cfg.train)
     model.train()
     for name in cfg.train.checkpointing:
-        model.parts[name].checkpoint_activations()
+        model.parts[name].enable_gradient_checkpointing()
     engine, batches = _CountedEngine(model, cfg.train), Batches(cfg, model)
     autocast = torch.bfloat16 if cfg.train.bf16 else None
     reading: list[float] = []

@@ -131,6 +131,7 @@ class Editor(PublishedBase):
         guidance: float | None = None,
         image_guidance: float | None = None,
         on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+        before_step: Callable[[int, Tensor], float | None] | None = None,
     ) -> Tensor:
         """Edits images [B, 3, H, W] in 0..1.
 
@@ -143,6 +144,8 @@ class Editor(PublishedBase):
             image_guidance: scale of the source
             on_step: called with (index, timestep, latents) after every step, returns the latents to use; not called by
                 a pipeline without such callbacks
+            before_step: called like ``on_step``, with (index, all timesteps); if it returns None, the steps left are
+                not taken. Another value does not change the scale
         """
         settings = {"steps": steps, "guidance": guidance, "image_guidance": image_guidance}
         pictures = to_pil(F.interpolate(source, self.size(*source.shape[-2:]), mode="bicubic", antialias=True))
@@ -154,25 +157,26 @@ class Editor(PublishedBase):
             with torch.random.fork_rng(enabled=random is not None):
                 if random:  # OmniGen encodes the source with the global generator
                     torch.manual_seed(random[0].initial_seed())
-                call = self.rule.arguments(shown, prompts, settings) | self._callback(on_step)
+                call = self.rule.arguments(shown, prompts, settings) | self._callback(on_step, before_step)
                 drawn.append(self.pipeline(**call, generator=random, output_type="pt"))
         if any(flag for out in drawn for flag in getattr(out, "nsfw_content_detected", None) or ()):
             raise UserError("the editor's safety checker withheld the picture")
         edited = torch.cat([out.images for out in drawn]).to(source)
         return F.interpolate(edited, source.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
 
-    def _callback(self, on_step: Callable[[int, Tensor, Tensor], Tensor] | None) -> dict[str, Any]:
-        """The argument by which the pipeline calls ``on_step``, if it has one."""
+    def _callback(self, on_step: Any, before_step: Any) -> dict[str, Any]:
+        """The argument by which the pipeline calls ``on_step`` and ``before_step``, if it has one."""
         known = inspect.signature(type(self.pipeline).__call__).parameters
-        if on_step is None:
-            return {}
-        if "callback_on_step_end" in known:
+        if "callback_on_step_end" not in known:
+            return {"callback": on_step} if on_step and "callback" in known else {}  # its result is not used
 
-            def step_end(_: Any, index: int, timestep: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
-                return {"latents": on_step(index, timestep, given["latents"])}
+        def step_end(pipeline: Any, index: int, timestep: Tensor, given: dict[str, Tensor]) -> dict[str, Tensor]:
+            latents = given["latents"] if on_step is None else on_step(index, timestep, given["latents"])
+            if before_step is not None and before_step(index, pipeline.scheduler.timesteps) is None:
+                pipeline._interrupt = True
+            return {"latents": latents}
 
-            return {"callback_on_step_end": step_end}
-        return {"callback": on_step} if "callback" in known else {}  # its result is not used
+        return {"callback_on_step_end": step_end}
 
 
 def read_index(source: str) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from reasonbrain.interfaces import Condition
 from reasonbrain.modules.common.layers import CrossBlock
 from reasonbrain.modules.common.precision import PublishedBase, base_dtype, cast, computes, hold_base, train_in_float32
 from reasonbrain.modules.common.published import load_published, stored_dtype
+from reasonbrain.modules.diffusion.flow import dynamic_shift, schedule
 from reasonbrain.plugin import architecture_of
 from reasonbrain.registry import register
 
@@ -192,24 +193,28 @@ class Flux(PublishedBase):
     def repeated(self) -> list[nn.Module]:
         return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
 
+    @property
+    def shift(self) -> float:
+        """The VAE's shift of latents. Only those made for FLUX have one."""
+        return self.vae.config.get("shift_factor") or 0.0
+
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in 0..1 -> latents [B, C, h, w], (z - shift_factor) * scaling_factor, in the dtype of the
         images."""
-        latents = self.vae.encode(cast(images * 2 - 1, self.vae.dtype)).latent_dist.mode().to(images.dtype)
-        return (latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor
+        encoded = self.vae.encode(cast(images * 2 - 1, self.vae.dtype))
+        latents = encoded.latents if "latents" in encoded else encoded.latent_dist.mode()  # AutoencoderTiny, others
+        return (latents.to(images.dtype) - self.shift) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """latents [B, C, h, w] -> images [B, 3, H, W], clamped to 0..1; the inverse of ``encode``."""
-        latents = latents / self.vae.config.scaling_factor + self.vae.config.shift_factor
+        latents = latents / self.vae.config.scaling_factor + self.shift
         return (self.vae.decode(cast(latents, self.vae.dtype)).sample.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
 
     def mu(self, tokens: int) -> float:
-        """The resolution-dependent shift of the noise schedule, linear in the number of image tokens."""
-        c = self.scheduler.config
-        slope = (c.max_shift - c.base_shift) / (c.max_image_seq_len - c.base_image_seq_len)
-        return c.base_shift + slope * (tokens - c.base_image_seq_len)
+        """The resolution-dependent shift of the noise schedule."""
+        return dynamic_shift(self.scheduler, tokens)
 
     def conditioning(self, condition: Condition, source: Tensor) -> dict[str, Tensor]:
         """Computes all inputs that do not depend on the noise level, once per edit. source: latents [B, C, h, w]."""
@@ -295,6 +300,7 @@ class Flux(PublishedBase):
         steps: int,
         guidance: float = 2.5,
         on_step: Callable[[int, Tensor, Tensor], Tensor] | None = None,
+        before_step: Callable[[int, Tensor], float | None] | None = None,
     ) -> Tensor:
         """Samples edited latents [B, C, h, w].
 
@@ -305,18 +311,25 @@ class Flux(PublishedBase):
             steps: number of denoising steps
             guidance: FLUX.1-dev's distilled guidance value
             on_step: called with (index, timestep, packed latents) after every step, returns the latents to use
+            before_step: called with (index, all timesteps) before every step, returns the guidance value of the step,
+                or None to leave it out
         """
         z = pack(noise)
         known = self.conditioning(condition, source)
-        scheduler = FlowMatchEulerDiscreteScheduler.from_config(self.scheduler.config)
-        sigmas = torch.linspace(1, 1 / steps, steps).tolist()
-        scheduler.set_timesteps(sigmas=sigmas, mu=self.mu(z.shape[1]), device=z.device)
-        for i, t in enumerate(scheduler.timesteps):
-            sigma = (t / scheduler.config.num_train_timesteps).expand(len(z))
-            velocity = self.velocity(z, sigma, known, guidance)
-            z = scheduler.step(velocity, t, z, return_dict=False)[0]
-            if on_step is not None:
-                z = on_step(i, t, z)
+        scheduler = schedule(self.scheduler, steps, z.shape[1], z.device)
+        try:
+            for i, t in enumerate(scheduler.timesteps):
+                scale = guidance if before_step is None else before_step(i, scheduler.timesteps)
+                if scale is None:
+                    continue
+                sigma = (t / scheduler.config.num_train_timesteps).expand(len(z))
+                with self.transformer.cache_context("cond"):
+                    velocity = self.velocity(z, sigma, known, scale)
+                z = scheduler.step(velocity, t, z, return_dict=False)[0]
+                if on_step is not None:
+                    z = on_step(i, t, z)
+        finally:  # what diffusers' caches keep fits this call only
+            self.transformer._reset_stateful_cache()
         return unpack(z, noise.shape[-2])
 
 

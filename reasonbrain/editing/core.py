@@ -3,7 +3,8 @@
 pictures     -> Core.sources    -> Sources              once per picture
 instructions -> Core.condition  -> Inputs, Condition    once per instruction; Inputs.sentences: the MLLM's sentences
 generators   -> Core.noise      -> Noise                once per variant
-noise        -> Core.draw       -> Drawn                once per variant
+noise        -> Core.draw       -> latents              once per variant
+             -> Core.decode     -> Drawn
              -> Core.finish     -> edited pictures      one at a time, at the size of the source
 """
 
@@ -28,6 +29,7 @@ from reasonbrain.model import ReasonBrain
 from reasonbrain.utils.images import to_tensor
 
 OnStep = Callable[[int, Tensor, Tensor], Tensor]  # step, timestep, latents -> latents
+BeforeStep = Callable[[int, Tensor], float | None]  # step, all timesteps -> guidance, or None to leave the step out
 
 
 class Sources(NamedTuple):
@@ -52,6 +54,30 @@ class Drawn(NamedTuple):
     source: Tensor
     edited: Tensor
     mask: Tensor
+
+
+Parts = TypeVar("Parts", Condition, Sources)
+
+
+def take_rows(parts: Parts, rows: Sequence[int]) -> Parts:
+    """These rows of named tuples of tensors and lists, as copies: a view would keep all rows in memory."""
+    return _map(lambda part: part[list(rows)] if isinstance(part, Tensor) else [part[r] for r in rows if part], parts)
+
+
+def join_rows(batches: Sequence[Parts]) -> Parts:
+    """Concatenates named tuples of tensors and lists."""
+    return _map(lambda *same: torch.cat(same) if isinstance(same[0], Tensor) else sum(same, []), *batches)
+
+
+def _map(work: Callable[..., Any], *parts: Parts) -> Parts:
+    """Applies ``work`` field by field, and to dicts in them by name. None and empty lists stay."""
+
+    def of_field(*values: Any) -> Any:
+        if isinstance(values[0], dict):
+            return {name: work(*(value[name] for value in values)) for name in values[0]}
+        return None if values[0] is None else work(*values)
+
+    return type(parts[0])(*(of_field(*values) for values in zip(*parts, strict=True)))
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -161,44 +187,64 @@ class Core:
         condition, _ = self.model.condition(inputs)
         return inputs, condition
 
-    def noise(self, sources: Sources, generator: torch.Generator | Sequence[torch.Generator] | None) -> Noise:
+    def noise(
+        self, sources: Sources, generator: torch.Generator | Sequence[torch.Generator] | None, copies: int = 1
+    ) -> Noise:
         """What ``draw`` starts from: noise of the latents' shape, or generators if the diffusion model draws its own.
 
-        generator: one per picture; or one for all, which gives each picture the same noise; or None, for the global
-        one."""
+        generator: one per row; or one for all, which gives each picture the same noise; or None, for the global one.
+        copies: the rows of each picture, which follow one another and get different noise."""
         latents, diffusion = sources.latents, self.model.slot("diffusion")
         one = isinstance(generator, torch.Generator)
         if diffusion is None or not diffusion.edits_pixels:
-            shape = (1, *latents.shape[1:]) if one else latents.shape
-            return randn_tensor(shape, generator, latents.device, latents.dtype).expand(latents.shape)  # type: ignore
-        if one:
+            shape = (copies, *latents.shape[1:]) if one else tuple(latents.shape)
+            noise = randn_tensor(shape, generator, latents.device, latents.dtype)  # type: ignore[arg-type]
+            return noise.repeat(len(latents) // copies, 1, 1, 1) if one else noise
+        if not one:
+            return list(generator or [None] * len(latents))  # type: ignore[arg-type, call-overload]
+        if copies == 1:
             return [*(generator.clone_state() for _ in latents[1:]), generator]  # type: ignore[union-attr]
-        return list(generator or [None] * len(latents))  # type: ignore[arg-type, call-overload]
+        seeds = torch.randint(2**63 - 1, (copies,), generator=generator).tolist() * (len(latents) // copies)
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
 
     @fits_memory
     @torch.no_grad()
     def draw(
-        self, sources: Sources, condition: Condition, noise: Noise, edit: EditConfig, on_step: OnStep | None = None
-    ) -> Drawn:
-        """Edits at the size of the sources. noise: from ``noise``. ``on_step`` may replace the latents after each
-        denoising step. Raises UserError if the result is NaN or infinite."""
-        small, diffusion = sources.small, self.model.slot("diffusion")
+        self,
+        sources: Sources,
+        condition: Condition,
+        noise: Noise,
+        edit: EditConfig,
+        on_step: OnStep | None = None,
+        before_step: BeforeStep | None = None,
+    ) -> Tensor:
+        """Edits the sources. Returns latents; without a diffusion model, those of the sources. noise: from ``noise``.
+        ``on_step`` may replace the latents after each denoising step. ``before_step`` decides each step's guidance;
+        None: ``edit.guidance``. Raises UserError if the result is NaN or infinite."""
+        diffusion = self.model.slot("diffusion")
         if diffusion is None:
-            return Drawn(small, small, torch.zeros_like(small[:, :1]))
+            return sources.latents
         edit = self.model.edit_settings(edit)
         scales = {key: getattr(edit, key) for key in diffusion.edit_defaults if key != "steps"}
-        steps = edit.steps * (len(small) if diffusion.draws_rows_alone else 1)  # type: ignore[operator]
+        steps = edit.steps * (len(sources.small) if diffusion.draws_rows_alone else 1)  # type: ignore[operator]
         with self.progress(total=steps) as bar:
 
             def after_step(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
                 bar.update()
                 return latents if on_step is None else on_step(step, timestep, latents)
 
-            latents = diffusion.sample(condition, sources.latents, noise, edit.steps, on_step=after_step, **scales)
-        edited = diffusion.decode(latents)
-        if not edited.isfinite().all():
-            dtype = str(latents.dtype).removeprefix("torch.")
-            raise UserError(f"the edit is NaN or infinite: the model's weights diverged, or they overflow in {dtype}")
+            after = {"on_step": after_step, "before_step": before_step}
+            latents = diffusion.sample(condition, sources.latents, noise, edit.steps, **after, **scales)
+        return _finite(latents)
+
+    @fits_memory
+    @torch.no_grad()
+    def decode(self, sources: Sources, latents: Tensor, edit: EditConfig) -> Drawn:
+        """The edit at the size of the sources. Raises UserError if it is NaN or infinite."""
+        small, diffusion = sources.small, self.model.slot("diffusion")
+        if diffusion is None:
+            return Drawn(small, small, torch.zeros_like(small[:, :1]))
+        edited = _finite(diffusion.decode(latents))
         mask = change_mask(edited, sources.plain, edit) if edit.preserve else torch.ones_like(edited[:, :1])
         return Drawn(small, edited, mask)
 
@@ -214,3 +260,10 @@ class Core:
             original = to_tensor([picture]).to(self.device)
             edited, mask = (self._resize(part, size) for part in (edited, mask))
         return (edited - original).mul_(mask).add_(original)
+
+
+def _finite(edited: Tensor) -> Tensor:
+    if not edited.isfinite().all():
+        dtype = str(edited.dtype).removeprefix("torch.")
+        raise UserError(f"the edit is NaN or infinite: the model's weights diverged, or they overflow in {dtype}")
+    return edited

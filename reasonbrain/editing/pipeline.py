@@ -7,7 +7,6 @@ pipe(image, "What would happen if someone blew on this candle?").images[0].save(
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -19,32 +18,44 @@ import numpy as np
 import torch
 from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from PIL import Image
 from torch import Tensor
 
 from reasonbrain.attention import set_attention
 from reasonbrain.checkpoint import load_model, save_model
 from reasonbrain.config.schema import Config, EditConfig
+from reasonbrain.editing.arguments import (
+    OUTPUT_TYPES,
+    Generators,
+    Picture,
+    check_choices,
+    check_count,
+    check_generators,
+    finite,
+    read_instructions,
+    read_objects,
+    read_pictures,
+)
 from reasonbrain.editing.batch.rows import parse_all, parse_int
 from reasonbrain.editing.batch.scheduler import Result, edit_rows
-from reasonbrain.editing.core import Core
+from reasonbrain.editing.core import Core, take_rows
+from reasonbrain.editing.steps import Steps
 from reasonbrain.errors import UserError
-from reasonbrain.instruction import check_instruction, check_text
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
-from reasonbrain.utils.images import load_image, to_pil
+from reasonbrain.utils.images import to_pil
 
 log = logging.getLogger(__name__)
 
-Picture = str | Path | bytes | Image.Image | np.ndarray
 OnStepEnd = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
 
 
 @dataclass
 class ReasonBrainOutput(BaseOutput):
-    """Each list has one entry per picture."""
+    """Each list has one entry per edit."""
 
-    images: list[Any]  # by output_type: PIL, numpy [H, W, 3] in 0..1, or a tensor [3, H, W] in 0..1
+    # By output_type: a list of PIL, an array [N, H, W, 3] or a tensor [N, 3, H, W] in 0..1, or latents [N, C, h, w];
+    # arrays and tensors of different sizes are a list
+    images: Any
     objects: list[list[str]]  # names of the key objects
     reasoning: list[str] | None  # the MLLM's sentences; None unless asked for
     regions: list[np.ndarray]  # label maps [h, w], -1: no region
@@ -58,9 +69,21 @@ def check_overrides(overrides: Sequence[str]) -> None:
             raise UserError(f"override '{text:.100}': an edit depends on model.* and edit.* alone")
 
 
-class ReasonBrainPipeline(DiffusionPipeline):
+def _of_diffusion(name: str) -> Any:
+    def get(pipe: ReasonBrainPipeline) -> Any:
+        return getattr(pipe.diffusion, name)
+
+    def put(pipe: ReasonBrainPipeline, value: Any) -> None:
+        setattr(pipe.diffusion, name, value)
+
+    return property(get, put, doc=f"``diffusion.{name}``, where users of diffusers look for it")
+
+
+class ReasonBrainPipeline(Steps, DiffusionPipeline):
     """A diffusers pipeline whose components are the slots of a ReasonBrain, with "_" for "." (``frce_patch``)."""
 
+    transformer, vae, scheduler = (_of_diffusion(name) for name in ("transformer", "vae", "scheduler"))
+    _callback_tensor_inputs = ["latents"]
     model_cpu_offload_seq = "encoders->frce_patch->frce_region->frce_text->mllm->connector->cme->diffusion"
     _optional_components = [slot.replace(".", "_") for slot in SLOTS]
 
@@ -117,6 +140,28 @@ class ReasonBrainPipeline(DiffusionPipeline):
         keeps that of the weights."""
         save_model(self.model, self.settings, Path(folder), dtype)
 
+    @classmethod
+    def from_pipe(cls, pipeline: ReasonBrainPipeline, **changes: Any) -> ReasonBrainPipeline:
+        """A pipeline with the settings and the components of another one, which they share. changes: other components
+        by name, ``settings``, or ``dtype`` for all weights."""
+        dtype = changes.pop("dtype", None) or changes.pop("torch_dtype", None)
+        pipe = cls(**(pipeline.components | changes))
+        return pipe if dtype is None else pipe.to(dtype)
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The arguments of a pipeline that shares the slots and the settings of this one."""
+        return super().components | {"settings": self.settings}
+
+    def __getstate__(self) -> dict[str, Any]:
+        for model in (m for m in self.model.modules() if getattr(m, "_output_capturing_hooks_installed", False)):
+            del model._output_capturing_hooks_installed  # by transformers, which installs what is missing
+            for module in model.modules():
+                for key, hook in list(module._forward_hooks.items()):
+                    if hook.__module__ == "transformers.utils.output_capturing":  # cannot be pickled
+                        del module._forward_hooks[key]
+        return self.__dict__
+
     @property
     def model(self) -> ReasonBrain:
         """The components as one model; the same module until a component is replaced."""
@@ -143,74 +188,108 @@ class ReasonBrainPipeline(DiffusionPipeline):
     def __call__(
         self,
         image: Picture | Sequence[Picture],
-        instruction: str | Sequence[str],
+        instruction: str | Sequence[str] | None = None,
         objects: str | Sequence[Sequence[str] | None] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
-        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        generator: Generators | None = None,
         output_type: str = "pil",
         reasoning: bool = False,
         preserve: bool | None = None,
         callback_on_step_end: OnStepEnd | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        prompt: str | Sequence[str] | None = None,
+        num_images_per_prompt: int = 1,
+        latents: Tensor | Sequence[Tensor] | None = None,
+        return_dict: bool = True,
     ) -> ReasonBrainOutput:
         """Edits one or many pictures of any sizes. A result has the size of its source.
 
-        image: paths, encoded or PIL pictures, or arrays (``load_image``). instruction: one for all pictures, or one per
-        picture.
+        image: paths, encoded or PIL pictures, arrays or tensors (``read_pictures``). Pictures are read in 8 bits.
+        instruction, or prompt, which means the same: one for all pictures, or one per picture.
         objects: names of the key objects of each picture, or one name for a single object; None extracts them from the
         instruction.
         num_inference_steps, guidance_scale, preserve: None for the values of ``settings.edit``.
-        generator: one per picture, or one for all. With one for all, each picture starts from the same noise, so that
-        its result does not depend on the other pictures.
-        output_type: pil, np or pt.
+        num_images_per_prompt: the number of edits of each picture. The edits of one picture follow one another.
+        generator: one per edit, or one for all. With one for all, each picture starts from the same noise, so that its
+        result does not depend on the other pictures.
+        latents: the initial noise of each edit, [N, C, h, w] as ``output_type="latent"`` returns them, or a list of
+        [C, h, w]; None draws it.
+        output_type: pil, np, pt, or latent for latents of the diffusion model, which ``diffusion.decode`` decodes.
         reasoning: also return the MLLM's sentence about what happens.
         callback_on_step_end: called as (pipeline, step, timestep, {"latents": packed latents}) for each batch of
         pictures that are edited at one size; may return other latents under the same key.
+        callback_on_step_end_tensor_inputs: which tensors it is given; of ``_callback_tensor_inputs``.
+        return_dict: False returns the fields of ``ReasonBrainOutput`` as a tuple.
 
         Raises UserError for an unreadable picture, an instruction that ``check_instruction`` rejects, a number out of
         range, lists of different lengths, an edit that does not fit into memory, and one that is NaN or infinite."""
-        single = isinstance(image, Picture)
-        pictures = [load_image(i) for i in ([image] if single else image)]  # type: ignore
-        texts = [instruction] * len(pictures) if isinstance(instruction, str) else list(instruction)
-        edit = self.edit_settings
-        edit.steps = parse_int("steps", edit.steps if num_inference_steps is None else num_inference_steps)
-        edit.guidance = edit.guidance if guidance_scale is None else _finite("guidance_scale", guidance_scale)
+        pictures = read_pictures(image)
+        if not pictures:
+            raise UserError("no image given")
+        copies = parse_int("n", num_images_per_prompt, "num_images_per_prompt")
+        count = len(pictures) * copies
+        texts = read_instructions(instruction, prompt, len(pictures))
+        names = read_objects(objects, len(pictures))
+        check_generators(generator, count)
+        check_count("latents", latents, count, "images")
+        check_choices("output_type", [output_type], OUTPUT_TYPES)
+        check_choices("callback tensor", callback_on_step_end_tensor_inputs, self._callback_tensor_inputs)
         if not isinstance(preserve, (bool, NoneType)):
             raise UserError(f"preserve {preserve!r:.60} is not True, False or None")
+        edit = self.edit_settings
+        edit.steps = parse_int("steps", edit.steps if num_inference_steps is None else num_inference_steps)
         edit.preserve = edit.preserve if preserve is None else preserve
-        names = None if objects is None else _objects(objects, len(pictures))
-        _check(pictures, texts, names, generator, output_type)
+        edit.guidance = edit.guidance if guidance_scale is None else finite("guidance_scale", guidance_scale)
+        self._guidance_scale = edit.guidance
+        self._interrupt = False
+
+        def on_step(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
+            if callback_on_step_end is None:
+                return latents
+            given = {name: latents for name in callback_on_step_end_tensor_inputs}  # there are no others
+            return callback_on_step_end(self, step, timestep, given).get("latents", latents)
 
         core = self.core()
         for unread in filter(None, map(core.unread, dict.fromkeys(texts))):
             log.warning(f"the text encoder truncates the instruction; it does not read: {unread[:200]}")
-        blank: list[Any] = [None] * len(pictures)
+        blank: list[Any] = [None] * count
         said = blank[:] if self.mllm is not None and (reasoning or core.model.reads_sentence) else None
         out = ReasonBrainOutput(blank[:], blank[:], said, blank[:], blank[:])
         groups: dict[tuple[int, int], list[int]] = {}
-        for row, picture in enumerate(pictures):
-            groups.setdefault(core.size(*picture.size, edit), []).append(row)
+        for i, picture in enumerate(pictures):
+            groups.setdefault(core.size(*picture.size, edit), []).append(i)
         start = generator.get_state() if isinstance(generator, torch.Generator) else None
-        for rows in groups.values():
+        for group in groups.values():
             if start is not None:  # the same noise in each batch
                 generator.set_state(start)  # type: ignore[union-attr]
-            self._edit_group(
-                core,
-                rows,
-                [pictures[r] for r in rows],
-                [texts[r] for r in rows],
-                None if names is None else [names[r] for r in rows],
-                [generator[r] for r in rows] if isinstance(generator, (list, tuple)) else generator,
-                edit,
-                callback_on_step_end,
-                out,
+            rows = [i * copies + k for i in group for k in range(copies)]
+            sources = core.sources([pictures[i] for i in group], edit)
+            inputs, condition = core.condition(
+                sources, [texts[i] for i in group], [names[i] for i in group], reasoning=reasoning
             )
+            each = [i for i in range(len(group)) for _ in range(copies)]
+            sources, condition = take_rows(sources, each), take_rows(condition, each)
+            own = [generator[r] for r in rows] if isinstance(generator, (list, tuple)) else generator
+            noise = core.noise(sources, own, copies) if latents is None else self._given(latents, rows, sources.latents)
+            drawn = core.draw(sources, condition, noise, edit, on_step, self._before_step)
+            if output_type == "latent":
+                edited = list(drawn.cpu())
+            else:
+                decoded = core.decode(sources, drawn, edit)
+                edited = [core.finish(pictures[r // copies], decoded, i)[0].cpu() for i, r in enumerate(rows)]
+            for i, row in enumerate(rows):
+                out.images[row] = edited[i]
+                out.objects[row] = inputs.objects[i // copies]
+                out.regions[row] = inputs.regions[i // copies].cpu().numpy()
+                if condition.focus is not None:
+                    out.focus[row] = condition.focus[i].float().cpu().numpy()
+                if out.reasoning is not None and inputs.sentences is not None:
+                    out.reasoning[row] = inputs.sentences[i // copies]
+        self._call.timestep = None
         self.maybe_free_model_hooks()
-        if output_type == "pil":
-            out.images = [to_pil(i[None])[0] for i in out.images]
-        elif output_type == "np":
-            out.images = [i.permute(1, 2, 0).numpy() for i in out.images]
-        return out
+        out.images = _as_type(out.images, output_type)
+        return out if return_dict else tuple(vars(out).values())  # type: ignore[return-value]
 
     def batch(self, rows: Iterable[Mapping[str, Any]], batch_size: int = 8) -> Iterator[Result]:
         """Edits any number of rows and yields their results as they finish, in no particular order.
@@ -225,73 +304,20 @@ class ReasonBrainPipeline(DiffusionPipeline):
         yield from edit_rows(self.core(), self.edit_settings, parse_all(rows), batch_size)
         self.maybe_free_model_hooks()
 
-    def _edit_group(
-        self,
-        core: Core,
-        rows: list[int],
-        pictures: list[Image.Image],
-        texts: list[str],
-        objects: list[Any] | None,
-        generator: Any,
-        edit: EditConfig,
-        on_step_end: OnStepEnd | None,
-        out: ReasonBrainOutput,
-    ) -> None:
-        """Edits pictures whose edits are computed at one size, and writes the results to their ``rows`` of ``out``."""
-        sources = core.sources(pictures, edit)
-        inputs, condition = core.condition(sources, texts, objects, reasoning=out.reasoning is not None)
-        noise = core.noise(sources, generator)
-
-        def on_step(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
-            if on_step_end is None:
-                return latents
-            return on_step_end(self, step, timestep, {"latents": latents}).get("latents", latents)
-
-        drawn = core.draw(sources, condition, noise, edit, on_step)
-        for i, row in enumerate(rows):
-            out.images[row] = core.finish(pictures[i], drawn, i)[0].cpu()
-            out.objects[row] = inputs.objects[i]
-            out.regions[row] = inputs.regions[i].cpu().numpy()
-            if condition.focus is not None:
-                out.focus[row] = condition.focus[i].float().cpu().numpy()
-            if out.reasoning is not None and inputs.sentences is not None:
-                out.reasoning[row] = inputs.sentences[i]
+    @staticmethod
+    def _given(latents: Tensor | Sequence[Tensor], rows: list[int], like: Tensor) -> Tensor:
+        """The initial noise of these rows. Raises UserError for another shape than that of ``like``."""
+        if wrong := next((latents[r].shape for r in rows if latents[r].shape != like.shape[1:]), None):
+            raise UserError(f"latents have the shape {list(wrong)}, but the edit has {list(like.shape[1:])}")
+        return torch.stack([latents[r] for r in rows]).to(like)
 
 
-def _objects(given: Any, count: int) -> list[list[str] | None]:
-    """Lists of object names, one per picture. A string counts as one object."""
-    given = [given] * count if isinstance(given, str) else given
-    return [None if names is None else [names] if isinstance(names, str) else list(names) for names in given]
-
-
-def _finite(name: str, value: Any) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not math.isfinite(number):
-        raise UserError(f"{name} {value!r:.60} is not a finite number")
-    return number
-
-
-def _check(
-    pictures: list[Image.Image],
-    texts: list[str],
-    objects: list[list[str] | None] | None,
-    generator: Any,
-    output_type: str,
-) -> None:
-    if not pictures:
-        raise UserError("no image given")
-    for one in generator if isinstance(generator, (list, tuple)) else [generator]:
-        if not isinstance(one, (torch.Generator, NoneType)):
-            raise UserError(f"generator {one!r:.60} is not a torch.Generator, such as torch.Generator().manual_seed(0)")
-    for what, given in (("instructions", texts), ("objects", objects), ("generators", generator)):
-        if isinstance(given, (list, tuple)) and len(given) != len(pictures):
-            raise UserError(f"{len(pictures)} images, but {len(given)} {what}; give one each")
-    for text in texts:
-        check_instruction(text)
-    for name in (name for names in objects or () for name in names or ()):
-        check_text("object", name)
-    if output_type not in ("pil", "np", "pt"):
-        raise UserError(f"output_type '{output_type}' is not one of pil, np, pt")
+def _as_type(images: list[Tensor], output_type: str) -> Any:
+    """Pictures [3, H, W] in 0..1 or latents, as ``output_type``. Those of one size are stacked."""
+    if output_type == "pil":
+        return [to_pil(image[None])[0] for image in images]
+    one_size = len({image.shape for image in images}) == 1
+    if output_type == "np":
+        arrays = [image.permute(1, 2, 0).numpy() for image in images]
+        return np.stack(arrays) if one_size else arrays
+    return torch.stack(images) if one_size else images

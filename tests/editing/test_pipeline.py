@@ -241,7 +241,7 @@ def test_no_gradient_is_kept_and_settings_stay(pipe, records):
 
 def test_diffusers_attributes(model, settings, records):
     pipe = ReasonBrainPipeline.from_model(model, settings()).to("cpu")
-    assert pipe.device.type == "cpu" and set(pipe.components) == {s.replace(".", "_") for s in SLOTS}
+    assert pipe.device.type == "cpu" and set(pipe.components) == {*(s.replace(".", "_") for s in SLOTS), "settings"}
 
 
 def test_what_is_said_and_found_belongs_to_its_row_whatever_the_sizes(pipe, monkeypatch):

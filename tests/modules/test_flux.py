@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
+from diffusers.models.cache_utils import CacheMixin
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift, retrieve_timesteps
 from torch import nn
 from torch.nn import functional as F
@@ -33,7 +34,7 @@ def known():
     return condition, torch.randn(2, 4, H, W)
 
 
-class Oracle(nn.Module):
+class Oracle(CacheMixin, nn.Module):
     """Replaces the transformer: knows the data, reads noise level and z from its inputs, and records its inputs."""
 
     def __init__(self, plug, data):

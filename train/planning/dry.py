@@ -174,10 +174,10 @@ def fake_passes(
         set_attention(model, "math" if cfg.model.attention == "math" else "sdpa", training=True)
         norm_as_on_cuda(model)
         for slot in set(cfg.train.checkpointing) & set(model.parts):
-            model.parts[slot].checkpoint_activations()
+            model.parts[slot].enable_gradient_checkpointing()
         first = run(model, cfg, records)
         if enough(first):
             return [first]
         for slot in set(model.parts) - set(cfg.train.checkpointing):
-            model.parts[slot].checkpoint_activations()
+            model.parts[slot].enable_gradient_checkpointing()
         return [first, run(model, cfg, records)]

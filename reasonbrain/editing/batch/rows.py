@@ -96,11 +96,13 @@ def _id(value: Any) -> str:
     return value
 
 
-def parse_int(field: str, value: Any) -> int:
+def parse_int(field: str, value: Any, name: str | None = None) -> int:
     """The value of a field of ``INTEGERS``: an integer of any type, or a whole number as a float or text (7.0).
 
-    Raises UserError for anything else, and for a number out of the field's range."""
+    name: what errors call it, if not by the field. Raises UserError for anything else, and for a number out of the
+    field's range."""
     low, high = INTEGERS[field]
+    name = name or field
     try:
         if isinstance(value, (bool, np.bool_)):
             raise ValueError
@@ -108,9 +110,9 @@ def parse_int(field: str, value: Any) -> int:
         if number != int(number):
             raise ValueError
     except (ValueError, TypeError, OverflowError):
-        raise UserError(f"{field} {str(value)[:40]!r} is not a whole number") from None
+        raise UserError(f"{name} {str(value)[:40]!r} is not a whole number") from None
     if not low <= number <= high:
-        raise UserError(f"{field} {str(value)[:40]} is not from {low} to {high}")
+        raise UserError(f"{name} {str(value)[:40]} is not from {low} to {high}")
     return int(number)
 
 

@@ -26,11 +26,10 @@ from typing import Any, TypeVar
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from reasonbrain.config.schema import EditConfig
 from reasonbrain.editing.batch.rows import EditRow
-from reasonbrain.editing.core import Core, Sources
+from reasonbrain.editing.core import Core, Sources, join_rows, take_rows
 from reasonbrain.errors import RunError, reason
 from reasonbrain.interfaces import Condition
 from reasonbrain.utils.images import load_image, to_pil, upright_size
@@ -69,7 +68,6 @@ class _Edit:
     condition: Condition
 
 
-Parts = TypeVar("Parts", Condition, Sources)
 Item = TypeVar("Item", EditRow, _Edit)
 Size = tuple[int, int]  # height, width that an edit is computed at
 
@@ -205,9 +203,9 @@ class _Window:
         new = {_source(row): pictures[row] for row in rows if _source(row) not in self.known}
         if new:
             sources = self.core.sources(self._pad(list(new.values())), self._settings(rows[0]))
-            self.known |= {key: _copy_row(sources, i) for i, key in enumerate(new)}
+            self.known |= {key: take_rows(sources, [i]) for i, key in enumerate(new)}
         padded = self._pad(rows)
-        sources = _concat([self.known[_source(row)] for row in padded])
+        sources = join_rows([self.known[_source(row)] for row in padded])
         texts = [row.instruction for row in padded]
         inputs, condition = self.core.condition(sources, texts, reasoning=rows[0].reasoning)
         condition = condition._replace(focus=None)
@@ -215,7 +213,7 @@ class _Window:
         seconds = (time.perf_counter() - start) / sum(len(row.variants) for row in rows)
         edits = []
         for i, row in enumerate(rows):
-            own = _copy_row(condition, i)
+            own = take_rows(condition, [i])
             known = self.known[_source(row)]._replace(ready={})  # drawing does not need the image features
             unread = self.core.unread(row.instruction)
             for variant in row.variants:
@@ -241,11 +239,12 @@ class _Window:
         start = time.perf_counter()
         diffusion = self.core.model.slot("diffusion")
         padded = batch if diffusion is not None and diffusion.draws_rows_alone else self._pad(batch)
-        sources = _concat([edit.sources for edit in padded])
+        sources = join_rows([edit.sources for edit in padded])
         generators = [torch.Generator().manual_seed(edit.result.seed) for edit in padded]
         noise = self.core.noise(sources, generators)
-        condition = _concat([edit.condition for edit in padded])
-        drawn = self.core.draw(sources, condition, noise, self._settings(batch[0].result.row))
+        condition = join_rows([edit.condition for edit in padded])
+        settings = self._settings(batch[0].result.row)
+        drawn = self.core.decode(sources, self.core.draw(sources, condition, noise, settings), settings)
         for i, edit in enumerate(batch):
             try:
                 edit.result.image = to_pil(self.core.finish(edit.picture, drawn, i))[0]
@@ -275,28 +274,3 @@ def _size(row: EditRow) -> Size | None:
         return None if row.error else upright_size(row.image)  # type: ignore[arg-type]
     size = row.image.size if isinstance(row.image, Image.Image) else row.image.shape[1::-1]
     return size if len(size) == 2 and min(size) else None
-
-
-def _copy_row(parts: Parts, i: int) -> Parts:
-    """Row i of a named tuple as a batch of one. Tensors are copied: a view would keep all rows in memory."""
-
-    def row(part: Any) -> Any:
-        return part[i : i + 1].clone() if isinstance(part, Tensor) else part[i : i + 1]
-
-    return type(parts)(*(_map(row, part) for part in parts))
-
-
-def _concat(rows: Sequence[Parts]) -> Parts:
-    """Concatenates batches of one."""
-
-    def joined(*same: Any) -> Any:
-        return torch.cat(same) if isinstance(same[0], Tensor) else [one for part in same for one in part]
-
-    return type(rows[0])(*(_map(joined, *parts) for parts in zip(*rows, strict=True)))
-
-
-def _map(work: Callable[..., Any], *parts: Any) -> Any:
-    """Applies ``work`` to tensors and lists, or to the tensors of dicts by name; None stays None."""
-    if isinstance(parts[0], dict):
-        return {name: work(*(part[name] for part in parts)) for name in parts[0]}
-    return None if parts[0] is None else work(*parts)

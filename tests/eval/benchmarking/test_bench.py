@@ -57,7 +57,7 @@ def test_flops_are_those_of_the_operations(again):
     """[3, 5] times [5, 5], twice: forward; backward to the weights; and in the second block backward to its input."""
     model, count = Two(), Flops()
     if again:
-        model.checkpoint_activations()
+        model.enable_gradient_checkpointing()
     with count:
         loss = model.blocks[1](model.blocks[0](torch.randn(3, 5))).sum()
         with count.backward():

@@ -141,7 +141,7 @@ def test_lora_trains_as_on_float32_and_the_base_does_not_change(held, inputs, fa
     model.slot("mllm").reason(inputs, 2)  # a pass without gradients must not cost the next one its gradients
     if checkpointed:
         for slot in BASES:
-            model.slot(slot).checkpoint_activations()
+            model.slot(slot).enable_gradient_checkpointing()
     before = {(s, n): p.clone() for s in BASES for n, p in base(model, s).items()}
     fell = train(model, inputs)
     assert (fall > 0.1).all() and (fell > 0.8 * fall).all(), (fell, fall)

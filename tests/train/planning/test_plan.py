@@ -123,7 +123,7 @@ def real_pass(cfg, checkpointing):
     set_attention(model, "sdpa")
     norm_as_on_cuda(model)
     for part in model.parts.values() if checkpointing else ():
-        part.checkpoint_activations()
+        part.enable_gradient_checkpointing()
     images = torch.rand(RECORDS, 3, cfg.data.size, cfg.data.size)
     regions = torch.zeros(RECORDS, cfg.data.size, cfg.data.size, dtype=torch.long)
     ready = model.image_features(images)
