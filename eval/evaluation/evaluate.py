@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from tqdm import tqdm
 
+from reasonbrain.data.crop import BENT, bent
 from reasonbrain.data.record import Record, Records
 from reasonbrain.editing.placement import open_pipeline
 from reasonbrain.errors import UserError, reason
@@ -147,26 +149,30 @@ def score_records(
     """Scores the edits and the baselines.
 
     Returns ``records``, one row per record with the scores of every system; ``missing``, the ids of records without an
-    edit; and ``unreadable``, the reasons why records cannot be read, edited or measured, by id. Raises UserError if no
-    record was scored, or if two have the same id."""
+    edit; ``stretched``, those of records whose edit has another aspect ratio than the picture that it is compared with;
+    and ``unreadable``, the reasons why records cannot be read, edited or measured, by id. Raises UserError if no record
+    was scored, or if two have the same id."""
     rows: list[dict[str, Any]] = []
     missing: list[str] = []
+    stretched: list[str] = []
     unreadable: dict[str, str] = {}
 
-    def score(record: Record, system: System) -> dict[str, float | None] | None:
-        picture = system(record)
+    def score(record: Record, picture: Image.Image | None) -> dict[str, float | None] | None:
         return scores(look_at(record, picture, benchmark.compared), metrics, models) if picture else None
 
     for index, record in tqdm(with_edits(records, unreadable, [edits, *baselines.values()]), **BAR, total=len(records)):
         try:
-            ours = score(record, edits)
-            if ours is None:
+            edit = edits(record)
+            if edit is None:
                 missing.append(record.id)
                 continue
-            of = {"edits": ours} | {name: score(record, system) for name, system in baselines.items()}
+            of = {"edits": score(record, edit)}
+            of |= {name: score(record, system(record)) for name, system in baselines.items()}
         except Exception as e:  # a library may raise anything for a record; the others are still scored
             unreadable[record.id] = reason(e)
             continue
+        if bent(edit.size, (record.target or record.source).size) > BENT:
+            stretched.append(record.id)
         groups = {g: record.category if g == "category" else record.notes.get(g, "") for g in benchmark.groups}
         text = record.instructions[0]
         row = {"id": record.id, "index": index, "content": content(record), "instruction": text, "groups": groups}
@@ -176,7 +182,7 @@ def score_records(
         raise UserError(
             f"edits '{edits.folder}': none of the {len(records)} records has a readable picture in this folder{first}"
         )
-    return {"records": rows, "missing": missing, "unreadable": unreadable}
+    return {"records": rows, "missing": missing, "stretched": stretched, "unreadable": unreadable}
 
 
 def with_edits(records: Records, unreadable: dict[str, str], systems: Sequence[System]) -> Iterator[tuple[int, Record]]:

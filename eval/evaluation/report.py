@@ -22,6 +22,7 @@ from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.reading import check_ours
 
 SUFFIXES = ("json", "md", "html")  # json first: by its content ``check_ours`` recognises a report
+STRETCHED = "since their aspect ratio is not that of the picture they are compared with"
 MANY = 12  # a group with more values gets one table for all of them
 
 
@@ -134,10 +135,10 @@ def notes(found: dict[str, Any], other: Other | None) -> list[str]:
         lost = f"{len(of['unparsable'])} unparsable answers and {len(of['failed'])} failed calls not scored"
         said.append(f"{name}: {of['judged']} judged, {lost}")
     said += [f"not available: {name} ({reason})" for name, reason in found["unavailable"].items()]
-    for what in ("missing", "unreadable"):
+    for what, then in (("missing", "not scored"), ("unreadable", "not scored"), ("stretched", STRETCHED)):
         if ids := list(found[what]):
             more = ", ..." if len(ids) > 20 else ""
-            said.append(f"{len(ids)} {what}, not scored: {', '.join(ids[:20])}{more}")
+            said.append(f"{len(ids)} {what}, {then}: {', '.join(ids[:20])}{more}")
     return said
 
 

@@ -102,6 +102,18 @@ def test_missing_and_unreadable_edits_are_reported_and_not_scored(theirs, record
     assert f"2 missing, not scored: {ids[0]}, {ids[1]}" in text and f"1 unreadable, not scored: {ids[4]}" in text
 
 
+def test_edits_of_another_aspect_ratio_are_named(theirs, records, tmp_path):
+    """Their scores measure the stretching, too: a system that returns squares for every picture looks bad."""
+    ids = [records[i].id for i in range(8)]
+    for number, name in enumerate(ids):
+        picture = Image.open(theirs / f"{name}.png")
+        picture.resize([(64, 64), (128, 64), (128, 128), (65, 64)][number % 4]).save(tmp_path / f"{name}.png")
+    found = ok(tmp_path / "report", *MINI, "--edits", tmp_path)
+    assert found["stretched"] == [ids[1], ids[5]] and len(found["records"]) == 8
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert f"2 stretched, since their aspect ratio is not that of the picture they are compared with: {ids[1]}," in text
+
+
 def test_against_another_report(theirs, records, tmp_path):
     same = ok(tmp_path / "a", *MINI, "--edits", theirs)
     better = tmp_path / "better"
