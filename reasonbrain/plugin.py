@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import ConfigMixin, ModelMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -17,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from reasonbrain.config.schema import ModelConfig
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Inputs
+from reasonbrain.plugin_folder import load_part, refuse_pickle, save_part
 
 # The kinds of Plugin.memory_options, in the order in which `reasonbrain plan` tries them: train adapters instead of the
 # weights; quantise frozen weights.
@@ -235,6 +237,35 @@ class Plugin(ModelMixin, ConfigMixin):
         code, so this is much faster than compiling the whole model. On a CPU it needs a C++ compiler."""
         for block in self.repeated():
             block.compile()
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        dtype: torch.dtype | None = None,
+        max_shard_size: int | str | None = None,
+        variant: str | None = None,
+        safe_serialization: bool = True,
+    ) -> None:
+        """Writes the plug-in with all it needs to a folder, as in a checkpoint. The arguments: as for ``save_part``.
+        Raises UserError for ``safe_serialization=False``, which would pickle."""
+        refuse_pickle(safe_serialization)
+        save_part(self, Path(save_directory), dtype, max_shard_size, variant)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        **_: Any,
+    ) -> Any:
+        """Reads a folder that ``save_pretrained`` wrote, or a slot's folder in a checkpoint. dtype, or torch_dtype: the
+        precision of float32 weights after loading; None keeps it. Other arguments of diffusers are ignored.
+
+        Raises UserError like ``load_part``."""
+        to = dtype or torch_dtype or torch.float32
+        return load_part(cls, Path(pretrained_model_name_or_path), {}, to, variant=variant).eval()
 
     def tie_weights(self) -> None:
         """Ties shared tensors again, which a checkpoint stores once. Called after loading."""

@@ -302,16 +302,16 @@ def test_edit_settings_of_a_configuration_go_before_those_of_the_checkpoint(save
 
 def test_a_view_of_another_shape_is_not_shared(model, settings, tmp_path):
     """Two tensors at one address are one stored tensor only if they also have one shape."""
-    from reasonbrain.checkpoint import _read, _write
+    from reasonbrain.plugin_folder import read_tensors, write_tensors
 
     whole = torch.arange(8.0)
-    _write(
+    write_tensors(
         {"whole": whole, "tied": whole, "half": whole[:4], "square": whole.view(2, 4)}, tmp_path, "model", None, "5GB"
     )
-    _write({"all": whole, "some": whole[2:]}, tmp_path, "two", None, "5GB")
-    two = {name: value for names, value in _read(tmp_path, "two") for name in names}
+    write_tensors({"all": whole, "some": whole[2:]}, tmp_path, "two", None, "5GB")
+    two = {name: value for names, value in read_tensors(tmp_path, "two") for name in names}
     assert torch.equal(two["all"], whole) and torch.equal(two["some"], whole[2:])
-    found = {name: value for names, value in _read(tmp_path, "model") for name in names}
+    found = {name: value for names, value in read_tensors(tmp_path, "model") for name in names}
     assert torch.equal(found["whole"], whole) and torch.equal(found["tied"], whole)
     assert torch.equal(found["half"], whole[:4]) and torch.equal(found["square"], whole.view(2, 4))
     with safe_open(tmp_path / "model.safetensors", "pt") as file:

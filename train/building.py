@@ -10,10 +10,11 @@ from pathlib import Path
 
 import torch
 
-from reasonbrain.checkpoint import Partition, check_same_model, load_model, partition_all, save_untrained
+from reasonbrain.checkpoint import check_same_model, load_model, partition_all, save_untrained
 from reasonbrain.config.schema import Config
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
+from reasonbrain.plugin_folder import Partition
 from reasonbrain.utils.files import check_replaceable, whole_folder
 
 

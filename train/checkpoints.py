@@ -22,8 +22,8 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
-from reasonbrain.checkpoint import save_tensors
 from reasonbrain.errors import UserError
+from reasonbrain.plugin_folder import save_tensors
 from reasonbrain.train.distributed import processes
 
 log = logging.getLogger(__name__)

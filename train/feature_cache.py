@@ -28,12 +28,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from reasonbrain.checkpoint import save_tensors
 from reasonbrain.config.schema import Config, slot_config
 from reasonbrain.data.opening import identity, open_records
 from reasonbrain.data.record import Record, Size
 from reasonbrain.errors import UserError, reason
 from reasonbrain.model import ReasonBrain
+from reasonbrain.plugin_folder import save_tensors
 from reasonbrain.train.buckets import Buckets
 from reasonbrain.train.distributed import processes
 from reasonbrain.utils.files import check_name, whole_file, writing

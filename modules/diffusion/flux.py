@@ -13,7 +13,6 @@ zero-initialised weights.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,7 +22,6 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from diffusers.configuration_utils import register_to_config
 from einops import rearrange
-from huggingface_hub import is_offline_mode
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,8 +30,9 @@ from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition
 from reasonbrain.modules.common.layers import CrossBlock
 from reasonbrain.modules.common.precision import PublishedBase, base_dtype, cast, computes, hold_base, train_in_float32
-from reasonbrain.modules.common.published import load_published, stored_dtype
+from reasonbrain.modules.common.published import stored_dtype
 from reasonbrain.modules.diffusion.flow import dynamic_shift, schedule
+from reasonbrain.modules.diffusion.pieces import architectures, load_piece
 from reasonbrain.plugin import architecture_of
 from reasonbrain.registry import register
 
@@ -146,11 +145,11 @@ class Flux(PublishedBase):
         dtype = base_dtype(precision, "diffusion")
         if trained == "full" and pretrained and "transformer" not in known:
             dtype = stored_dtype(pretrained, "transformer")  # half the memory of each process that builds it
-        self.transformer = _part(FluxTransformer2DModel, known, "transformer", pretrained, "transformer", dtype)
+        self.transformer = load_piece(FluxTransformer2DModel, known, "transformer", pretrained, "transformer", dtype)
         if trained != "full":
             hold_base(self.transformer, self.repeated(), precision, "diffusion")
-        self.vae = _part(AutoencoderKL, known, "vae", autoencoder or pretrained, None if autoencoder else "vae")
-        self.scheduler = _part(FlowMatchEulerDiscreteScheduler, known, "scheduler", pretrained, "scheduler")
+        self.vae = load_piece(AutoencoderKL, known, "vae", autoencoder or pretrained, None if autoencoder else "vae")
+        self.scheduler = load_piece(FlowMatchEulerDiscreteScheduler, known, "scheduler", pretrained, "scheduler")
         self.register_to_config(architecture=known)
 
         config = self.transformer.config
@@ -178,7 +177,7 @@ class Flux(PublishedBase):
         if params.get("autoencoder"):
             known = {"vae": architecture_of(params["autoencoder"])} | known
         if params.get("pretrained"):
-            known = _architectures(params["pretrained"]) | known
+            known = architectures(params["pretrained"]) | known
         return params | {"architecture": known}
 
     @classmethod
@@ -192,6 +191,16 @@ class Flux(PublishedBase):
 
     def repeated(self) -> list[nn.Module]:
         return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
+
+    def save_config(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
+        """Also records an autoencoder or a scheduler that was put in place of the configured one."""
+        known = dict(self.config.architecture)
+        for key in ("vae", "scheduler"):
+            config = dict(getattr(self, key).config)
+            known[key] = {k: v for k, v in config.items() if not k.startswith("_")}
+            known[key]["_class_name"] = type(getattr(self, key)).__name__
+        self.register_to_config(architecture=known)
+        super().save_config(save_directory, **kwargs)
 
     @property
     def shift(self) -> float:
@@ -331,38 +340,3 @@ class Flux(PublishedBase):
         finally:  # what diffusers' caches keep fits this call only
             self.transformer._reset_stateful_cache()
         return unpack(z, noise.shape[-2])
-
-
-def _architectures(source: str) -> dict[str, Any]:
-    """The configs of transformer, VAE and scheduler in a FLUX repository."""
-    if not Path(source).is_dir():
-        return architecture_of(source)
-    found = {}
-    for part, name in (("transformer", "config.json"), ("vae", "config.json"), ("scheduler", "scheduler_config.json")):
-        file = Path(source) / part / name
-        if file.is_file():
-            found[part] = json.loads(file.read_text(encoding="utf-8"))
-    return found
-
-
-def _part(
-    cls: Any,
-    known: dict[str, Any],
-    key: str,
-    pretrained: str | None,
-    subfolder: str | None,
-    dtype: torch.dtype | None = None,
-) -> Any:
-    """Builds a FLUX model from its config in ``known``, or loads it and adds its config to ``known``."""
-    if key in known:
-        return cls.from_config(known[key])
-    if pretrained is None:
-        raise UserError(f"model.diffusion: set 'pretrained' or 'architecture.{key}'")
-    # diffusers asks the hub for the list of a sharded model's files even where HF_HUB_OFFLINE forbids it
-    where: dict[str, Any] = {"subfolder": subfolder, "local_files_only": is_offline_mode()}
-    if key == "scheduler":
-        part = cls.from_pretrained(pretrained, **where)
-    else:
-        part = load_published(cls, pretrained, torch_dtype=dtype or torch.float32, **where)
-    known[key] = {k: v for k, v in part.config.items() if not k.startswith("_") or k == "_class_name"}
-    return part

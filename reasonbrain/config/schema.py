@@ -324,3 +324,9 @@ def slot_config(model: ModelConfig, slot: str) -> dict[str, Any] | None:
     for part in slot.split("."):
         node = getattr(node, part)
     return node
+
+
+def set_slot(model: ModelConfig, slot: str, params: dict[str, Any] | None) -> None:
+    """Sets what ``slot_config`` returns."""
+    node, _, name = slot.rpartition(".")
+    setattr(getattr(model, node) if node else model, name, params)

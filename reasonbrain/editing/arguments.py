@@ -17,7 +17,6 @@ from reasonbrain.errors import UserError
 from reasonbrain.instruction import check_instruction, check_text
 from reasonbrain.utils.images import load_image
 
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 Picture: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | Tensor
 Generators: TypeAlias = torch.Generator | Sequence[torch.Generator]
 

@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import DiffusionPipeline
-from diffusers.utils import BaseOutput
 from torch import Tensor
 
 from reasonbrain.attention import set_attention
 from reasonbrain.checkpoint import load_model, save_model
 from reasonbrain.config.schema import Config, EditConfig
 from reasonbrain.editing.arguments import (
-    OUTPUT_TYPES,
     Generators,
     Picture,
     check_choices,
@@ -38,28 +34,18 @@ from reasonbrain.editing.arguments import (
 from reasonbrain.editing.batch.rows import parse_all, parse_int
 from reasonbrain.editing.batch.scheduler import Result, edit_rows
 from reasonbrain.editing.core import Core, take_rows
+from reasonbrain.editing.output import OUTPUT_TYPES, ReasonBrainOutput, as_type
 from reasonbrain.editing.steps import Steps
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
+from reasonbrain.plugin import Plugin
+from reasonbrain.plugin_folder import refuse_pickle
 from reasonbrain.registry import SLOTS
-from reasonbrain.utils.images import to_pil
+from reasonbrain.utils.device import usable_device
 
 log = logging.getLogger(__name__)
 
 OnStepEnd = Callable[[Any, int, Tensor, dict[str, Tensor]], dict[str, Tensor]]
-
-
-@dataclass
-class ReasonBrainOutput(BaseOutput):
-    """Each list has one entry per edit."""
-
-    # By output_type: a list of PIL, an array [N, H, W, 3] or a tensor [N, 3, H, W] in 0..1, or latents [N, C, h, w];
-    # arrays and tensors of different sizes are a list
-    images: Any
-    objects: list[list[str]]  # names of the key objects
-    reasoning: list[str] | None  # the MLLM's sentences; None unless asked for
-    regions: list[np.ndarray]  # label maps [h, w], -1: no region
-    focus: list[np.ndarray | None]  # share of attention on each patch [rows, columns]; None without a CME
 
 
 def check_overrides(overrides: Sequence[str]) -> None:
@@ -110,7 +96,11 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
             cme=cme,
             diffusion=diffusion,
         )
-        self.settings = settings or Config()
+        if settings is None:
+            settings = Config()
+            widths = (part.config.width for part in self._slots().values())
+            settings.model.width = next(widths, settings.model.width)
+        self.settings = settings
         self._model: ReasonBrain | None = None
 
     @classmethod
@@ -126,19 +116,50 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
         name: str | Path,
         overrides: Sequence[str] = (),
         config: str | None = None,
-        torch_dtype: torch.dtype | None = None,
-        dtype: torch.dtype | None = None,
+        torch_dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
+        dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
+        variant: str | None = None,
+        device_map: str | torch.device | None = None,
+        **components: Any,
     ) -> ReasonBrainPipeline:
-        """Loads ``tiny`` (the embedded default), a checkpoint folder or a training run. dtype, or torch_dtype: the
-        precision of float32 weights after loading; None keeps it. overrides, config, and the errors raised: as for
-        ``checkpoint.load_model``. Raises UserError also like ``check_overrides``."""
-        check_overrides(overrides)
-        return cls.from_model(*load_model(name, overrides, config, dtype or torch_dtype or torch.float32))
+        """Loads ``tiny`` (the embedded default), a checkpoint folder or a training run. overrides, config: as for
+        ``checkpoint.load_model``. dtype, or torch_dtype: the precision of float32 weights after loading, for all or by
+        component and ``default``; None keeps it. variant: of the files that ``save_pretrained`` wrote with this name.
+        device_map: the device to move all to. components: slots to use in place of those of the checkpoint, which are
+        not read; None leaves one out.
 
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None, **_: Any) -> None:  # type: ignore[override]
-        """Writes a folder that ``from_pretrained`` loads, in safetensors. dtype: the precision of stored floats; None
-        keeps that of the weights."""
-        save_model(self.model, self.settings, Path(folder), dtype)
+        Raises UserError like ``checkpoint.load_model`` and ``check_overrides``, and for a device that is not there."""
+        check_overrides(overrides)
+        check_choices("component", list(components), cls._optional_components)
+        empty = [f"model.{slot}=null" for slot in SLOTS if slot.replace(".", "_") in components]
+        dtype = dtype or torch_dtype or torch.float32
+        pipe = cls.from_model(*load_model(name, [*overrides, *empty], config, dtype, variant=variant))
+        for component, part in components.items():
+            setattr(pipe, component, part)
+        return pipe if device_map is None else pipe.to(usable_device("device_map", device_map))
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: str | Path,
+        dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        safe_serialization: bool = True,
+        push_to_hub: bool = False,
+        use_flashpack: bool = False,
+    ) -> None:
+        """Writes what is in the pipeline to a folder that ``from_pretrained`` loads, in safetensors.
+
+        dtype: the precision of stored floats; None keeps that of the weights. variant: a part of the names of weight
+        files. max_shard_size: the largest size of a file, ``"5GB"`` unless given.
+
+        Raises UserError for the other arguments of diffusers, which are there to be refused."""
+        refuse_pickle(safe_serialization)
+        for argument, given in (("push_to_hub", push_to_hub), ("use_flashpack", use_flashpack)):
+            if given:
+                raise UserError(f"{argument}={given} is not supported; save to a folder in safetensors")
+        folder = Path(save_directory)
+        save_model(self.model, self.settings, folder, dtype, max_shard_size=max_shard_size, variant=variant)
 
     @classmethod
     def from_pipe(cls, pipeline: ReasonBrainPipeline, **changes: Any) -> ReasonBrainPipeline:
@@ -166,9 +187,12 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
     def model(self) -> ReasonBrain:
         """The components as one model; the same module until a component is replaced."""
         if self._model is None:
-            parts = {slot: getattr(self, slot.replace(".", "_")) for slot in SLOTS}
-            self._model = ReasonBrain({s: p for s, p in parts.items() if p is not None}, self.settings.model.width)
+            self._model = ReasonBrain(self._slots(), self.settings.model.width)
         return self._model
+
+    def _slots(self) -> dict[str, Plugin]:
+        found = {slot: getattr(self, slot.replace(".", "_")) for slot in SLOTS}
+        return {slot: part for slot, part in found.items() if part is not None}
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -288,7 +312,7 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
                     out.reasoning[row] = inputs.sentences[i // copies]
         self._call.timestep = None
         self.maybe_free_model_hooks()
-        out.images = _as_type(out.images, output_type)
+        out.images = as_type(out.images, output_type)
         return out if return_dict else tuple(vars(out).values())  # type: ignore[return-value]
 
     def batch(self, rows: Iterable[Mapping[str, Any]], batch_size: int = 8) -> Iterator[Result]:
@@ -310,14 +334,3 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
         if wrong := next((latents[r].shape for r in rows if latents[r].shape != like.shape[1:]), None):
             raise UserError(f"latents have the shape {list(wrong)}, but the edit has {list(like.shape[1:])}")
         return torch.stack([latents[r] for r in rows]).to(like)
-
-
-def _as_type(images: list[Tensor], output_type: str) -> Any:
-    """Pictures [3, H, W] in 0..1 or latents, as ``output_type``. Those of one size are stacked."""
-    if output_type == "pil":
-        return [to_pil(image[None])[0] for image in images]
-    one_size = len({image.shape for image in images}) == 1
-    if output_type == "np":
-        arrays = [image.permute(1, 2, 0).numpy() for image in images]
-        return np.stack(arrays) if one_size else arrays
-    return torch.stack(images) if one_size else images

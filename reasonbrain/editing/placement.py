@@ -13,7 +13,8 @@ import torch
 from reasonbrain.checkpoint import load_model
 from reasonbrain.config.schema import EditConfig
 from reasonbrain.editing.pipeline import ReasonBrainPipeline, check_overrides
-from reasonbrain.errors import UserError, reason
+from reasonbrain.errors import UserError
+from reasonbrain.utils.device import usable_device
 
 
 def open_pipeline(
@@ -50,12 +51,7 @@ def find_device(edit: EditConfig, index: int = 0) -> torch.device:
         if accelerator is None:
             return torch.device("cpu")
         return torch.device(accelerator.type, index % torch.accelerator.device_count())
-    try:
-        device = torch.device(edit.device)
-        torch.empty(1, device=device).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise UserError(f"edit.device: '{edit.device}' cannot be used: {reason(e)}") from None
-    return device
+    return usable_device("edit.device", edit.device)
 
 
 def dtype_name(edit: EditConfig) -> str:

@@ -14,10 +14,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from reasonbrain.checkpoint import Partition
 from reasonbrain.config.schema import TrainConfig
 from reasonbrain.errors import UserError
 from reasonbrain.plugin import Plugin
+from reasonbrain.plugin_folder import Partition
 from reasonbrain.train.distributed import processes
 from reasonbrain.train.distributed.flat import FlatMuon, Piece
 from reasonbrain.train.distributed.zero_json import import_deepspeed
