@@ -232,7 +232,7 @@ def load_model(
         else:
             asked = {**params, "width": cfg.model.width}
             slots[slot] = load_part(plugin(slot, params["name"]), target, asked, dtypes[slot], partition, variant)
-    return ReasonBrain(slots, cfg.model.width).eval(), cfg
+    return ReasonBrain(slots, cfg.model.width, cfg.model.thinking).eval(), cfg
 
 
 def _by_slot(

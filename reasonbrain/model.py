@@ -16,12 +16,13 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from reasonbrain.config.schema import EditConfig, ModelConfig, slot_config
+from reasonbrain.config.schema import EditConfig, ModelConfig, ThinkingConfig, slot_config
 from reasonbrain.errors import UserError, first_line, out_of_memory, reason
 from reasonbrain.interfaces import Condition, Cues, Features, Guidance, Inputs, no_mask, no_tokens
 from reasonbrain.objects import find_objects
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import SLOTS, plugin
+from reasonbrain.thinking import question, think
 from reasonbrain.utils.bounds import TENSORS, at_most
 from reasonbrain.utils.hub import hub_trouble
 
@@ -30,11 +31,11 @@ class ReasonBrain(nn.Module):
     """The whole model.
 
     slots: the plug-ins by slot name (``registry.SLOTS``), without the null slots. width: D, the width of all sequences
-    between slots."""
+    between slots. thinking: how the MLLM is asked for a sentence; None: with the instruction alone."""
 
-    def __init__(self, slots: dict[str, Plugin], width: int) -> None:
+    def __init__(self, slots: dict[str, Plugin], width: int, thinking: ThinkingConfig | None = None) -> None:
         super().__init__()
-        self.width = width
+        self.width, self.thinking = width, thinking
         self.parts = nn.ModuleDict({name.replace(".", "_"): module for name, module in slots.items()})
 
     @classmethod
@@ -60,7 +61,7 @@ class ReasonBrain(nn.Module):
             slots[name] = build_plugin(name, plug, cfg.width, params if weights else plug.without_weights(params))
             if made:
                 made(name, slots[name])
-        return cls(slots, cfg.width)
+        return cls(slots, cfg.width, cfg.thinking)
 
     def slot(self, name: str) -> Plugin | None:
         """The plug-in in a slot, or None."""
@@ -121,7 +122,18 @@ class ReasonBrain(nn.Module):
         mllm = self.slot("mllm")
         if mllm is None or inputs.sentences is not None:
             return inputs
+        if self.thinking is not None:
+            return think(self.thinking, mllm, inputs)
         return replace(inputs, sentences=mllm.reason(inputs))
+
+    def text_lengths(self, instruction: str) -> tuple[int, ...]:
+        """What instructions must share so that their rows do not depend on each other in a batch: the
+        ``Mllm.text_length`` of the instruction, and of the question about it."""
+        mllm = self.slot("mllm")
+        if mllm is None:
+            return ()
+        asked = [instruction] if self.thinking is None else [instruction, question(self.thinking, instruction)]
+        return tuple(map(mllm.text_length, asked))
 
     def encode(self, inputs: Inputs) -> Features:
         """E_I(I) and E_T(H). With ``reads_sentence``, E_T encodes the MLLM's sentence in place of H."""

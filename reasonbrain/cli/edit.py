@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,11 @@ def placement_overrides(**options: str | None) -> tuple[str, ...]:
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Equal seeds give equal images.  [default: 0]"
 )
 @click.option("--steps", type=int, help="Sampling steps.  [default: the configuration's]")
+@click.option(
+    "--reasoning",
+    metavar="SENTENCE",
+    help="What the edit shows, in your words.  [default: what the MLLM writes]",
+)
 @placement_options
 @click.option("--panel", help="Also write an image that shows source, regions, attention, result and reasoning.")
 def edit(
@@ -67,6 +73,7 @@ def edit(
     checkpoint: str | None,
     seed: int,
     steps: int | None,
+    reasoning: str | None,
     panel: str | None,
     device: str | None,
     dtype: str | None,
@@ -100,7 +107,8 @@ def edit(
     pipe.set_progress_bar_config(desc="editing", disable=None)  # None: shown on a terminal only
     generator = torch.Generator().manual_seed(seed)
     try:
-        out = pipe(source, instruction, generator=generator, reasoning=panel is not None)
+        asked = panel is not None if reasoning is None else reasoning
+        out = pipe(source, instruction, generator=generator, reasoning=asked)
     except UserError:
         raise
     except Exception as e:  # whatever a tokenizer or an image processor of somebody else's checkpoint leads to
@@ -114,8 +122,14 @@ def edit(
         "steps": str(pipe.edit_settings.steps),
         "checkpoint": name,
     }
+    said = out.reasoning[0] if out.reasoning else None
+    metadata |= {"reasoning": said} if said else {}
+    if out.rounds[0]:
+        metadata["rounds"] = json.dumps([made.summary() for made in out.rounds[0]])
+    if out.notes[0]:
+        metadata["note"] = out.notes[0]
+        click.echo(out.notes[0], err=True)
     if panel:
-        said = out.reasoning[0] if out.reasoning else None
         shown = make_panel(source, result, out.regions[0], out.focus[0], instruction, out.objects[0], said)
         save_image(shown, panel)
     save_image(result, output, metadata)

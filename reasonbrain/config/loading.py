@@ -116,6 +116,8 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
         raise UserError(
             f"edit.preserve_low: {cfg.edit.preserve_low} is not below edit.preserve_high={cfg.edit.preserve_high}"
         )
+    if cfg.model.thinking and "{instruction}" not in (cfg.model.thinking.question or "{instruction}"):
+        raise UserError("model.thinking.question: it must hold {instruction}, where the instruction is filled in")
     check_data(cfg, reads_data)
     return cfg
 

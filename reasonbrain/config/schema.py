@@ -53,6 +53,25 @@ class FrceConfig:
 
 
 @dataclass
+class ThinkingConfig:
+    """How the MLLM is asked for the sentence that an edit follows. Its answer is a JSON object of short texts."""
+
+    question: str | None = None
+    """The question. ``{instruction}``, ``{answer}`` (the form of the answer) and ``{words}`` are filled in. null: the
+    shipped one (reasonbrain/thinking.py)."""
+
+    answer: dict[str, str] = field(default_factory=dict)
+    """The texts of the answer: a key for each, and what to write there. In this order they make the sentence. The names
+    of the objects are asked for besides. Empty: what changes, how it looks then, and what stays."""
+
+    words: int = number(1, 1000, default=80)
+    """Words of the sentence."""
+
+    retries: int = number(0, 10, default=2)
+    """How often an answer that cannot be read is asked for again. After that, the instruction itself is used."""
+
+
+@dataclass
 class ModelConfig:
     """The model. A slot holds ``{name: <plug-in>, ...its parameters}``, or null to leave that part out."""
 
@@ -67,6 +86,10 @@ class ModelConfig:
     """E_I and E_T: image patches and text tokens."""
 
     frce: FrceConfig = field(default_factory=FrceConfig)
+
+    thinking: ThinkingConfig | None = None
+    """How the MLLM is asked for the sentence that says what the edit shows. null: it gets the instruction alone, and
+    its whole answer is the sentence."""
 
     mllm: Slot = None
     """The multimodal LLM with LoRA and its [IMG] tokens."""
@@ -95,6 +118,13 @@ class EditConfig:
     image_guidance: float | None = number(0, 1000, default=None)
     """How closely the edit follows the source, for diffusion models with this second scale (InstructPix2Pix). null: the
     model's own value."""
+
+    rounds: int = number(1, 20, default=1)
+    """How often an image is edited: the MLLM reviews an edit, and writes the sentence anew for the next. The best edit
+    is kept. Needs ``model.thinking``. 1: edits are not reviewed."""
+
+    candidates: int = number(1, 64, default=1)
+    """Edits per round, from different noise, of which the best by the same review is kept."""
 
     size: int | None = number(1, 65536, default=1024)
     """Pixel budget: an edit is computed at about ``size`` x ``size`` pixels, at one of the sizes that training with

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from reasonbrain.errors import UserError
 from reasonbrain.instruction import check_instruction, check_text
+from reasonbrain.model import ReasonBrain
 from reasonbrain.utils.images import load_image
 
 Picture: TypeAlias = str | Path | bytes | Image.Image | np.ndarray | Tensor
@@ -54,6 +55,20 @@ def read_objects(given: str | Sequence[Any] | None, count: int) -> list[list[str
     for name in (name for names in found for name in names or ()):
         check_text("object", name)
     return found
+
+
+def read_sentences(given: str | Sequence[str], count: int, model: ReasonBrain) -> list[str]:
+    """Sentences in place of the MLLM's, one per picture. Raises UserError for a model that reads none, another number
+    of them, an empty one, and like ``check_text``."""
+    if not model.reads_sentence:
+        raise UserError("reasoning: this model reads no sentence, so yours would change nothing; leave it out")
+    sentences = [given] * count if isinstance(given, str) else list(given)
+    check_count("sentences", sentences, count, "images")
+    for text in sentences:
+        check_text("reasoning", text)
+        if not text.strip():
+            raise UserError("reasoning is empty; leave it out, and the MLLM writes it")
+    return sentences
 
 
 def check_count(what: str, given: Any, count: int, of: str) -> None:

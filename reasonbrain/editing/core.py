@@ -69,6 +69,18 @@ def join_rows(batches: Sequence[Parts]) -> Parts:
     return _map(lambda *same: torch.cat(same) if isinstance(same[0], Tensor) else sum(same, []), *batches)
 
 
+def generators_of(
+    given: torch.Generator | Sequence[torch.Generator] | None, rows: int, copies: int
+) -> list[torch.Generator | None]:
+    """A generator per row. Of one for all, every picture gets the same ``copies``."""
+    if not isinstance(given, torch.Generator):
+        return list(given or [None] * rows)
+    if copies == 1:
+        return [*(given.clone_state() for _ in range(rows - 1)), given]
+    seeds = torch.randint(2**63 - 1, (copies,), generator=given).tolist() * (rows // copies)
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
 def _map(work: Callable[..., Any], *parts: Parts) -> Parts:
     """Applies ``work`` field by field, and to dicts in them by name. None and empty lists stay."""
 
@@ -200,12 +212,7 @@ class Core:
             shape = (copies, *latents.shape[1:]) if one else tuple(latents.shape)
             noise = randn_tensor(shape, generator, latents.device, latents.dtype)  # type: ignore[arg-type]
             return noise.repeat(len(latents) // copies, 1, 1, 1) if one else noise
-        if not one:
-            return list(generator or [None] * len(latents))  # type: ignore[arg-type, call-overload]
-        if copies == 1:
-            return [*(generator.clone_state() for _ in latents[1:]), generator]  # type: ignore[union-attr]
-        seeds = torch.randint(2**63 - 1, (copies,), generator=generator).tolist() * (len(latents) // copies)
-        return [torch.Generator().manual_seed(seed) for seed in seeds]
+        return generators_of(generator, len(latents), copies)
 
     @fits_memory
     @torch.no_grad()

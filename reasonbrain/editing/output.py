@@ -10,6 +10,7 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from reasonbrain.editing.rounds import Round
 from reasonbrain.utils.images import to_pil
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -23,7 +24,9 @@ class ReasonBrainOutput(BaseOutput):
     # arrays and tensors of different sizes are a list
     images: Any
     objects: list[list[str]]  # names of the key objects
-    reasoning: list[str] | None  # the MLLM's sentences; None unless asked for
+    reasoning: list[str] | None  # the MLLM's sentences, or the given ones; None unless asked for or read by the model
+    notes: list[str]  # why the instruction took the place of the sentence; otherwise ""
+    rounds: list[list[Round]]  # all edits of a picture, of which the best is its result; [] where there is only one
     regions: list[np.ndarray]  # label maps [h, w], -1: no region
     focus: list[np.ndarray | None]  # share of attention on each patch [rows, columns]; None without a CME
 

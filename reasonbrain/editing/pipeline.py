@@ -30,17 +30,20 @@ from reasonbrain.editing.arguments import (
     read_instructions,
     read_objects,
     read_pictures,
+    read_sentences,
 )
 from reasonbrain.editing.batch.rows import parse_all, parse_int
 from reasonbrain.editing.batch.scheduler import Result, edit_rows
-from reasonbrain.editing.core import Core, take_rows
+from reasonbrain.editing.core import Core, generators_of, take_rows
 from reasonbrain.editing.output import OUTPUT_TYPES, ReasonBrainOutput, as_type
+from reasonbrain.editing.rounds import best, edit_in_rounds, has_rounds
 from reasonbrain.editing.steps import Steps
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.plugin import Plugin
 from reasonbrain.plugin_folder import refuse_pickle
 from reasonbrain.registry import SLOTS
+from reasonbrain.thinking import one_row
 from reasonbrain.utils.device import usable_device
 
 log = logging.getLogger(__name__)
@@ -187,7 +190,8 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
     def model(self) -> ReasonBrain:
         """The components as one model; the same module until a component is replaced."""
         if self._model is None:
-            self._model = ReasonBrain(self._slots(), self.settings.model.width)
+            model = self.settings.model
+            self._model = ReasonBrain(self._slots(), model.width, model.thinking)
         return self._model
 
     def _slots(self) -> dict[str, Plugin]:
@@ -218,7 +222,7 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
         guidance_scale: float | None = None,
         generator: Generators | None = None,
         output_type: str = "pil",
-        reasoning: bool = False,
+        reasoning: bool | str | Sequence[str] = False,
         preserve: bool | None = None,
         callback_on_step_end: OnStepEnd | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -240,7 +244,8 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
         latents: the initial noise of each edit, [N, C, h, w] as ``output_type="latent"`` returns them, or a list of
         [C, h, w]; None draws it.
         output_type: pil, np, pt, or latent for latents of the diffusion model, which ``diffusion.decode`` decodes.
-        reasoning: also return the MLLM's sentence about what happens.
+        reasoning: also return the MLLM's sentence about what happens; or the sentences to use in place of the MLLM's,
+        for a model that reads them, one for all pictures or one per picture.
         callback_on_step_end: called as (pipeline, step, timestep, {"latents": packed latents}) for each batch of
         pictures that are edited at one size; may return other latents under the same key.
         callback_on_step_end_tensor_inputs: which tensors it is given; of ``_callback_tensor_inputs``.
@@ -267,6 +272,8 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
         edit.guidance = edit.guidance if guidance_scale is None else finite("guidance_scale", guidance_scale)
         self._guidance_scale = edit.guidance
         self._interrupt = False
+        if has_rounds(edit) and (latents is not None or output_type == "latent"):
+            raise UserError("latents are neither taken nor returned with edit.rounds or edit.candidates")
 
         def on_step(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
             if callback_on_step_end is None:
@@ -277,9 +284,11 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
         core = self.core()
         for unread in filter(None, map(core.unread, dict.fromkeys(texts))):
             log.warning(f"the text encoder truncates the instruction; it does not read: {unread[:200]}")
+        sentences = None if isinstance(reasoning, bool) else read_sentences(reasoning, len(pictures), core.model)
         blank: list[Any] = [None] * count
-        said = blank[:] if self.mllm is not None and (reasoning or core.model.reads_sentence) else None
-        out = ReasonBrainOutput(blank[:], blank[:], said, blank[:], blank[:])
+        asked = self.mllm is not None and (reasoning or core.model.reads_sentence)
+        said = blank[:] if asked or sentences is not None else None
+        out = ReasonBrainOutput(blank[:], blank[:], said, [""] * count, [[] for _ in blank], blank[:], blank[:])
         groups: dict[tuple[int, int], list[int]] = {}
         for i, picture in enumerate(pictures):
             groups.setdefault(core.size(*picture.size, edit), []).append(i)
@@ -288,20 +297,32 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
             if start is not None:  # the same noise in each batch
                 generator.set_state(start)  # type: ignore[union-attr]
             rows = [i * copies + k for i in group for k in range(copies)]
+            own = [generator[r] for r in rows] if isinstance(generator, (list, tuple)) else generator
             sources = core.sources([pictures[i] for i in group], edit)
             inputs, condition = core.condition(
-                sources, [texts[i] for i in group], [names[i] for i in group], reasoning=reasoning
+                sources,
+                [texts[i] for i in group],
+                [names[i] for i in group],
+                said is not None,
+                None if sentences is None else [sentences[i] for i in group],
             )
             each = [i for i in range(len(group)) for _ in range(copies)]
             sources, condition = take_rows(sources, each), take_rows(condition, each)
-            own = [generator[r] for r in rows] if isinstance(generator, (list, tuple)) else generator
-            noise = core.noise(sources, own, copies) if latents is None else self._given(latents, rows, sources.latents)
-            drawn = core.draw(sources, condition, noise, edit, on_step, self._before_step)
-            if output_type == "latent":
-                edited = list(drawn.cpu())
+            if has_rounds(edit):
+                for i, (row, one) in enumerate(zip(rows, generators_of(own, len(rows), copies), strict=True)):
+                    asked_of = take_rows(sources, [i]), one_row(inputs, i // copies), take_rows(condition, [i])
+                    out.rounds[row] = edit_in_rounds(core, pictures[row // copies], *asked_of, one, edit, on_step)
+                edited = [best(out.rounds[row]).image[0] for row in rows]
             else:
-                decoded = core.decode(sources, drawn, edit)
-                edited = [core.finish(pictures[r // copies], decoded, i)[0].cpu() for i, r in enumerate(rows)]
+                noise = (
+                    core.noise(sources, own, copies) if latents is None else self._given(latents, rows, sources.latents)
+                )
+                drawn = core.draw(sources, condition, noise, edit, on_step, self._before_step)
+                if output_type == "latent":
+                    edited = list(drawn.cpu())
+                else:
+                    decoded = core.decode(sources, drawn, edit)
+                    edited = [core.finish(pictures[r // copies], decoded, i)[0].cpu() for i, r in enumerate(rows)]
             for i, row in enumerate(rows):
                 out.images[row] = edited[i]
                 out.objects[row] = inputs.objects[i // copies]
@@ -310,6 +331,10 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
                     out.focus[row] = condition.focus[i].float().cpu().numpy()
                 if out.reasoning is not None and inputs.sentences is not None:
                     out.reasoning[row] = inputs.sentences[i // copies]
+                    if out.rounds[row]:
+                        out.reasoning[row] = best(out.rounds[row]).sentence
+                if inputs.notes:
+                    out.notes[row] = inputs.notes[i // copies]
         self._call.timestep = None
         self.maybe_free_model_hooks()
         out.images = as_type(out.images, output_type)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from reasonbrain.checkpoint import edits_as_published
 from reasonbrain.config.loading import load_config, presets
 from reasonbrain.config.schema import slot_config
 from reasonbrain.interfaces import Features, Guidance, Inputs
@@ -16,6 +17,7 @@ from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
 
 BIG = ["reasonbrain_flux_kontext", "reasonbrain_flux_llava", "reasonbrain_flux_qwen"]
+THINK = [f"think_{editor}{by}" for editor in ("klein", "qwen_edit", "kontext") for by in ("", "_endpoint")]
 CLIP = 427_616_513
 SAM = 641_090_608 + 256  # transformers counts the random positional matrix, a buffer in Meta's code
 QWEN, LLAVA = 8_292_166_656, 7_063_427_072
@@ -42,14 +44,16 @@ def built(request):
 @pytest.mark.parametrize("name", presets())
 def test_loads(name) -> None:
     cfg = load_config(name)
-    assert all(slot_config(cfg.model, slot) for slot in SLOTS)
-    for slot in SLOTS:
-        heads = slot_config(cfg.model, slot).get("heads", 1)
+    filled = {slot: params for slot in SLOTS if (params := slot_config(cfg.model, slot))}
+    assert list(filled) == (["mllm", "diffusion"] if name in THINK else list(SLOTS))
+    assert edits_as_published(cfg.model) == (name in THINK)
+    for slot, params in filled.items():
+        heads = params.get("heads", 1)
         assert cfg.model.width % heads == 0, slot
 
 
 def test_the_large_configurations_are_shipped() -> None:
-    assert set(presets()) == {*BIG, "tiny"}
+    assert set(presets()) == {*BIG, *THINK, "tiny"}
 
 
 def test_sizes_are_the_published_ones(built) -> None:

@@ -106,6 +106,8 @@ def test_every_field_of_the_configuration_has_a_meaning():
 
 def test_a_default_is_written_as_on_the_command_line():
     plain = [s for s in settings() if "[" not in s.key and "<" not in s.key and s.default]
+    absent = tuple(f"{s.key}." for s in plain if s.default == "null")  # a key would make the section
+    plain = [s for s in plain if not s.key.startswith(absent)]
     assert make_config({}, [f"{s.key}={s.default}" for s in plain]) == make_config({})
 
 

@@ -190,6 +190,9 @@ NOT_RUN = {
     "is run, with fewer edits, by tests/eval/benchmarking/test_bench.py": [
         "reasonbrain bench batch --checkpoint tiny --warmup 0 --repeats 3"
     ],
+    "is run by tests/hub/test_think.py": [
+        'reasonbrain edit photo.jpg "What if it had snowed here overnight?" --config think_klein -o out.png'
+    ],
     "serves until it is interrupted": [
         "tensorboard --logdir runs/mine",
         "tensorboard --logdir RUN",

@@ -6,8 +6,11 @@ import pytest
 import torch
 from accelerate.hooks import CpuOffload
 from diffusers.hooks.group_offloading import ModuleGroup
+from pipelines import save_editor
 
+from reasonbrain.config.loading import make_config
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
+from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
 
 ICE = "docs/samples/ice.png"
@@ -119,3 +122,23 @@ def test_offloading_changes_no_pixel(plain, offload, monkeypatch):
         picture, said = edit(pipe)
         assert (picture == plain[0]).all() and said == plain[1]
         assert away(pipe)
+
+
+@pytest.mark.parametrize("offload", [offload_models, offload_groups("leaf_level")], ids=["model", "leaf_level"])
+def test_a_published_editor_is_offloaded_too(tmp_path, offload, monkeypatch):
+    """``edit.offload``: model and group."""
+    save_editor("black-forest-labs/FLUX.1-Kontext-dev", tmp_path)
+    diffusion = {"name": "editor", "pretrained": str(tmp_path), "pixels": 96 * 96, "precision": "float32"}
+    cfg = make_config({"model": {"diffusion": diffusion}, "edit": {"preserve": False}})
+    pipe = ReasonBrainPipeline.from_model(ReasonBrain.from_config(cfg.model).eval(), cfg)
+    plain = edit_with_words(pipe)
+    away = offload(pipe, monkeypatch)
+    for _ in range(2):
+        assert away(pipe)
+        assert (edit_with_words(pipe) == plain).all()
+
+
+def edit_with_words(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    return np.asarray(pipe(ICE, "Leave it in the sun.", num_inference_steps=2, generator=generator).images[0])

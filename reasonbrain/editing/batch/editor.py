@@ -12,7 +12,7 @@ from reasonbrain.editing.batch.jobs import Job
 from reasonbrain.editing.batch.rows import EditRow
 from reasonbrain.editing.batch.scheduler import Result, edit_rows
 from reasonbrain.editing.placement import open_pipeline
-from reasonbrain.utils.images import save_image
+from reasonbrain.utils.images import save_image, to_pil
 from reasonbrain.utils.journal import JsonRow
 from reasonbrain.utils.text import printable
 
@@ -59,7 +59,13 @@ class Editor:
             metadata = {"id": row.id, "variant": result.variant, "instruction": row.instruction, "seed": result.seed}
             metadata |= {"steps": row.steps or self.pipe.edit_settings.steps, "checkpoint": self.job.checkpoint}
             metadata |= {"reasoning": result.reasoning} if result.reasoning else {}
+            metadata |= {"note": result.note} if result.note else {}
             save_image(result.image, self.job.output / file, {k: str(v) for k, v in metadata.items()})
+        rounds = []
+        for made in result.rounds:
+            also = f"{str(file).removesuffix('.png')}~{made.number}.{made.candidate}.png"
+            save_image(to_pil(made.image)[0], self.job.output / also)
+            rounds.append(made.summary() | {"file": also})
         return {
             "row": row.number,
             "id": row.id,
@@ -72,6 +78,8 @@ class Editor:
             "instruction": row.instruction,
             "reasoning": result.reasoning,
             "objects": result.objects,
+            "note": result.note or None,
+            "rounds": rounds or None,
             "unread": result.unread or None,
             "error": printable(result.error) or None,
         }

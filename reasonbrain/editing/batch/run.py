@@ -110,5 +110,6 @@ def _card(output: Path, line: JsonRow) -> Card:
     words = [line["instruction"], *filter(None, [line["reasoning"]])]
     more = [f"variant {line['variant']}", f"seed {line['seed']}", f"{line['seconds']:.2g} s"]
     more += [f"not read by the text encoder: {line['unread']}"] if line.get("unread") else []
+    more += [line["note"]] if line.get("note") else []
     more += [f"objects: {', '.join(line['objects'])}"] if line["objects"] else []
     return Card(line["id"], pictures, words, {"status": status}, more=more, wrong=line["error"] or "")

@@ -30,8 +30,10 @@ from PIL import Image
 from reasonbrain.config.schema import EditConfig
 from reasonbrain.editing.batch.rows import EditRow
 from reasonbrain.editing.core import Core, Sources, join_rows, take_rows
+from reasonbrain.editing.rounds import Round, best, edit_in_rounds, has_rounds
 from reasonbrain.errors import RunError, reason
-from reasonbrain.interfaces import Condition
+from reasonbrain.interfaces import Condition, Inputs
+from reasonbrain.thinking import one_row
 from reasonbrain.utils.images import load_image, to_pil, upright_size
 
 WINDOW = 16  # maximum number of batches whose rows are sorted by size and length together
@@ -42,14 +44,18 @@ KEPT = 4  # maximum number of batches of edits, or of sources, that are kept wai
 @dataclass
 class Result:
     """One variant of a row: ``image``, or ``error``, the reason why there is none. ``unread``: the end of the
-    instruction that the text encoder truncated. ``seconds``: its share of the model's run time."""
+    instruction that the text encoder truncated. ``note``: why ``reasoning`` is the instruction itself, or "".
+    ``rounds``: all edits that were reviewed, of which ``image`` is the best.
+    ``seconds``: its share of the model's run time."""
 
     row: EditRow
     variant: int
     image: Image.Image | None = None
     objects: list[str] = field(default_factory=list)
     reasoning: str | None = None
+    note: str = ""
     unread: str = ""
+    rounds: list[Round] = field(default_factory=list)
     seconds: float = 0.0
     error: str = ""
 
@@ -65,6 +71,7 @@ class _Edit:
     result: Result
     picture: Image.Image
     sources: Sources
+    inputs: Inputs
     condition: Condition
 
 
@@ -158,8 +165,7 @@ class _Window:
 
     def _kind(self, row: EditRow) -> tuple[Any, ...]:
         """What the rows of a batch must share besides the size of their edits."""
-        mllm = self.core.model.slot("mllm")
-        return row.reasoning, 0 if mllm is None else mllm.text_length(row.instruction)
+        return row.reasoning, *self.core.model.text_lengths(row.instruction)
 
     def _separately(self, batch: list[Item], work: Callable[[list[Item]], None]) -> list[tuple[list[Item], str]]:
         """Does the work for a batch. If that raises anything, does it for each item alone, so that one item cannot
@@ -209,16 +215,17 @@ class _Window:
         texts = [row.instruction for row in padded]
         inputs, condition = self.core.condition(sources, texts, reasoning=rows[0].reasoning)
         condition = condition._replace(focus=None)
-        sentences = inputs.sentences or [None] * len(padded)
+        sentences, notes = inputs.sentences or [None] * len(padded), inputs.notes or [""] * len(padded)
         seconds = (time.perf_counter() - start) / sum(len(row.variants) for row in rows)
         edits = []
         for i, row in enumerate(rows):
             own = take_rows(condition, [i])
             known = self.known[_source(row)]._replace(ready={})  # drawing does not need the image features
+            asked = replace(one_row(inputs, i), images=known.small, regions=known.regions, ready={})
             unread = self.core.unread(row.instruction)
             for variant in row.variants:
-                result = Result(row, variant, None, inputs.objects[i], sentences[i], unread, seconds)
-                edits.append(_Edit(result, pictures[row], known, own))
+                result = Result(row, variant, None, inputs.objects[i], sentences[i], notes[i], unread, seconds=seconds)
+                edits.append(_Edit(result, pictures[row], known, asked, own))
         for edit in edits:
             key = (tuple(edit.sources.small.shape), self._settings(edit.result.row).steps)
             self.waiting.setdefault(key, []).append(edit)
@@ -236,6 +243,10 @@ class _Window:
 
     def _draw_batch(self, batch: list[_Edit]) -> None:
         """Sets the pictures of the edits' results."""
+        if has_rounds(self.edit):
+            for edit in batch:
+                self._draw_in_rounds(edit)
+            return
         start = time.perf_counter()
         diffusion = self.core.model.slot("diffusion")
         padded = batch if diffusion is not None and diffusion.draws_rows_alone else self._pad(batch)
@@ -253,6 +264,15 @@ class _Window:
         seconds = (time.perf_counter() - start) / len(batch)
         for edit in batch:
             edit.result.seconds += seconds
+
+    def _draw_in_rounds(self, edit: _Edit) -> None:
+        result, settings = edit.result, self._settings(edit.result.row)
+        generator = torch.Generator().manual_seed(result.seed)
+        one = edit.sources, edit.inputs, edit.condition
+        result.rounds = edit_in_rounds(self.core, edit.picture, *one, generator, settings)
+        kept = best(result.rounds)
+        result.image, result.reasoning = to_pil(kept.image)[0], kept.sentence
+        result.seconds += sum(made.seconds for made in result.rounds)
 
     def _pad(self, batch: Sequence[Any]) -> list[Any]:
         """The batch, padded to ``batch_size`` with copies of its last element."""
