@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import AutoImageProcessor, SamConfig, SamImageProcessorPil, SamModel
 
 from reasonbrain.modules.common.published import load_published
 from reasonbrain.modules.frce.regions import RegionEncoder, by_area
 from reasonbrain.registry import register
-from reasonbrain.utils.images import to_uint8
+
+PICTURES = 4  # at a time: in SAM ViT-H, the attention of one takes 1 GiB in float32 (16 heads, 4096 x 4096 tokens)
 
 
 def select(logits: Tensor, scores: Tensor, iou: float, stability: float, overlap: float = 0.7) -> Tensor:
@@ -70,7 +72,7 @@ class SamRegions(RegionEncoder):
         pretrained: a SAM model: a hub id or a folder
         architecture: a SAM config; the model is built from it, without pretrained weights
         points_per_side: number of points along a side of the grid
-        points_per_batch: number of points per forward pass
+        points_per_batch: number of points per forward pass, over all images of a batch
         iou_threshold: masks with a lower predicted IoU are dropped, as in SAM's automatic mask generator
         stability_threshold: masks with a lower stability score are dropped, as in SAM's automatic mask generator
     """
@@ -116,28 +118,43 @@ class SamRegions(RegionEncoder):
     def tie_weights(self) -> None:
         self.sam.tie_weights()
 
+    def pixels(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """SAM's input [B, 3, side, side] for images [B, 3, H, W] in 0..1, as its processor makes it but on their device:
+        the longest side scaled, normalised, padded with zeros. Also returns the height and width without padding."""
+        scale = self.processor.size["longest_edge"] / max(images.shape[-2:])
+        height, width = (max(1, int(side * scale + 0.5)) for side in images.shape[-2:])
+        scaled = F.interpolate(images.float(), (height, width), mode="bilinear", antialias=True)
+        mean, std = (scaled.new_tensor(v).view(3, 1, 1) for v in (self.processor.image_mean, self.processor.image_std))
+        pad = self.processor.pad_size
+        return F.pad((scaled - mean) / std, (0, pad["width"] - width, 0, pad["height"] - height)), (height, width)
+
     @torch.no_grad()
     def segment(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in 0..1 -> labels [B, H, W] int64; 0 is the largest region, -1 is outside all masks."""
-        return torch.from_numpy(np.stack([paint(self._masks(p)) for p in to_uint8(images)])).to(images.device)
+        found = [paint(masks) for part in images.split(PICTURES) for masks in self._masks(part)]
+        return torch.from_numpy(np.stack(found)).to(images.device)
 
-    def _masks(self, picture: np.ndarray) -> np.ndarray:
-        """Segments an image [H, W, 3] uint8 into masks [K, H, W] bool."""
-        inputs = self.processor(images=picture, input_data_format="channels_last", return_tensors="pt")
-        sizes = inputs["original_sizes"].tolist(), inputs["reshaped_input_sizes"].tolist()
-        embedding = self.sam.get_image_embeddings(inputs["pixel_values"].to(self.sam.device, self.sam.dtype))
-        height, width = sizes[1][0]
+    def _masks(self, images: Tensor) -> list[np.ndarray]:
+        """The masks [K, H, W] bool of each image."""
+        pixels, (height, width) = self.pixels(images)
+        embedding = self.sam.get_image_embeddings(pixels.to(self.sam.dtype))
         side = (torch.arange(self.config.points_per_side) + 0.5) / self.config.points_per_side
         grid = torch.stack(torch.meshgrid(side * width, side * height, indexing="xy"), dim=-1).view(1, -1, 1, 2)
+        points_of_each = max(1, self.config.points_per_batch // len(images))
         found, scores = [], []
-        for points in grid.to(embedding).split(self.config.points_per_batch, dim=1):
-            out = self.sam(image_embeddings=embedding, input_points=points)
-            found.append(out.pred_masks.flatten(1, 2)[0].float())
-            scores.append(out.iou_scores.flatten().float())
-        logits = torch.cat(found)
-        share = logits.shape[-1] / self.processor.pad_size["width"]
-        inside = logits[:, : math.ceil(height * share), : math.ceil(width * share)]  # crop SAM's padding
-        kept = select(inside, torch.cat(scores), self.config.iou_threshold, self.config.stability_threshold)
-        if len(kept) == 0:
-            return np.zeros((0, *picture.shape[:2]), dtype=bool)
-        return self.processor.post_process_masks([logits[None, kept]], *sizes)[0][0].cpu().numpy()
+        for points in grid.to(embedding).split(points_of_each, dim=1):
+            out = self.sam(image_embeddings=embedding, input_points=points.expand(len(images), -1, -1, -1))
+            found.append(out.pred_masks.flatten(1, 2).float())
+            scores.append(out.iou_scores.flatten(1).float())
+        share = found[0].shape[-1] / self.processor.pad_size["width"]
+        rows, columns = math.ceil(height * share), math.ceil(width * share)  # without SAM's padding
+        sizes = [images.shape[-2:]], [(height, width)]
+        masks = []
+        for logits, quality in zip(torch.cat(found, dim=1), torch.cat(scores, dim=1), strict=True):
+            inside = logits[:, :rows, :columns]
+            kept = select(inside, quality, self.config.iou_threshold, self.config.stability_threshold)
+            if len(kept):
+                masks.append(self.processor.post_process_masks([logits[None, kept]], *sizes)[0][0].cpu().numpy())
+            else:
+                masks.append(np.zeros((0, *images.shape[-2:]), dtype=bool))
+        return masks

@@ -12,6 +12,7 @@ from reasonbrain.config.loading import make_config
 from reasonbrain.interfaces import Features
 from reasonbrain.model import ReasonBrain
 from reasonbrain.modules.frce.sam import SamRegions, paint, select
+from reasonbrain.utils.images import to_uint8
 
 SIZE = 32
 
@@ -67,8 +68,20 @@ def images() -> torch.Tensor:
     return torch.rand(2, 3, 40, 56, generator=torch.Generator().manual_seed(0))
 
 
+def test_pixels_are_those_of_the_published_processor(hub) -> None:
+    """Up to the rounding of its scaled pictures to 8 bits: half a level, and PIL's own in between."""
+    region = build(hub)
+    for shape in ((40, 56), (100, 30), (64, 64)):
+        images = torch.rand(2, 3, *shape)
+        given = list(to_uint8(images))
+        inputs = region.processor(images=given, input_data_format="channels_last", return_tensors="pt")
+        made, size = region.pixels(torch.from_numpy(np.stack(given)).permute(0, 3, 1, 2) / 255)
+        assert [list(size)] * 2 == inputs["reshaped_input_sizes"].tolist()
+        torch.testing.assert_close(made, inputs["pixel_values"], rtol=0, atol=1.5 / 255 / 0.22)
+
+
 def test_segment_agrees_with_sam(hub, images) -> None:
-    """With all masks kept and points in two batch sizes, compared with SAM called through its own processor."""
+    """With all masks kept and points in two batch sizes, compared with SAM called for one picture and all points."""
     region = build(hub, **EVERYTHING)
     labels = region.segment(images)
     assert labels.shape == (2, 40, 56) and labels.dtype == torch.int64
@@ -76,18 +89,26 @@ def test_segment_agrees_with_sam(hub, images) -> None:
     assert torch.equal(labels, build(hub, **EVERYTHING | {"points_per_batch": 64}).segment(images))
     assert torch.equal(labels[1:], region.segment(images[1:]))  # alone or in company
 
-    picture = (images[0].permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-    inputs = region.processor(images=picture, return_tensors="pt")
-    assert inputs["reshaped_input_sizes"].tolist() == [[46, 64]]
+    pixels, size = region.pixels(images[:1])
+    assert size == (46, 64)
     x, y = [64 / 6, 64 / 2, 64 * 5 / 6], [46 / 6, 46 / 2, 46 * 5 / 6]
     points = torch.tensor([[x[i % 3], y[i // 3]] for i in range(9)]).view(1, 9, 1, 2)
     with torch.no_grad():
-        out = region.sam(pixel_values=inputs["pixel_values"], input_points=points)
+        out = region.sam(pixel_values=pixels, input_points=points)
     logits, scores = out.pred_masks.flatten(1, 2)[0], out.iou_scores.flatten()
     kept = select(logits[:, :23], scores, -1e9, 0.0)  # 46 of 64 rows: 23 of the masks' 32
-    sizes = inputs["original_sizes"], inputs["reshaped_input_sizes"]
-    masks = region.processor.post_process_masks([logits[None, kept]], *sizes)[0][0].numpy()
+    masks = region.processor.post_process_masks([logits[None, kept]], [(40, 56)], [size])[0][0].numpy()
     assert np.array_equal(paint(masks), labels[0].numpy())
+
+
+def test_pictures_are_segmented_in_batches(hub) -> None:
+    region, batches = build(hub, **EVERYTHING), []
+    region.sam.vision_encoder.register_forward_pre_hook(
+        lambda _, args, kwargs: batches.append(len(args[0])), with_kwargs=True
+    )
+    images = torch.rand(6, 3, 40, 40)
+    labels = region.segment(images)
+    assert batches == [4, 2] and torch.equal(labels[5], region.segment(images[5:])[0])
 
 
 def features(batch: int) -> Features:
