@@ -119,7 +119,7 @@ class SamRegions(RegionEncoder):
         self.sam.tie_weights()
 
     def pixels(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """SAM's input [B, 3, side, side] for images [B, 3, H, W] in 0..1, as its processor makes it but on their device:
+        """SAM's input [B, 3, side, side] of images [B, 3, H, W] in 0..1, as its processor makes it, on their device:
         the longest side scaled, normalised, padded with zeros. Also returns the height and width without padding."""
         scale = self.processor.size["longest_edge"] / max(images.shape[-2:])
         height, width = (max(1, int(side * scale + 0.5)) for side in images.shape[-2:])
