@@ -167,7 +167,7 @@ class FeatureCache:
         """Computes the features of all records and writes them to ``folder``; existing files are kept.
 
         The files are split over the processes. Raises UserError if the folder holds features of other data or models,
-        or cannot be written.
+        is being written by another command, or cannot be written.
         """
         check_name(folder)
         try:
@@ -181,11 +181,12 @@ class FeatureCache:
         processes.wait()
         check_key(folder, key(self.cfg, self.model))
         files = range(processes.rank(), shards(len(self)), processes.world())
-        for index in tqdm(files, desc="features", unit="file", disable=None):
-            path = folder / f"{index:06d}.safetensors"
-            if not path.exists() or not path.stat().st_size:  # empty: lost in a power failure
-                self._write_file(path, range(index * SHARD, min((index + 1) * SHARD, len(self))))
-        processes.wait()
+        with processes.claimed(folder, self.model.device, f"output '{folder}' is being written"):
+            for index in tqdm(files, desc="features", unit="file", disable=None):
+                path = folder / f"{index:06d}.safetensors"
+                if not path.exists() or not path.stat().st_size:  # empty: lost in a power failure
+                    self._write_file(path, range(index * SHARD, min((index + 1) * SHARD, len(self))))
+            processes.wait()
 
     def _write_file(self, path: Path, numbers: range) -> None:
         words: dict[str, dict[str, Any]] = {}

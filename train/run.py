@@ -146,7 +146,7 @@ def train(cfg: Config, run: Path, deepspeed: str | None = None) -> None:
         model = build(cfg, partition).to(device).train()
         check_trains(model, cfg.train)
         batches = Batches(cfg, model)
-        with processes.claimed(run, device):
+        with processes.claimed(run, device, f"run '{run}' is being trained"):
             _train(cfg, run, model, batches, zero, watch)
 
 

@@ -17,6 +17,7 @@ from reasonbrain.train.batches import Batches
 from reasonbrain.train.feature_cache import Ahead, FeatureCache
 from reasonbrain.train.run import train
 from reasonbrain.utils.images import to_tensor
+from reasonbrain.utils.locks import alone
 
 QUICK = ["train.batch_size=4", "train.steps=4", "train.log_every=1", "train.save_every=4"]
 
@@ -50,7 +51,7 @@ def test_writing_resumes(settings, model, tmp_path):
     features = FeatureCache(settings("data.count=130"), model)
     features.write(tmp_path)
     before = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
-    files = ["000000.safetensors", "000001.safetensors", "000002.safetensors", "key.json", "sizes.json"]
+    files = ["000000.safetensors", "000001.safetensors", "000002.safetensors", "key.json", "lock", "sizes.json"]
     assert sorted(before) == files
     (tmp_path / "000001.safetensors").unlink()
     with pytest.raises(UserError, match="holds 2 of 3 files; finish it: reasonbrain data cache -o"):
@@ -59,6 +60,15 @@ def test_writing_resumes(settings, model, tmp_path):
     features.write(tmp_path)
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == before
     assert (tmp_path / "000000.safetensors").stat().st_mtime_ns == kept
+
+
+def test_two_commands_do_not_write_the_same_features(settings, model, tmp_path):
+    """Each would replace the file that the other is writing."""
+    features = FeatureCache(settings("data.count=2"), model)
+    with alone(tmp_path / "lock"), pytest.raises(UserError, match="is being written by another command"):
+        features.write(tmp_path)
+    features.write(tmp_path)
+    assert (tmp_path / "000000.safetensors").is_file()
 
 
 def test_features_of_another_model_or_data_are_refused(settings, model, build, tmp_path):

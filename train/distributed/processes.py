@@ -104,23 +104,24 @@ def _speaks(message: str) -> bool:
 
 
 @contextmanager
-def claimed(run: Path, device: torch.device) -> Iterator[None]:
-    """Locks the folder RUN. Raises UserError if another command trains this run, or the folder cannot be created."""
+def claimed(folder: Path, device: torch.device, busy: str) -> Iterator[None]:
+    """Locks a folder that the processes of one command write. Raises UserError if another command has it, with ``busy``
+    as the start of the message, or if the folder cannot be created."""
     try:
-        run.mkdir(parents=True, exist_ok=True)
-        file = open(run / "lock", "a", opener=opened)
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / "lock", "a", opener=opened)
     except OSError as e:
-        raise UserError(f"run folder '{run}' cannot be created: {e.strerror}") from None
+        raise UserError(f"output folder '{folder}' cannot be created: {e.strerror}") from None
     taken = False
     with file:
         try:
             taken = rank() == 0 and not take(file)
         except OSError as e:  # some cluster file systems have no locks
             log.warning(
-                f"'{run / 'lock'}' cannot be locked ({e.strerror}): make sure that no other command trains this run"
+                f"'{folder / 'lock'}' cannot be locked ({e.strerror}): make sure that no other command writes there"
             )
         if anywhere([taken], device)[0]:
-            raise UserError(f"run '{run}' is being trained by another command; wait for it or choose another folder")
+            raise UserError(f"{busy} by another command; wait for it or choose another folder")
         yield
 
 

@@ -152,7 +152,7 @@ def test_nf4_cannot_be_partitioned(settings, tmp_path):
 
 def test_a_run_must_not_be_a_file(settings, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="run folder .*file' cannot be created: File exists"):
+    with pytest.raises(UserError, match="output folder .*file' cannot be created: File exists"):
         train(settings(*QUICK), tmp_path / "file")
 
 
