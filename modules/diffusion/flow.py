@@ -29,11 +29,12 @@ def schedule(scheduler: Any, steps: int, tokens: int, device: torch.device) -> A
         raise UserError(f"scheduler '{name}' is not for flow matching; choose FlowMatch... or use_flow_sigmas=True")
     scheduler = deepcopy(scheduler)  # it counts steps
     given: dict[str, Any] = {"device": device}
-    if own or "sigmas" not in inspect.signature(scheduler.set_timesteps).parameters:
+    takes = inspect.signature(scheduler.set_timesteps).parameters
+    if own or "sigmas" not in takes:
         given["num_inference_steps"] = steps
     else:
         given["sigmas"] = torch.linspace(1, 1 / steps, steps).tolist()
-    if scheduler.config.get("use_dynamic_shifting"):
+    if "mu" in takes and scheduler.config.get("use_dynamic_shifting"):
         given["mu"] = dynamic_shift(scheduler, tokens)
     scheduler.set_timesteps(**given)
     return scheduler

@@ -131,7 +131,8 @@ def change_mask(edited: Tensor, source: Tensor, edit: EditConfig) -> Tensor:
 @dataclass(frozen=True)
 class Core:
     """The steps of an edit with one model. device: where tensors of pictures are placed. progress: called with
-    ``total=steps``; returns a context manager whose value has ``update()`` (``DiffusionPipeline.progress_bar``)."""
+    ``total=steps``; returns a context manager whose value has ``update()`` and ``total``
+    (``DiffusionPipeline.progress_bar``)."""
 
     model: ReasonBrain
     device: torch.device
@@ -233,15 +234,19 @@ class Core:
             return sources.latents
         edit = self.model.edit_settings(edit)
         scales = {key: getattr(edit, key) for key in diffusion.edit_defaults if key != "steps"}
-        steps = edit.steps * (len(sources.small) if diffusion.draws_rows_alone else 1)  # type: ignore[operator]
-        with self.progress(total=steps) as bar:
+        calls = len(sources.small) if diffusion.draws_rows_alone else 1
+        with self.progress(total=edit.steps * calls) as bar:  # type: ignore[operator]
 
             def after_step(step: int, timestep: Tensor, latents: Tensor) -> Tensor:
                 bar.update()
                 return latents if on_step is None else on_step(step, timestep, latents)
 
-            after = {"on_step": after_step, "before_step": before_step}
-            latents = diffusion.sample(condition, sources.latents, noise, edit.steps, **after, **scales)
+            def guidance(step: int, timesteps: Tensor) -> float | None:
+                bar.total = len(timesteps) * calls  # some schedulers have more than ``edit.steps``
+                return scales.get("guidance", 0.0) if before_step is None else before_step(step, timesteps)
+
+            hooks = {"on_step": after_step, "before_step": guidance}
+            latents = diffusion.sample(condition, sources.latents, noise, edit.steps, **hooks, **scales)
         return _finite(latents)
 
     @fits_memory
