@@ -96,6 +96,7 @@ def edit(
 
     import torch
 
+    from reasonbrain.config.loading import presets
     from reasonbrain.editing.panel import make_panel
     from reasonbrain.editing.placement import open_pipeline
 
@@ -133,6 +134,13 @@ def edit(
         shown = make_panel(source, result, out.regions[0], out.focus[0], instruction, out.objects[0], said)
         save_image(shown, panel)
     save_image(result, output, metadata)
+    if out.unfamiliar[0]:
+        editors = [preset for preset in presets() if preset.startswith("think_") and not preset.endswith("_endpoint")]
+        click.echo(
+            f"this image is nothing like those that '{name}' was trained on; for photographs: "
+            f"--config {' or '.join(editors)}",
+            err=True,
+        )
     for path in filter(None, (output, panel)):
         click.echo(os.fsencode(path))  # also a name that is not valid text
 

@@ -134,6 +134,10 @@ class EditConfig:
     """Pixels of the largest image that is edited. An edit takes 48 bytes of memory per pixel of the image, measured on
     a CPU."""
 
+    familiar: float | None = number(0, 1, default=None)
+    """The largest mean difference, 0 to 1, between an image and what the autoencoder makes of it that images like those
+    in training have. ``edit`` says so of an image with a larger one. null: not checked."""
+
     preserve: bool = False
     """Keep the source's own pixels wherever the edit changed nothing: where the mean colours of a small cell of source
     and edit agree. Only the embedded default was tuned for it. A change of texture or of small writing may be lost."""
@@ -345,7 +349,7 @@ class Config:
 
 def result_settings(edit: EditConfig) -> dict[str, Any]:
     """The settings that an edit depends on, without those that say where it is computed."""
-    return {key: value for key, value in asdict(edit).items() if key not in ("device", "offload")}
+    return {key: value for key, value in asdict(edit).items() if key not in ("device", "offload", "familiar")}
 
 
 def slot_config(model: ModelConfig, slot: str) -> dict[str, Any] | None:

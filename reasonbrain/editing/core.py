@@ -172,6 +172,12 @@ class Core:
     def _resize(images: Tensor, size: tuple[int, int]) -> Tensor:
         return F.interpolate(images.float(), size, mode="bicubic", antialias=True).clamp_(0, 1)
 
+    @staticmethod
+    def unfamiliar(sources: Sources, edit: EditConfig) -> list[bool]:
+        """Of each picture, whether it is unlike those in training, by ``edit.familiar``. Needs ``edit.preserve``."""
+        error = (sources.plain - sources.small).abs().mean((1, 2, 3))
+        return (error > (1 if edit.familiar is None else edit.familiar)).tolist()
+
     def unread(self, instruction: str) -> str:
         """The end of the instruction that the text encoder truncates; empty if it reads all. The MLLM always reads all
         of it."""

@@ -26,6 +26,7 @@ class ReasonBrainOutput(BaseOutput):
     objects: list[list[str]]  # names of the key objects
     reasoning: list[str] | None  # the MLLM's sentences, or the given ones; None unless asked for or read by the model
     notes: list[str]  # why the instruction took the place of the sentence; otherwise ""
+    unfamiliar: list[bool]  # whether a picture is unlike those in training (``edit.familiar``)
     rounds: list[list[Round]]  # all edits of a picture, of which the best is its result; [] where there is only one
     regions: list[np.ndarray]  # label maps [h, w], -1: no region
     focus: list[np.ndarray | None]  # share of attention on each patch [rows, columns]; None without a CME

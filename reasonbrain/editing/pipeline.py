@@ -288,7 +288,16 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
         blank: list[Any] = [None] * count
         asked = self.mllm is not None and (reasoning or core.model.reads_sentence)
         said = blank[:] if asked or sentences is not None else None
-        out = ReasonBrainOutput(blank[:], blank[:], said, [""] * count, [[] for _ in blank], blank[:], blank[:])
+        out = ReasonBrainOutput(
+            images=blank[:],
+            objects=blank[:],
+            reasoning=said,
+            notes=[""] * count,
+            unfamiliar=blank[:],
+            rounds=[[] for _ in blank],
+            regions=blank[:],
+            focus=blank[:],
+        )
         groups: dict[tuple[int, int], list[int]] = {}
         for i, picture in enumerate(pictures):
             groups.setdefault(core.size(*picture.size, edit), []).append(i)
@@ -299,6 +308,7 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
             rows = [i * copies + k for i in group for k in range(copies)]
             own = [generator[r] for r in rows] if isinstance(generator, (list, tuple)) else generator
             sources = core.sources([pictures[i] for i in group], edit)
+            unfamiliar = core.unfamiliar(sources, edit)
             inputs, condition = core.condition(
                 sources,
                 [texts[i] for i in group],
@@ -326,6 +336,7 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
             for i, row in enumerate(rows):
                 out.images[row] = edited[i]
                 out.objects[row] = inputs.objects[i // copies]
+                out.unfamiliar[row] = unfamiliar[i // copies]
                 out.regions[row] = inputs.regions[i // copies].cpu().numpy()
                 if condition.focus is not None:
                     out.focus[row] = condition.focus[i].float().cpu().numpy()
