@@ -229,9 +229,9 @@ class PictureProcessor(transformers.ProcessorMixin):
 
     @classmethod
     def load(cls, source: str, folder: str, **options: Any) -> PictureProcessor:
-        where = {"subfolder": folder, "trust_remote_code": False, **options}
-        images = transformers.AutoImageProcessor.from_pretrained(source, backend="pil", **where)
-        return cls(images, transformers.AutoTokenizer.from_pretrained(source, **where))
+        # not the Auto classes, which offline ask the hub for a config.json that this folder does not have
+        kinds = (transformers.Qwen2VLImageProcessorPil, transformers.Qwen2Tokenizer)
+        return cls(*(kind.from_pretrained(source, subfolder=folder, **options) for kind in kinds))
 
     def __call__(self, images: Any = None, text: Any = None, **options: Any) -> Any:
         """text: one or many, with an image token per picture. images: their pictures, in order."""

@@ -216,3 +216,16 @@ def index(folder, name="StableDiffusionPipeline"):
     path.mkdir()
     (path / "model_index.json").write_text(json.dumps({"_class_name": name}))
     return str(path)
+
+
+def test_qwens_processor_without_torchvision(folder):
+    """As many image tokens as merged patches, for each picture of each text, and otherwise the words."""
+    processor = Editor(32, folder(QWEN), SIZE, "float32").pipeline.processor
+    pictures = [Image.new("RGB", size, "red") for size in ((56, 84), (112, 56))]
+    found = processor(images=pictures, text=["a <|image_pad|> b <|image_pad|> c"], return_tensors="pt", padding=True)
+    counts = (found["image_grid_thw"].prod(-1) // 4).tolist()
+    assert counts == [2 * 3, 4 * 2] and len(found["pixel_values"]) == 4 * sum(counts)
+    words = f"a {'<|image_pad|>' * 6} b {'<|image_pad|>' * 8} c"
+    assert found["input_ids"].tolist() == [processor.tokenizer(words).input_ids]
+    image = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    assert (found["input_ids"] == image).sum() == sum(counts) and (found["attention_mask"] == 1).all()

@@ -66,6 +66,7 @@ class Editor:
             also = f"{str(file).removesuffix('.png')}~{made.number}.{made.candidate}.png"
             save_image(to_pil(made.image)[0], self.job.output / also)
             rounds.append(made.summary() | {"file": also})
+        thinking = {"note": result.note, "rounds": rounds}
         return {
             "row": row.number,
             "id": row.id,
@@ -78,8 +79,7 @@ class Editor:
             "instruction": row.instruction,
             "reasoning": result.reasoning,
             "objects": result.objects,
-            "note": result.note or None,
-            "rounds": rounds or None,
             "unread": result.unread or None,
             "error": printable(result.error) or None,
+            **{key: value for key, value in thinking.items() if value},
         }
