@@ -43,7 +43,7 @@ from reasonbrain.utils.text import printable
 SOURCE = ("source", "src_image", "source_img", "source_image", "input_image", "original_image", "source_file_name")
 TARGET = ("target", "tgt_image", "target_img", "target_image", "output_image", "edited_image", "target_file_name")
 INSTRUCTION = ("instruction", "edit_prompt", "txt")
-MASK = ("mask", "mask_image")
+MASK = ("mask", "mask_image", "mask_img", "mask_file_name")
 ID = ("id", "idx", "img_id", "index")
 LARGEST = 1 << 28  # bytes of one record in a manifest or a shard
 

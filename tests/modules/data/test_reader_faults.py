@@ -201,6 +201,17 @@ def test_a_malformed_record_of_a_shard_is_a_one_line_error(members, said, tmp_pa
         open_reader("webdataset", shard(tmp_path / "a.tar", *members)).raw(0)
 
 
+@pytest.mark.parametrize("end", ["", "_image", "_img", "_file_name"])
+def test_a_mask_is_named_like_its_source_and_target(end, tmp_path):
+    """A mask under a name that is not known would be ignored without a word."""
+    row = {f"{role}{end}": f"{role}.png" for role in ("source", "target", "mask")} | {"instruction": "go"}
+    for number, role in enumerate(("source", "target", "mask")):
+        picture(number).save(tmp_path / f"{role}.png")
+    (tmp_path / "manifest.jsonl").write_text(json.dumps(row))
+    raw = open_reader("manifest", str(tmp_path)).raw(0)
+    assert [Path(part).name for part in (raw.source, raw.target, raw.mask)] == ["source.png", "target.png", "mask.png"]
+
+
 @pytest.mark.parametrize("link", [os.link, os.symlink])
 def test_a_mask_that_tar_packed_as_a_link_is_an_error(link, tmp_path):
     """GNU tar packs the second name of a file as a link to the first, so the mask of record 1 would be missing."""
