@@ -9,14 +9,17 @@ registered plug-ins.
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import __version__
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -35,6 +38,11 @@ from reasonbrain.plugin_folder import (
     write_tensors,
 )
 from reasonbrain.registry import SLOTS, plugin
+
+# What runs where diffusers' DiffusionPipeline loads a folder and may run its code. Nothing here runs it.
+PIPELINE = """import reasonbrain.components  # the plug-ins that model_index.json names
+from reasonbrain.editing.pipeline import ReasonBrainPipeline
+"""
 
 
 def slot_folder(folder: Path, slot: str) -> Path:
@@ -80,6 +88,20 @@ def save_model(
             save_part(part, target, dtype, max_shard_size, variant)
         set_slot(cfg.model, name, params)
     (folder / "config.yaml").write_text(portable_config(cfg), encoding="utf-8")
+    if not trained_only:
+        _write_index(model, cfg, folder)
+
+
+def _write_index(model: ReasonBrain, cfg: Config, folder: Path) -> None:
+    """Writes what ``DiffusionPipeline.from_pretrained(folder, trust_remote_code=True)`` needs to find our classes."""
+    index: dict[str, Any] = {"_class_name": ["pipeline", "ReasonBrainPipeline"], "_diffusers_version": __version__}
+    for slot in SLOTS:
+        part = model.slot(slot)
+        found = [None, None] if part is None else ["reasonbrain.components", f"{slot}:{part.plugin_name}"]
+        index[slot_folder(folder, slot).name] = found
+    index["settings"] = {key: asdict(getattr(cfg, key)) for key in ("model", "edit")}
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+    (folder / "pipeline.py").write_text(PIPELINE, encoding="utf-8")
 
 
 def _configured(part: Plugin, params: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from reasonbrain.attention import set_attention
 from reasonbrain.checkpoint import load_model, save_model
+from reasonbrain.config.loading import make_config
 from reasonbrain.config.schema import Config, EditConfig
 from reasonbrain.editing.arguments import (
     Generators,
@@ -86,7 +87,7 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
         connector: Any = None,
         cme: Any = None,
         diffusion: Any = None,
-        settings: Config | None = None,
+        settings: Config | Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.register_modules(
@@ -103,7 +104,8 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
             settings = Config()
             widths = (part.config.width for part in self._slots().values())
             settings.model.width = next(widths, settings.model.width)
-        self.settings = settings
+        # DiffusionPipeline.from_pretrained hands over what it finds in model_index.json
+        self.settings = settings if isinstance(settings, Config) else make_config(dict(settings), reads_data=False)
         self._model: ReasonBrain | None = None
 
     @classmethod

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import AutoencoderTiny, FlowMatchHeunDiscreteScheduler
+from diffusers import AutoencoderTiny, DiffusionPipeline, FlowMatchHeunDiscreteScheduler
 
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
@@ -194,6 +194,19 @@ def test_a_component_alone(pipe, saved, tmp_path, name):
 def test_a_component_of_another_kind_is_refused(saved, pipe):
     with pytest.raises(UserError, match="does not fit its config.json|describes no model"):
         type(pipe.connector).from_pretrained(saved / "mllm")
+
+
+def test_diffusers_finds_our_classes(settings, pipe, picture, tmp_path):
+    """Of a folder that it knows nothing of but its model_index.json."""
+    pipe.settings = settings("edit.steps=2", "edit.size=48")
+    pipe.cme = None
+    pipe.save_pretrained(tmp_path)
+    again = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True)
+    assert type(again) is ReasonBrainPipeline and again.cme is None
+    assert again.settings.edit == pipe.settings.edit and same_weights(again.model, pipe.model)
+    assert (edit(again, picture) == edit(pipe, picture)).all()
+    half = DiffusionPipeline.from_pretrained(tmp_path, trust_remote_code=True, dtype=torch.float16)
+    assert half.diffusion.dtype == torch.float16 and half.settings == again.settings
 
 
 def test_the_table_in_the_documentation_names_tests_that_exist():
