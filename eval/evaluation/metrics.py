@@ -58,12 +58,14 @@ class Case:
         return replace(self, edit=case.picture("edit"), source=case.picture("source"), target=target)
 
     def has(self, need: str) -> bool:
-        """Whether the record has a ``target``, a ``mask``, a ``caption`` of the target, ``captions`` of source and
-        target, or the ``object`` that ReasonEdit names (its note CLIP)."""
-        if need in ("target", "mask"):
-            return getattr(self, need) is not None
+        """Whether the record has a ``target``, a ``background`` outside its mask, a ``caption`` of the target,
+        ``captions`` of source and target, or the ``object`` in its mask that ReasonEdit names (its note CLIP)."""
+        if need == "target":
+            return self.target is not None
+        if need == "background":
+            return self.mask is not None and not self.mask.all()
         if need == "object":
-            return bool(self.record.notes.get("CLIP"))
+            return self.mask is not None and bool(self.mask.any() and self.record.notes.get("CLIP"))
         before, after = self.record.captions or ("", "")
         return bool(after) if need == "caption" else bool(before and after)
 
@@ -222,9 +224,9 @@ METRICS: dict[str, Metric] = {
     },
     **{
         f"{name} of background": Metric(
-            background(partial(measure, reference="source")), ("mask", *models), higher, regions=False
+            background(partial(measure, reference="source")), ("background", *models), higher, regions=False
         )
         for name, (measure, models, higher) in PAIRED.items()
     },
-    "CLIP Score of object": Metric(object_score, ("mask", "object", "clip"), regions=False),
+    "CLIP Score of object": Metric(object_score, ("object", "clip"), regions=False),
 }

@@ -246,6 +246,15 @@ def test_metrics_whose_inputs_are_missing_are_none(case, models):
     assert found["L1 outside"] is None and found["SSIM outside"] is None and found["L1 inside"] == found["L1"]
 
 
+@pytest.mark.parametrize(
+    ("value", "name"), [(0, "CLIP Score of object"), (255, "PSNR of background"), (255, "L1 of background")]
+)
+def test_a_region_without_pixels_has_no_score(value, name, case, models):
+    """An empty background would be perfect, and an empty mask, as of an object that scaling has lost, has no box."""
+    record = replace(case.record, mask=Image.new("L", case.record.source.size, value), notes={"CLIP": "a cup"})
+    assert measure(look_at(record, case.edit), models, name) == {name: None}
+
+
 def test_a_mask_of_another_shape_than_its_source_is_an_error(mask):
     """One of a source that was turned or cropped would be stretched over other pixels."""
     half = Record("c", noise(1), None, ["what if"], mask=Image.fromarray(mask).resize((30, 24)))
