@@ -11,6 +11,7 @@ import csv
 import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -21,7 +22,7 @@ from PIL import Image
 from reasonbrain.editing.batch.rows import FIELDS, EditRow, parse_all
 from reasonbrain.errors import UserError
 from reasonbrain.utils.images import INPUT_FORMATS
-from reasonbrain.utils.reading import parse_json
+from reasonbrain.utils.reading import parse_json, sketch
 
 HEIF = (".heic", ".heif", ".hif")  # Pillow registers them only if pillow-heif is installed
 NEEDED = ("id", "image", "instruction")  # required columns of a table
@@ -48,13 +49,15 @@ class Job:
         """The number of results of all rows, and a hash of the rows.
 
         The hash does not depend on the format: the same table as CSV and as Parquet has the same hash. Files of a
-        folder that are not pictures are ignored. A picture of a folder counts by name and size in bytes, a picture
+        folder that are not pictures are ignored. A picture of a folder counts by its name and its ``sketch``, a picture
         that a file lists by its path. Raises UserError if there are no rows."""
         total, digest, root = 0, hashlib.blake2b(digest_size=16), _root(self.jobs)
         for row in self.rows():
             total += len(row.variants)
-            size = row.image.stat().st_size if self.jobs.is_dir() and row.image.is_file() else None  # type: ignore
-            values = (row.id, os.path.relpath(row.image, root), size, row.instruction, row.seed, row.steps, row.size)  # type: ignore[arg-type]
+            seen = None
+            with suppress(OSError):  # a picture that cannot be read is an error of its row
+                seen = sketch(row.image) if self.jobs.is_dir() and row.image.is_file() else None  # type: ignore
+            values = (row.id, os.path.relpath(row.image, root), seen, row.instruction, row.seed, row.steps, row.size)  # type: ignore[arg-type]
             digest.update(repr((*values, row.reasoning, row.n, row.error)).encode(errors="surrogatepass"))
         if not total:
             raise UserError(f"jobs '{self.jobs}' has no rows")

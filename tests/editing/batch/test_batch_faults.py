@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from reasonbrain import cli
 from reasonbrain.editing.batch import scheduler
 from reasonbrain.editing.batch.identity import model_hash
-from reasonbrain.editing.batch.jobs import read
+from reasonbrain.editing.batch.jobs import Job, read
 from reasonbrain.editing.batch.rows import EditRow
 from reasonbrain.editing.core import Sources
 from reasonbrain.errors import UserError
@@ -173,6 +173,16 @@ def test_resumes_unless_rows_model_or_settings_changed(command, checkpoint, phot
     picture(50, 50).save(photos / "2.png")
     code, said, _ = command(photos, out, *WORDS)
     assert code == 2 and "has changed" in said
+
+
+def test_a_picture_of_a_folder_that_was_replaced_by_one_of_its_size_is_noticed(tmp_path):
+    """Uncompressed pictures of equal sides always have the same number of bytes."""
+    job = Job(tmp_path, tmp_path / "out", "melt it", "tiny", None, (), 8)
+    hashes = set()
+    for seed in (0, 1, 0):
+        picture(20, 10, seed).save(tmp_path / "a.bmp")
+        hashes.add(job.survey())
+    assert len(hashes) == 2
 
 
 def test_missing_variants_are_made_and_a_repeated_line_counts_once(command, photos, tmp_path):
