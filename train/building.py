@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from diffusers.models.modeling_utils import no_init_weights
 
 from reasonbrain.checkpoint import check_same_model, load_model, partition_all, save_untrained
 from reasonbrain.config.schema import Config
@@ -44,7 +45,7 @@ def without_weights(cfg: Config) -> ReasonBrain:
 
     Raises UserError if the architecture of a published model is neither in its folder nor bundled in configs/.
     """
-    with torch.device("meta"):
+    with torch.device("meta"), no_init_weights():
         return ReasonBrain.from_config(cfg.model, weights=False)
 
 

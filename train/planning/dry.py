@@ -60,6 +60,8 @@ class Counter(TorchDispatchMode):
         self.seen = {t.untyped_storage()._cdata: 0 for t in known}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.prim.device.default:  # torch asks twice for each operation; answered here, it costs less
+            return args[0].fake_device
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if formula := self.FORMULAS.get(func._overloadpacket):
