@@ -124,7 +124,7 @@ def edit(
         "checkpoint": name,
     }
     said = out.reasoning[0] if out.reasoning else None
-    metadata |= {"reasoning": said} if said else {}
+    metadata |= {"reasoning": said} if said and pipe.model.reads_sentence else {}
     if out.rounds[0]:
         metadata["rounds"] = json.dumps([made.summary() for made in out.rounds[0]])
     if out.notes[0]:
