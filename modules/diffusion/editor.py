@@ -103,6 +103,16 @@ class Editor(PublishedBase):
             found += [block for blocks in lists for block in blocks if type(block).__name__ in names]
         return found
 
+    def unread(self, text: str) -> str:
+        """The end that even the text encoder with the longest input leaves out: CLIP, where a pipeline has no other."""
+        parts = self.pipeline.components.values()
+        tokenizers = [part for part in parts if isinstance(part, transformers.PreTrainedTokenizerBase)]
+        longest = max(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
+        tokens = longest(self.rule.prompt.format(text), return_offsets_mapping=True)
+        if len(tokens.input_ids) <= longest.model_max_length:
+            return ""
+        return text[tokens.offset_mapping[longest.model_max_length - 1][0] :]  # the last token ends a text
+
     def encode(self, images: Tensor) -> Tensor:
         """The images themselves."""
         return images

@@ -178,10 +178,12 @@ class Core:
         error = (sources.plain - sources.small).abs().mean((1, 2, 3))
         return (error > (1 if edit.familiar is None else edit.familiar)).tolist()
 
-    def unread(self, instruction: str) -> str:
-        """The end of the instruction that the text encoder truncates; empty if it reads all. The MLLM always reads all
-        of it."""
-        encoders = self.model.slot("encoders")
+    def unread(self, instruction: str, sentence: str | None = None) -> str:
+        """The end of the instruction that the text encoder truncates, or of the sentence if it reads that; empty if it
+        reads all. The MLLM always reads all of the instruction."""
+        encoders, diffusion = self.model.slot("encoders"), self.model.slot("diffusion")
+        if diffusion is not None and diffusion.reads_sentence:
+            return diffusion.unread(sentence or instruction)
         return "" if encoders is None or encoders.reads_sentence else encoders.unread(instruction)
 
     @fits_memory

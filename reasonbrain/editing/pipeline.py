@@ -284,8 +284,6 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
             return callback_on_step_end(self, step, timestep, given).get("latents", latents)
 
         core = self.core()
-        for unread in filter(None, map(core.unread, dict.fromkeys(texts))):
-            log.warning(f"the text encoder truncates the instruction; it does not read: {unread[:200]}")
         sentences = None if isinstance(reasoning, bool) else read_sentences(reasoning, len(pictures), core.model)
         blank: list[Any] = [None] * count
         asked = self.mllm is not None and (reasoning or core.model.reads_sentence)
@@ -318,6 +316,9 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
                 said is not None,
                 None if sentences is None else [sentences[i] for i in group],
             )
+            words = zip(inputs.instructions, inputs.sentences or [None] * len(group), strict=True)
+            for unread in filter(None, (core.unread(*both) for both in dict.fromkeys(words))):
+                log.warning(f"the text encoder truncates the instruction; it does not read: {unread[:200]}")
             each = [i for i in range(len(group)) for _ in range(copies)]
             sources, condition = take_rows(sources, each), take_rows(condition, each)
             if has_rounds(edit):

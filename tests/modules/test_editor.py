@@ -122,6 +122,18 @@ def test_steps_are_called_back_and_may_change_the_latents(editor):
         assert same == (repository == XL)
 
 
+def test_what_clip_does_not_read(editor):
+    long = "melt the ice " * 40 + "and freeze the lake"
+    for repository, reads_all in ((PIX2PIX, False), (XL, False), (KONTEXT, True), (KLEIN, True)):
+        plug = editor(repository)
+        left = plug.unread(long)
+        assert plug.unread("melt the ice") == "" and long.endswith(left) and (left == "") == reads_all
+        if left:
+            read = long.removesuffix(left)
+            tokenizer = plug.pipeline.tokenizer
+            assert len(tokenizer(read).input_ids) <= 77 < len(tokenizer(read + left[:6]).input_ids)
+
+
 def model_of(path, *more):
     raw = {"model": {"diffusion": {"name": "editor", "pretrained": path, "pixels": SIZE, "precision": "float32"}}}
     cfg = make_config(raw, ["edit.steps=2", "edit.preserve=false", *more])

@@ -222,7 +222,7 @@ class _Window:
             own = take_rows(condition, [i])
             known = self.known[_source(row)]._replace(ready={})  # drawing does not need the image features
             asked = replace(one_row(inputs, i), images=known.small, regions=known.regions, ready={})
-            unread = self.core.unread(row.instruction)
+            unread = self.core.unread(row.instruction, sentences[i])
             for variant in row.variants:
                 result = Result(row, variant, None, inputs.objects[i], sentences[i], notes[i], unread, seconds=seconds)
                 edits.append(_Edit(result, pictures[row], known, asked, own))
