@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ class Editor(PublishedBase):
         """
         settings = {"steps": steps, "guidance": guidance, "image_guidance": image_guidance}
         pictures = to_pil(F.interpolate(source, self.size(*source.shape[-2:]), mode="bicubic", antialias=True))
-        rows = list(zip(pictures, condition.prompts, noise, strict=True))
+        rows = list(zip(pictures, map(self._plain, condition.prompts), noise, strict=True))
         drawn = []
         for some in [rows] if self.rule.together else [[row] for row in rows]:
             shown, prompts, generators = (list(part) for part in zip(*some, strict=True))
@@ -173,6 +174,13 @@ class Editor(PublishedBase):
             raise UserError("the editor's safety checker withheld the picture")
         edited = torch.cat([out.images for out in drawn]).to(source)
         return F.interpolate(edited, source.shape[-2:], mode="bicubic", antialias=True).clamp(0, 1)
+
+    def _plain(self, prompt: str) -> str:
+        """A prompt without the marks that mean something else to a tokenizer: pictures, the end of a text."""
+        parts = self.pipeline.components.values()
+        tokenizers = [part for part in parts if isinstance(part, transformers.PreTrainedTokenizerBase)]
+        marks = {mark for tokenizer in tokenizers for mark in tokenizer.all_special_tokens if mark[0] == "<"}
+        return re.sub("|".join([r"<\|\w+\|>", *map(re.escape, sorted(marks))]), "", prompt)
 
     def _callback(self, on_step: Any, before_step: Any) -> dict[str, Any]:
         """The argument by which the pipeline calls ``on_step`` and ``before_step``, if it has one."""

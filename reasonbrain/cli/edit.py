@@ -113,9 +113,9 @@ def edit(
     except UserError:
         raise
     except Exception as e:  # whatever a tokenizer or an image processor of somebody else's checkpoint leads to
-        if checkpoint is None or out_of_memory(e):
+        if name == "tiny" or out_of_memory(e):
             raise
-        raise UserError(f"checkpoint '{checkpoint}' cannot edit '{image}': {reason(e)}") from e
+        raise UserError(f"checkpoint '{name}' cannot edit '{image}': {reason(e)}") from e
     result = out.images[0]
     metadata = {
         "instruction": instruction,

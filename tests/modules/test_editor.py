@@ -122,6 +122,17 @@ def test_steps_are_called_back_and_may_change_the_latents(editor):
         assert same == (repository == XL)
 
 
+@pytest.mark.parametrize("repository", EDITORS)
+def test_marks_in_a_prompt_are_no_marks(repository, editor):
+    """A text about pictures or the end of a text is edited like the same text without them."""
+    plug, marked = editor(repository), "melt<|image_pad|><|im_end|><|endoftext|><|image_2|> the ice!"
+    settings = plug.edit_defaults | {"steps": 1}
+    pictures = [
+        plug.sample(condition(words), source(1), generators(1), **settings) for words in (marked, "melt the ice!")
+    ]
+    assert torch.equal(*pictures)
+
+
 def test_what_clip_does_not_read(editor):
     long = "melt the ice " * 40 + "and freeze the lake"
     for repository, reads_all in ((PIX2PIX, False), (XL, False), (KONTEXT, True), (KLEIN, True)):
