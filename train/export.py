@@ -5,12 +5,14 @@ It runs in one process, on any device.
     reasonbrain export RUN -o DIR                 # all weights, with separate LoRA adapters
     reasonbrain export RUN -o DIR --merged        # all weights, with LoRA adapters merged
     reasonbrain export RUN -o DIR --adapters      # trained weights only, without the published ones
+    reasonbrain export RUN -o DIR --lora          # FLUX's LoRA alone, for diffusers and ComfyUI
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from peft.tuners.tuners_utils import BaseTunerLayer
 
 from reasonbrain.checkpoint import save_model
@@ -54,7 +56,9 @@ def merge_adapters(model: ReasonBrain, cfg: Config) -> None:
             part.register_to_config(**part.without_adapters)
 
 
-def export(run: Path, out: Path, average: bool = True, merged: bool = False, adapters: bool = False) -> None:
+def export(
+    run: Path, out: Path, average: bool = True, merged: bool = False, adapters: bool = False, lora: bool = False
+) -> None:
     """Exports the last checkpoint of ``run`` to ``out``, replacing one that was exported there before.
 
     Args:
@@ -63,13 +67,14 @@ def export(run: Path, out: Path, average: bool = True, merged: bool = False, ada
         average: export the averaged weights instead of the last ones
         merged: merge LoRA adapters into the weights
         adapters: leave out published weights
+        lora: export the diffusion model's LoRA alone, as its ``save_lora_weights`` writes it
 
     Raises:
         UserError: if ``run`` is not a run or has no checkpoint, ``out`` holds anything else (see
             ``whole_folder``), or adapters cannot be merged
     """
-    if merged and adapters:
-        raise UserError("--merged and --adapters exclude each other; choose one")
+    if merged + adapters + lora > 1:
+        raise UserError("--merged, --adapters and --lora exclude each other; choose one")
     if not (run / "config.yaml").is_file():
         raise UserError(f"run '{run}' has no config.yaml: it was not made by `reasonbrain train`")
     check_replaceable(out)
@@ -84,5 +89,11 @@ def export(run: Path, out: Path, average: bool = True, merged: bool = False, ada
             model.get_parameter(name).data.copy_(value)
     if merged:
         merge_adapters(model, cfg)
+    if lora:
+        if not hasattr(diffusion := model.slot("diffusion"), "save_lora_weights"):
+            raise UserError("model.diffusion: it has no LoRA adapters; export without --lora")
+        with whole_folder(out, last=LORA_WEIGHT_NAME_SAFE) as new:
+            diffusion.save_lora_weights(new)  # type: ignore[union-attr, operator]
+        return
     with whole_folder(out, last="config.yaml") as new:
         save_model(model, cfg, new, trained_only=adapters)

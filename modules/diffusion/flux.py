@@ -13,6 +13,7 @@ zero-initialised weights.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from diffusers.configuration_utils import register_to_config
+from diffusers.loaders.lora_base import LORA_WEIGHT_NAME_SAFE
 from einops import rearrange
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
@@ -32,9 +34,13 @@ from reasonbrain.modules.common.layers import CrossBlock
 from reasonbrain.modules.common.precision import PublishedBase, base_dtype, cast, computes, hold_base, train_in_float32
 from reasonbrain.modules.common.published import stored_dtype
 from reasonbrain.modules.diffusion.flow import dynamic_shift, schedule
+from reasonbrain.modules.diffusion.lora import add_lora, added, own_lora, remove_lora
 from reasonbrain.modules.diffusion.pieces import architectures, load_piece
 from reasonbrain.plugin import architecture_of
+from reasonbrain.plugin_folder import save_tensors
 from reasonbrain.registry import register
+
+log = logging.getLogger(__name__)
 
 SOURCES = ("channel", "sequence")
 TRAINED = ("full", "lora", "frozen")
@@ -193,7 +199,10 @@ class Flux(PublishedBase):
         return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
 
     def save_config(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
-        """Also records an autoencoder or a scheduler that was put in place of the configured one."""
+        """Also records an autoencoder or a scheduler that was put in place of the configured one. Raises UserError for
+        adapters of others, which a checkpoint cannot hold."""
+        if names := added(self.transformer):
+            raise UserError(f"LoRA '{names[0]}' cannot be saved with the model; unload it first")
         known = dict(self.config.architecture)
         for key in ("vae", "scheduler"):
             config = dict(getattr(self, key).config)
@@ -201,6 +210,26 @@ class Flux(PublishedBase):
             known[key]["_class_name"] = type(getattr(self, key)).__name__
         self.register_to_config(architecture=known)
         super().save_config(save_directory, **kwargs)
+
+    def load_lora_weights(
+        self, source: str | Path | dict[str, Tensor], adapter_name: str = "lora", **where: Any
+    ) -> None:
+        """Adds published adapters of a FLUX transformer: ``lora.add_lora``."""
+        add_lora(self.transformer, source, adapter_name, **where)
+
+    def unload_lora_weights(self) -> None:
+        """Removes all adapters that ``load_lora_weights`` added."""
+        for name in added(self.transformer):
+            remove_lora(self.transformer, name)
+
+    def save_lora_weights(self, save_directory: str | Path) -> None:
+        """Writes the adapters trained here in diffusers' key names, which ComfyUI reads, too. They are a part of what
+        was trained: the conditioning path and the inputs added to ``x_embedder`` do not travel with them. Raises
+        UserError if there are none."""
+        tensors = own_lora(self.transformer)
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        save_tensors(tensors, Path(save_directory) / LORA_WEIGHT_NAME_SAFE, {"format": "pt"})
+        log.warning("the LoRA does not hold the conditioning path and the inputs added to x_embedder")
 
     @property
     def shift(self) -> float:

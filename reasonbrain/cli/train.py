@@ -55,11 +55,12 @@ def train(overrides: tuple[str, ...], config: str, run: str, deepspeed: str | No
 @click.option("--last", is_flag=True, help="Export the last weights instead of the averaged ones.")
 @click.option("--merged", is_flag=True, help="Merge LoRA adapters into the weights that they adapt.")
 @click.option("--adapters", is_flag=True, help="Export only trained tensors; published weights are not copied.")
-def export(run: str, output: str, last: bool, merged: bool, adapters: bool) -> None:
+@click.option("--lora", is_flag=True, help="Export FLUX's LoRA adapters alone, for diffusers and ComfyUI.")
+def export(run: str, output: str, last: bool, merged: bool, adapters: bool, lora: bool) -> None:
     """Export a model from the last checkpoint of RUN. Prints its path."""
     from reasonbrain.train.export import export as export_run
 
-    export_run(Path(run), Path(output), not last, merged, adapters)
+    export_run(Path(run), Path(output), not last, merged, adapters, lora)
     click.echo(output)
 
 

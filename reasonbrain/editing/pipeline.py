@@ -73,6 +73,9 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
     """A diffusers pipeline whose components are the slots of a ReasonBrain, with "_" for "." (``frce_patch``)."""
 
     transformer, vae, scheduler = (_of_diffusion(name) for name in ("transformer", "vae", "scheduler"))
+    load_lora_weights, unload_lora_weights, save_lora_weights = (
+        _of_diffusion(f"{verb}_lora_weights") for verb in ("load", "unload", "save")
+    )
     _callback_tensor_inputs = ["latents"]
     model_cpu_offload_seq = "encoders->frce_patch->frce_region->frce_text->mllm->connector->cme->diffusion"
     _optional_components = [slot.replace(".", "_") for slot in SLOTS]

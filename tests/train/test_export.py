@@ -204,4 +204,20 @@ def test_bases_in_bfloat16_and_in_four_bits(published, settings, tmp_path, recor
 
 def test_merged_and_adapters_exclude_each_other(run, tmp_path):
     said = command(run, "-o", tmp_path / "out", "--merged", "--adapters")
-    assert said.exit_code == 2 and "--merged and --adapters" in said.stderr and not (tmp_path / "out").exists()
+    assert said.exit_code == 2 and "--merged, --adapters and --lora" in said.stderr and not (tmp_path / "out").exists()
+
+
+def test_lora_alone(run, records, tmp_path):
+    """On the published FLUX, with the rest of what was trained, it gives the same edit."""
+    assert command(run, "-o", tmp_path / "lora", "--lora").stdout == f"{tmp_path / 'lora'}\n"
+    assert [f.name for f in (tmp_path / "lora").glob("[!.]*")] == ["pytorch_lora_weights.safetensors"]
+    model, cfg = load_model(run / "model")
+    expected = edit(model, cfg, records)
+    for name, p in model.slot("diffusion").transformer.named_parameters():
+        if "lora_B" in name:
+            p.data.zero_()
+    pipe = ReasonBrainPipeline.from_model(model, cfg)
+    assert (edit(model, cfg, records) - expected).abs().max() > 1e-3
+    pipe.load_lora_weights(tmp_path / "lora")
+    torch.testing.assert_close(edit(model, cfg, records), expected, rtol=0, atol=1e-5)
+    assert "exclude each other" in command(run, "-o", tmp_path / "two", "--lora", "--merged").stderr
