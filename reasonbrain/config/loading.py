@@ -35,7 +35,7 @@ from reasonbrain.config.schema import (
     slot_config,
 )
 from reasonbrain.config.yaml_file import check_interpolation, check_yaml, read_yaml
-from reasonbrain.errors import UserError, reason
+from reasonbrain.errors import UserError, first_line, reason
 from reasonbrain.registry import SLOTS, plugin, plugin_parameters, plugins
 
 LARGEST_SIZE = 10**8  # the longest context of a published model is 10**7
@@ -106,9 +106,9 @@ def make_config(raw: Any, overrides: Sequence[str] = (), reads_data: bool = True
     try:
         _gather(raw.get("data"), DataConfig)
         cfg: Config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), raw))  # type: ignore[assignment]
-    except OmegaConfBaseException as e:
+    except (OmegaConfBaseException, TypeError) as e:  # TypeError: a list where a mapping belongs
         key = getattr(e, "full_key", None) or ""
-        raise UserError(f"{key}: {str(e).splitlines()[0]}") from None
+        raise UserError(f"{key}: {first_line(e)}" if key else f"the configuration: {first_line(e)}") from None
     for slot in SLOTS:
         check_slot(cfg.model, slot)
     _check_ranges(cfg)

@@ -10,6 +10,7 @@ noise        -> Core.draw       -> latents              once per variant
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -139,14 +140,18 @@ class Core:
     progress: Callable[..., Any]
 
     def size(self, width: int, height: int, edit: EditConfig) -> tuple[int, int]:
-        """The (height, width) at which the edit of a picture is computed (``edit_size``). Raises UserError for a
-        picture with more than ``edit.max_pixels``."""
+        """The (height, width) at which the edit of a picture is computed (``edit_size``), or given to a model that
+        edits pixels: the picture's own, at most ``edit.size`` squared pixels. Raises UserError for a picture with more
+        than ``edit.max_pixels``."""
         if width * height > edit.max_pixels:
             raise UserError(
                 f"the image has {width} x {height} pixels, more than edit.max_pixels={edit.max_pixels}; "
                 f"scale it down, or raise that limit if memory allows"
             )
         diffusion = self.model.slot("diffusion")
+        if diffusion is not None and diffusion.edits_pixels:  # it chooses the size at which it draws
+            scale = min(1.0, edit.size / math.sqrt(width * height)) if edit.size else 1.0
+            return max(1, round(height * scale)), max(1, round(width * scale))
         columns, rows = edit_size((width, height), edit.size, diffusion.multiple if diffusion else 1)
         return rows, columns
 

@@ -83,7 +83,7 @@ def test_batches_of_prompts_of_different_lengths(pipe, call, records):
 def test_a_tuple_has_the_fields_of_the_output(pipe, records):
     ours = {"image": records[0].source, "prompt": "melt it", "output_type": "np", "reasoning": True}
     out = pipe(**ours, generator=seed())
-    images, objects, reasoning, regions, focus = pipe(**ours, generator=seed(), return_dict=False)
+    images, objects, reasoning, *_, regions, focus = pipe(**ours, generator=seed(), return_dict=False)
     assert (images == out[0]).all() and (regions[0] == out.regions[0]).all() and (focus[0] == out.focus[0]).all()
     assert objects == out.objects and reasoning == out.reasoning
     assert pipe(**ours | {"reasoning": False}, return_dict=False)[2] is None

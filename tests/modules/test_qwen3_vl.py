@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from pipelines import save_qwen3_vl
 
 from reasonbrain.interfaces import Cues, Inputs
@@ -44,13 +45,15 @@ def plain(plug, inputs, row):
 def test_it_answers_as_transformers_does(plug, inputs):
     said = plug.reason(inputs, 12)
     assert len(set(said)) == 2
-    plug.adapters(False)
+    for layer in (module for module in plug.model.modules() if isinstance(module, BaseTunerLayer)):
+        layer.enable_adapters(False)
     for row in range(2):
         asked = plain(plug, inputs, row)
         out = plug.model.generate(**asked, max_new_tokens=12, do_sample=False)
         wanted = plug.tokenizer.decode(out[0, asked["input_ids"].shape[1] :], skip_special_tokens=True)
         assert said[row] == wanted.strip()
-    plug.adapters(True)
+    for layer in (module for module in plug.model.modules() if isinstance(module, BaseTunerLayer)):
+        layer.enable_adapters(True)
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from reasonbrain.editing.batch import scheduler
 from reasonbrain.editing.batch.identity import model_hash
 from reasonbrain.editing.batch.jobs import Job, read
 from reasonbrain.editing.batch.rows import EditRow
-from reasonbrain.editing.core import Sources
+from reasonbrain.editing.core import Sources, take_rows
 from reasonbrain.errors import UserError
 
 WORDS = ["--instruction", "melt it"]
@@ -129,7 +129,7 @@ def test_a_window_has_the_pixels_that_it_may_have(monkeypatch):
 
 def test_what_waits_keeps_no_other_row_in_memory():
     many = torch.zeros(8, 3, 4, 4)
-    one = scheduler._copy_row(Sources(many, many[:, 0], many, many, {"mllm": many}), 5)
+    one = take_rows(Sources(many, many[:, 0], many, many, {"mllm": many}), [5])
     for part in (*one[:4], one.ready["mllm"]):
         assert len(part) == 1 and part.untyped_storage().nbytes() == part.nbytes
 
