@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from reasonbrain.config.schema import AugmentConfig
-from reasonbrain.modules.data.reasonmini.world import Sample, make, vocabulary
+from reasonbrain.modules.data.reasonmini.versions import WORLDS
 from reasonbrain.train import augment as augmentation
 
 AUGMENT = AugmentConfig(share=0.5, drop=0.08, replace=0.04)  # as in configs/tiny.yaml
 
 
-def augment(text: str, rng: np.random.Generator) -> str:
-    """Augments an instruction as ``data.augment`` does in configs/tiny.yaml."""
-    return augmentation.augment(text, AUGMENT, np.array(vocabulary()), rng)
+def augment(text: str, rng: np.random.Generator, version: int = 1) -> str:
+    """Augments an instruction as ``data.augment`` does in configs/tiny.yaml. version: of ReasonMini."""
+    return augmentation.augment(text, AUGMENT, np.array(WORLDS[version].vocabulary()), rng)
 
 
-def samples(step: int, size: int, seed: int = 0, records: int = 1 << 20) -> tuple[list[Sample], np.random.Generator]:
-    """Returns ``size`` training records of a step, and the generator for the step's other random draws."""
-    rng = np.random.default_rng([seed, step])
+def samples(
+    step: int, size: int, seed: int = 0, records: int = 1 << 20, version: int = 1
+) -> tuple[list[Any], np.random.Generator]:
+    """Returns ``size`` training samples of a step, and the generator for the step's other random draws."""
+    rng, make = np.random.default_rng([seed, step]), WORLDS[version].make
     return [make("train", int(rng.integers(0, records))) for _ in range(size)], rng
 
 

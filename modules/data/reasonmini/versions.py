@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -20,9 +20,24 @@ class World(NamedTuple):
     make: Callable[..., Any]  # (split, index, seed, size) -> its Sample
     passes: Callable[[Image.Image, str, dict[str, Any]], bool]  # whether an edit shows the outcome
     category: Callable[[str], str]  # of a kind; KeyError for an unknown one
+    vocabulary: Callable[[], Sequence[str]]  # the words of its training instructions
 
 
 WORLDS = {
-    1: World(first.SPLITS, first.SIZE, first.make, first.passes, lambda kind: first.find_kind(kind)[1].category),
-    2: World(second.SPLITS, second.SIZE, second.make, check.passes, lambda kind: second.find_kind(kind).category),
+    1: World(
+        splits=first.SPLITS,
+        size=first.SIZE,
+        make=first.make,
+        passes=first.passes,
+        category=lambda kind: first.find_kind(kind)[1].category,
+        vocabulary=first.vocabulary,
+    ),
+    2: World(
+        splits=second.SPLITS,
+        size=second.SIZE,
+        make=second.make,
+        passes=check.passes,
+        category=lambda kind: second.find_kind(kind).category,
+        vocabulary=second.vocabulary,
+    ),
 }
