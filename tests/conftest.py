@@ -48,7 +48,6 @@ def parts(tmp_path_factory):
     """The folder with ``clip``, ``mllm`` and ``vae``."""
     from diffusers import AutoencoderKL
     from transformers import CLIPConfig, CLIPModel, Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
-    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
     from reasonbrain.train.tiny import autoencoder, clip, mllm
 
@@ -71,10 +70,7 @@ def parts(tmp_path_factory):
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder / "mllm")
     tokenizer.save_pretrained(folder / "mllm")
-    side = mllm.PATCH * mllm.MERGE
-    Qwen2VLImageProcessorPil(
-        patch_size=mllm.PATCH, merge_size=mllm.MERGE, size={"shortest_edge": side**2, "longest_edge": clip.SIZE**2}
-    ).save_pretrained(folder / "mllm")
+    mllm.image_processor().save_pretrained(folder / "mllm")
 
     tokenizer = clip.clip_tokenizer(words)
     raw = clip.architecture(tokenizer).to_dict()

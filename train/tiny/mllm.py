@@ -70,6 +70,14 @@ def architecture(tokenizer: PreTrainedTokenizerFast, version: int = 1) -> Qwen2_
     )
 
 
+def image_processor(version: int = 1) -> Qwen2VLImageProcessorPil:
+    """The image processor of the tiny Qwen2.5-VL model."""
+    size = WORLDS[version].size
+    patch = size // PATCHES
+    limits = {"shortest_edge": (patch * MERGE) ** 2, "longest_edge": size**2}
+    return Qwen2VLImageProcessorPil(patch_size=patch, merge_size=MERGE, size=limits)
+
+
 def batch(
     tokenizer: PreTrainedTokenizerFast,
     processor: Qwen2VLImageProcessorPil,
@@ -120,11 +128,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
 
     tokenizer = wrap(train_tokenizer(version=args.version), eos_token=END)
-    size = WORLDS[args.version].size
-    patch = size // PATCHES
-    processor = Qwen2VLImageProcessorPil(
-        patch_size=patch, merge_size=MERGE, size={"shortest_edge": (patch * MERGE) ** 2, "longest_edge": size**2}
-    )
+    processor = image_processor(args.version)
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(architecture(tokenizer, args.version))
     loop = Loop(model, TrainConfig(steps=args.steps, lr=1e-3, save_every=200, bf16=True), args.output)

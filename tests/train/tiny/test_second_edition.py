@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from transformers import CLIPModel, Qwen2_5_VLForConditionalGeneration
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from reasonbrain.train.tiny import clip, mllm
 from reasonbrain.train.tiny.batches import augment, samples
@@ -39,9 +38,7 @@ def test_clip(tokenizer):
 
 def test_mllm(tokenizer):
     words = clip.wrap(tokenizer, eos_token=clip.END)
-    processor = Qwen2VLImageProcessorPil(
-        patch_size=16, merge_size=2, size={"shortest_edge": 32**2, "longest_edge": 128**2}
-    )
+    processor = mllm.image_processor(version=2)
     torch.manual_seed(0)
     model = Qwen2_5_VLForConditionalGeneration(mllm.architecture(words, version=2))
     prompts = mllm.batch(words, processor, 3, 4, False, version=2)
