@@ -38,6 +38,7 @@ from reasonbrain.plugin_folder import (
     write_tensors,
 )
 from reasonbrain.registry import SLOTS, plugin
+from reasonbrain.utils.hub import download, is_repository
 
 # What runs where diffusers' DiffusionPipeline loads a folder and may run its code. Nothing here runs it.
 PIPELINE = """import reasonbrain.components  # the plug-ins that model_index.json names
@@ -166,9 +167,9 @@ def find_model(name: str | Path, overrides: Sequence[str] = ()) -> tuple[Path | 
 
 
 def find_checkpoint(name: str | Path) -> Path:
-    """The checkpoint folder of ``tiny``, of a checkpoint, or of a finished training run. Raises UserError if ``name``
-    is none of these."""
-    folder = embedded() if str(name) == "tiny" else Path(name)
+    """The checkpoint folder of ``tiny``, of a checkpoint, of a finished training run, or of a repository of the hub
+    (``download``). Raises UserError if ``name`` is none of these."""
+    folder = embedded() if str(name) == "tiny" else download(str(name)) if is_repository(name) else Path(name)
     if (folder / "model" / "config.yaml").is_file():
         folder = folder / "model"
     if not (folder / "config.yaml").is_file() or not any(slot_folder(folder, slot).is_dir() for slot in SLOTS):

@@ -30,6 +30,12 @@ def checkpoint_name(config: str | None, checkpoint: str | None, overrides: tuple
     return checkpoint or "tiny"
 
 
+checkpoint_option = click.option(
+    "--checkpoint",
+    help="A trained model: a folder, a run of `reasonbrain train`, or ORG/NAME[@REVISION] on the hub.  [default: tiny]",
+)
+
+
 def placement_options(command: Any) -> Any:
     """Decorates a command that edits: --device, --dtype and --offload, which stand for ``edit.*`` settings."""
     for option, what in (
@@ -52,7 +58,7 @@ def placement_overrides(**options: str | None) -> tuple[str, ...]:
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("-o", "--output", required=True, help="The edited image: .png, .jpg, .webp, .tif or .bmp.")
 @click.option("--config", help="The preset or YAML file of the model.  [default: tiny]")
-@click.option("--checkpoint", help="A trained model: its folder, or a run of `reasonbrain train`.  [default: tiny]")
+@checkpoint_option
 @click.option(
     "--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Equal seeds give equal images.  [default: 0]"
 )
@@ -151,7 +157,7 @@ def edit(
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="The folder of the results.")
 @click.option("--instruction", help="The instruction for all images, if JOBS is a folder of images.")
 @click.option("--config", help="The preset or YAML file of the model.  [default: tiny]")
-@click.option("--checkpoint", help="A trained model: its folder, or a run of `reasonbrain train`.  [default: tiny]")
+@checkpoint_option
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Rows per forward pass.")
 @click.option("--workers", type=click.IntRange(1), help="Replicas of the model.  [default: one per device]")
 @click.option("--executor", type=click.Choice(("processes", "ray")), default="processes", show_default=True)

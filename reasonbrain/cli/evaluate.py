@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from reasonbrain.cli.edit import checkpoint_name, placement_options, placement_overrides
+from reasonbrain.cli.edit import checkpoint_name, checkpoint_option, placement_options, placement_overrides
 from reasonbrain.errors import UserError
 
 
@@ -44,7 +44,7 @@ def bench(what: str, output: str | None, warmup: int, repeats: int, **source: An
 @click.option("--data", help="The benchmark's folder or manifest; for mini a split.  [default for mini: all three]")
 @click.option("-o", "--output", required=True, help="The folder of the report; existing edits are reused.")
 @click.option("--config", help="A preset or a YAML file.  [default: the checkpoint's own]")
-@click.option("--checkpoint", help="A trained model: its folder, or a run of `reasonbrain train`.  [default: tiny]")
+@checkpoint_option
 @click.option(
     "--edits", type=click.Path(path_type=Path), help="Images of another system, <id>.png, instead of a model."
 )

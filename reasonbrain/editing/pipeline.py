@@ -46,6 +46,7 @@ from reasonbrain.plugin_folder import refuse_pickle
 from reasonbrain.registry import SLOTS
 from reasonbrain.thinking import one_row
 from reasonbrain.utils.device import usable_device
+from reasonbrain.utils.hub import download, is_repository
 
 log = logging.getLogger(__name__)
 
@@ -128,16 +129,25 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
         dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
         variant: str | None = None,
         device_map: str | torch.device | None = None,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
         **components: Any,
     ) -> ReasonBrainPipeline:
-        """Loads ``tiny`` (the embedded default), a checkpoint folder or a training run. overrides, config: as for
-        ``checkpoint.load_model``. dtype, or torch_dtype: the precision of float32 weights after loading, for all or by
-        component and ``default``; None keeps it. variant: of the files that ``save_pretrained`` wrote with this name.
-        device_map: the device to move all to. components: slots to use in place of those of the checkpoint, which are
-        not read; None leaves one out.
+        """Loads ``tiny`` (the embedded default), a checkpoint folder, a training run, or a repository of the hub.
+        overrides, config: as for ``checkpoint.load_model``. dtype, or torch_dtype: the precision of float32 weights
+        after loading, for all or by component and ``default``; None keeps it. variant: of the files that
+        ``save_pretrained`` wrote with this name. device_map: the device to move all to. revision, cache_dir, token,
+        local_files_only: of a repository, as for ``utils.hub.download``. components: slots to use in place of those of
+        the checkpoint, which are not read; None leaves one out.
 
         Raises UserError like ``checkpoint.load_model`` and ``check_overrides``, and for a device that is not there."""
         check_overrides(overrides)
+        if is_repository(name):
+            name = download(str(name), revision, cache_dir, token, local_files_only)
+        elif revision is not None:
+            raise UserError(f"revision: '{name}' is no repository of the hub, so it has no revision '{revision}'")
         check_choices("component", list(components), cls._optional_components)
         empty = [f"model.{slot}=null" for slot in SLOTS if slot.replace(".", "_") in components]
         dtype = dtype or torch_dtype or torch.float32

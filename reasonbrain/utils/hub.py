@@ -1,11 +1,17 @@
-"""Repositories of the model hub: their licence, and why one could not be read, in words a user can act on."""
+"""Repositories of the model hub: a local copy, their licence, and in words a user can act on why one could not be read.
+
+folder = download("someone/model@v1")
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import click
-from huggingface_hub import ModelCard, constants, is_offline_mode, try_to_load_from_cache
+from huggingface_hub import ModelCard, constants, is_offline_mode, snapshot_download, try_to_load_from_cache
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -15,8 +21,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from reasonbrain.errors import UserError, reason
 from reasonbrain.utils.text import printable
 
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")  # org/name, or org/name@revision
+FILES = ["*.json", "*.safetensors", "*.yaml", "*.txt", "*.model"]  # of a checkpoint; nothing that is run or unpickled
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -43,6 +52,28 @@ def hub_trouble(error: BaseException, repository: str) -> str | None:
     if network := next((e for e in chain if type(e).__module__.partition(".")[0] in ("httpx", "httpx2")), None):
         return f"the connection broke off ({type(network).__name__}); run the command again to go on with the download"
     return None
+
+
+def is_repository(name: str | Path) -> bool:
+    """Whether a name can only be a repository's: there is neither such a file or folder nor a folder to hold it."""
+    return REPOSITORY.fullmatch(str(name)) is not None and not Path(name).exists() and not Path(name).parent.exists()
+
+
+def download(
+    name: str,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    token: str | bool | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """The folder of a checkpoint in a repository, ``org/name`` or ``org/name@revision``; what is not in the cache is
+    downloaded. The other arguments are huggingface_hub's. Raises UserError if it cannot be had."""
+    repository, _, at = name.partition("@")
+    where: dict[str, Any] = {"cache_dir": cache_dir, "token": token, "local_files_only": local_files_only}
+    try:
+        return Path(snapshot_download(repository, revision=revision or at or None, allow_patterns=FILES, **where))
+    except Exception as e:  # whatever huggingface_hub and its HTTP library raise
+        raise UserError(f"checkpoint '{name}': {hub_trouble(e, repository) or reason(e)}") from None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
