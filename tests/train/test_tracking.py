@@ -3,6 +3,7 @@
 import json
 import resource
 import signal
+import time
 
 import pytest
 from PIL import Image
@@ -46,6 +47,7 @@ def test_steps_repeated_after_a_kill_are_not_shown_twice(tmp_path):
     for step in range(1, 6):
         first.log({"loss": float(step)}, step)
     first.close()
+    time.sleep(1.1)  # TensorBoard orders files by second, then by a number as text: of one process, 10 before 9
     second = Tracker("tensorboard", tmp_path, 3, {})
     second.log({"loss": 40.0}, 4)
     second.close()
