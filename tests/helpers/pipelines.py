@@ -32,12 +32,34 @@ from transformers import (
 
 CHAT = "{% for m in messages %}<|im_start|>{{ m.content }}<|im_end|>\n{% endfor %}"
 CLIP = {"hidden_size": 32, "intermediate_size": 37, "num_hidden_layers": 2, "num_attention_heads": 4}
-BLOCKS = {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
+VAE = {
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [8] * 4,
+    "norm_num_groups": 4,
+    "layers_per_block": 1,
+    "latent_channels": 4,
+}
+FLUX = {  # of FLUX.1 and FLUX.2
+    "in_channels": 16,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+}
+UNET = {  # of both InstructPix2Pix
+    "block_out_channels": (32, 64),
+    "layers_per_block": 1,
+    "sample_size": 8,
+    "in_channels": 8,
+    "out_channels": 4,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+}
 
 
 def _vae(**changes: object) -> nn.Module:
-    small = {"block_out_channels": [8] * 4, "norm_num_groups": 4, "layers_per_block": 1, "latent_channels": 4}
-    return diffusers.AutoencoderKL(**{**BLOCKS, **small, **changes})
+    return diffusers.AutoencoderKL(**VAE, **changes)
 
 
 def _clip(kind: type = CLIPTextModel) -> tuple[nn.Module, CLIPTokenizer]:
@@ -72,11 +94,7 @@ def save_kontext(folder: Path) -> object:
         T5Config(vocab_size=len(t5_words), d_model=32, d_kv=8, d_ff=37, num_layers=2, num_heads=4, is_decoder=False)
     )
     transformer = diffusers.FluxTransformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
+        **FLUX,
         joint_attention_dim=32,
         pooled_projection_dim=32,
         axes_dims_rope=[4, 4, 8],
@@ -107,21 +125,16 @@ def save_klein(folder: Path) -> object:
         head_dim=8,
     )
     transformer = diffusers.Flux2Transformer2DModel(
-        in_channels=16,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=16,
-        num_attention_heads=2,
+        **FLUX,
         joint_attention_dim=48,
         axes_dims_rope=[4, 4, 4, 4],
         guidance_embeds=False,
     )
-    small = {"block_out_channels": [8] * 4, "norm_num_groups": 4, "layers_per_block": 1, "latent_channels": 4}
     return _save(
         diffusers.Flux2KleinPipeline,
         folder,
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=diffusers.AutoencoderKLFlux2(**BLOCKS, **small),
+        vae=diffusers.AutoencoderKLFlux2(**VAE),
         text_encoder=Qwen3ForCausalLM(text),
         tokenizer=words,
         transformer=transformer,
@@ -132,13 +145,7 @@ def save_klein(folder: Path) -> object:
 def save_pix2pix(folder: Path) -> object:
     clip, words = _clip()
     unet = diffusers.UNet2DConditionModel(
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        sample_size=8,
-        in_channels=8,
-        out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        **UNET,
         cross_attention_dim=32,
         attention_head_dim=8,
     )
@@ -160,13 +167,7 @@ def save_pix2pix_xl(folder: Path) -> object:
     clip, words = _clip()
     big, _ = _clip(CLIPTextModelWithProjection)
     unet = diffusers.UNet2DConditionModel(
-        block_out_channels=(32, 64),
-        layers_per_block=1,
-        sample_size=8,
-        in_channels=8,
-        out_channels=4,
-        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        **UNET,
         attention_head_dim=(2, 4),
         use_linear_projection=True,
         addition_embed_type="text_time",

@@ -73,13 +73,24 @@ def test_a_separate_autoencoder(hub) -> None:
     assert_equal(flux.vae.state_dict(), models["vae"].state_dict())
 
 
+def build_from(folder, name):
+    """The plug-in of a short name with the weights in ``folder``."""
+    slot, plug, _ = PARTS.get(name, ("diffusion", "flux", ""))
+    layers = {"layers": [-1]} if name == "clip" else {}
+    return build_plugin(slot, plugin(slot, plug), 48, {"pretrained": str(folder), **layers})
+
+
+@pytest.fixture
+def copy(hub, name, tmp_path):
+    """A copy of a folder, for a test to damage."""
+    return Path(shutil.copytree(hub[name].folder, tmp_path / "copy"))
+
+
 @pytest.mark.parametrize("fault", ["lack", "have in another shape", "have, but the model does not,"])
 @pytest.mark.parametrize("name", [*PARTS, "flux"])
-def test_weights_that_do_not_fit_are_refused(hub, name, tmp_path, fault) -> None:
+def test_weights_that_do_not_fit_are_refused(copy, name, fault) -> None:
     """Libraries only warn, and leave random weights in place."""
-    slot, plug, _ = PARTS.get(name, ("diffusion", "flux", ""))
-    shutil.copytree(hub[name].folder, tmp_path / "copy")
-    weights = tmp_path / "copy" / ("transformer" if name == "flux" else "")
+    weights = copy / ("transformer" if name == "flux" else "")
     (index,) = weights.glob("*.index.json")
     listed = json.loads(index.read_text())
     tensor = next(n for n in sorted(listed["weight_map"]) if "position" not in n and "weight" in n)
@@ -94,66 +105,53 @@ def test_weights_that_do_not_fit_are_refused(hub, name, tmp_path, fault) -> None
         tensors[tensor], listed["weight_map"][tensor] = torch.zeros(3), path.name
     save_file(tensors, path, {"format": "pt"})
     index.write_text(json.dumps(listed))
-    params = {"width": 48, "pretrained": str(tmp_path / "copy")} | ({"layers": [-1]} if name == "clip" else {})
-    with pytest.raises(UserError, match=re.escape(f"in '{tmp_path / 'copy'}' {fault} ") + r"[\w.]+"):
-        build_plugin(slot, plugin(slot, plug), params.pop("width"), params)
+    with pytest.raises(UserError, match=re.escape(f"in '{copy}' {fault} ") + r"[\w.]+"):
+        build_from(copy, name)
 
 
 @pytest.mark.parametrize("name", [*PARTS, "flux"])
-def test_a_tensor_that_only_the_index_names_is_refused(hub, name, tmp_path) -> None:
-    slot, plug, _ = PARTS.get(name, ("diffusion", "flux", ""))
-    shutil.copytree(hub[name].folder, tmp_path / "copy")
-    weights = tmp_path / "copy" / ("transformer" if name == "flux" else "")
+def test_a_tensor_that_only_the_index_names_is_refused(copy, name) -> None:
+    weights = copy / ("transformer" if name == "flux" else "")
     (index,) = weights.glob("*.index.json")
     listed = json.loads(index.read_text())["weight_map"]
     tensor = next(n for n in sorted(listed) if n.endswith("norm1.weight") or n.endswith("proj_out.weight"))
     tensors = load_file(weights / listed[tensor])
     save_file({k: v for k, v in tensors.items() if k != tensor}, weights / listed[tensor], {"format": "pt"})
-    options = {"layers": [-1]} if name == "clip" else {}
     with pytest.raises(UserError, match=f"lack .*{re.escape(tensor.rpartition('.layers.')[2])}"):
-        build_plugin(slot, plugin(slot, plug), 48, {"pretrained": str(tmp_path / "copy"), **options})
+        build_from(copy, name)
 
 
 @pytest.mark.parametrize("name", [*PARTS, "flux"])
-def test_pickled_weights_are_refused(hub, name, tmp_path) -> None:
+def test_pickled_weights_are_refused(copy, name) -> None:
     """docs/security.md: nothing is unpickled."""
-    slot, plug, _ = PARTS.get(name, ("diffusion", "flux", ""))
-    shutil.copytree(hub[name].folder, tmp_path / "copy")
-    weights = tmp_path / "copy" / ("transformer" if name == "flux" else "")
+    weights = copy / ("transformer" if name == "flux" else "")
     tensors = {}
     for file in weights.glob("*.safetensors"):
         tensors |= load_file(file)
         file.unlink()
     next(weights.glob("*.index.json")).unlink()
     torch.save(tensors, weights / ("diffusion_pytorch_model.bin" if name == "flux" else "pytorch_model.bin"))
-    options = {"layers": [-1]} if name == "clip" else {}
     with pytest.raises(UserError, match=r"model\.[a-z.]+ '.*copy'.*safetensors"):
-        build_plugin(slot, plugin(slot, plug), 48, {"pretrained": str(tmp_path / "copy"), **options})
+        build_from(copy, name)
 
 
 @pytest.mark.parametrize("name", ["clip", "qwen"])
-def test_a_tokenizer_without_its_vocabulary_is_refused(hub, name, tmp_path) -> None:
+def test_a_tokenizer_without_its_vocabulary_is_refused(copy, name) -> None:
     """transformers makes an empty tokenizer, which reads no word."""
-    slot, plug, _ = PARTS[name]
-    options = {"layers": [-1]} if name == "clip" else {}
-    shutil.copytree(hub[name].folder, tmp_path / "copy")
-    (tmp_path / "copy" / "tokenizer.json").unlink()
-    with pytest.raises(UserError, match=rf"model\.{slot}\.pretrained '.*copy'.* has no vocabulary"):
-        build_plugin(slot, plugin(slot, plug), 48, {"pretrained": str(tmp_path / "copy"), **options})
+    (copy / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match=rf"model\.{PARTS[name][0]}\.pretrained '.*copy'.* has no vocabulary"):
+        build_from(copy, name)
 
 
 @pytest.mark.parametrize("name", PARTS)
-def test_a_model_of_another_kind_is_refused_before_it_is_built(hub, name, tmp_path) -> None:
+def test_a_model_of_another_kind_is_refused_before_it_is_built(copy, hub, name) -> None:
     """Without config.json, transformers builds its default architecture, which may be of 72 B parameters."""
-    slot, plug, _ = PARTS[name]
-    options = {"layers": [-1]} if name == "clip" else {}
-    shutil.copytree(hub[name].folder, tmp_path / "copy")
-    (tmp_path / "copy" / "config.json").unlink()
+    (copy / "config.json").unlink()
     with pytest.raises(UserError, match=r"'.*copy' has no config.json"):
-        build_plugin(slot, plugin(slot, plug), 48, {"pretrained": str(tmp_path / "copy"), **options})
+        build_from(copy, name)
     other = "sam" if name == "clip" else "clip"
     with pytest.raises(UserError, match=f"the model in '.*' is a {other}, not a {name}"):
-        build_plugin(slot, plugin(slot, plug), 48, {"pretrained": hub[other].folder, **options})
+        build_from(hub[other].folder, name)
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
