@@ -155,7 +155,7 @@ def find_model(name: str | Path, overrides: Sequence[str] = ()) -> tuple[Path | 
         written = read_config(str(name))
         if not edits_as_published(make_config(written, overrides, reads_data=False).model):
             raise UserError(
-                f"config '{name}' needs a checkpoint: some of its weights are not published; "
+                f"config '{name}' needs --checkpoint: some of its weights are not published; "
                 f"train them first: reasonbrain train --config {name} -o RUN"
             )
         return None, written
@@ -208,6 +208,27 @@ def check_same_model(cfg: Config, saved: Config, folder: Path) -> None:
         raise UserError(f"model.{slot}.{key}: checkpoint '{folder}' was made with {made}, not {wanted}")
 
 
+def find_settings(name: str | Path, overrides: Sequence[str], config: str | None) -> tuple[Path | None, Config]:
+    """The folder of ``find_model``, and the configuration with which ``load_model`` loads it.
+
+    overrides: ``key=value``, only for settings that do not affect trained weights: ``edit.*``, a slot set to null, or
+    the location of published weights that the checkpoint omits (``model.mllm.pretrained``). config: the preset or file
+    that the checkpoint must have been made with; its ``edit`` settings replace the checkpoint's.
+
+    Raises UserError for a checkpoint that is missing, truncated or made with another configuration."""
+    given = None if config is None else read_config(config)
+    folder, written = find_model(name, overrides)
+    if folder is None:
+        return None, make_config(written, overrides, reads_data=False)
+    saved = make_config(written, reads_data=False)
+    if given is not None:
+        check_same_model(make_config(given), saved, folder)
+        written.edit = OmegaConf.merge(written.edit, given.get("edit", {}))
+    cfg = make_config(written, overrides, reads_data=False) if overrides or given is not None else saved
+    check_same_model(cfg, saved, folder)
+    return folder, cfg
+
+
 def load_model(
     name: str | Path,
     overrides: Sequence[str] = (),
@@ -218,30 +239,19 @@ def load_model(
 ) -> tuple[ReasonBrain, Config]:
     """Loads a checkpoint. Returns the model in eval mode and its configuration.
 
-    name: as for ``find_model``. overrides: ``key=value``, only for settings that do not affect trained weights:
-    ``edit.*``, a slot set to null, or the location of published weights that the checkpoint omits
-    (``model.mllm.pretrained``). config: the preset or file that the checkpoint must have been made with; its ``edit``
-    settings replace the checkpoint's. dtype: the precision of float32 weights after loading, a function of ``edit``
-    that returns it, or a mapping from slots (``frce_patch``) and ``default``, which is float32 where it is not given.
-    partition, variant: as for ``load_part``.
+    name, overrides, config: as for ``find_settings``. dtype: the precision of float32 weights after loading, a function
+    of ``edit`` that returns it, or a mapping from slots (``frce_patch``) and ``default``, which is float32 where it is
+    not given. partition, variant: as for ``load_part``.
 
-    Raises UserError for a checkpoint that is missing, truncated, incomplete or made with another configuration, and if
-    published weights cannot be loaded."""
-    folder, written = find_model(name, overrides)
+    Raises UserError like ``find_settings``, for a checkpoint that is incomplete, and if published weights cannot be
+    loaded."""
+    folder, cfg = find_settings(name, overrides, config)
     if folder is None:
-        cfg = make_config(written, overrides, reads_data=False)
         model = ReasonBrain.from_config(cfg.model).eval()
         for slot, to in _by_slot(dtype, cfg).items():
             for p in () if model.slot(slot) is None else model.slot(slot).parameters():
                 p.data = p.data.to(to if p.dtype == torch.float32 else p.dtype)
         return model, cfg
-    saved = make_config(written, reads_data=False)
-    if config is not None:
-        given = read_config(config)
-        check_same_model(make_config(given), saved, folder)
-        written.edit = OmegaConf.merge(written.edit, given.get("edit", {}))
-    cfg = make_config(written, overrides, reads_data=False) if overrides or config else saved
-    check_same_model(cfg, saved, folder)
     dtypes = _by_slot(dtype, cfg)
     slots = {}
     for slot in SLOTS:

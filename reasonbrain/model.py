@@ -186,6 +186,11 @@ class ReasonBrain(nn.Module):
                 raise UserError(f"edit.{key}: '{diffusion.plugin_name}' does not take it here; set it to null")
         return replace(edit, **{key: value for key, value in own.items() if given[key] is None})
 
+    def scales(self, edit: EditConfig) -> dict[str, Any]:
+        """The scales of ``edit`` that the diffusion model takes, as arguments of its ``sample``."""
+        diffusion = self.slot("diffusion")
+        return {} if diffusion is None else {k: getattr(edit, k) for k in diffusion.edit_defaults if k != "steps"}
+
     def condition(self, inputs: Inputs) -> tuple[Condition, Tensor]:
         """Runs the conditioning path, everything before the diffusion model. Returns the condition and L_MLLM."""
         if self.reads_sentence:

@@ -70,7 +70,7 @@ class Validation:
         condition, _ = self.model.condition(inputs)
         noise = torch.randn(source.shape, generator=torch.Generator().manual_seed(seed)).to(source)
         edit = self.model.edit_settings(self.cfg.edit)
-        return diffusion.sample(condition, source, noise, edit.steps, edit.guidance).float()
+        return diffusion.sample(condition, source, noise, edit.steps, **self.model.scales(edit)).float()
 
     @torch.no_grad()
     def edits(self, step: int) -> Image.Image | None:

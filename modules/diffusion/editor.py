@@ -165,7 +165,8 @@ class Editor(PublishedBase):
         for some in [rows] if self.rule.together else [[row] for row in rows]:
             shown, prompts, generators = (list(part) for part in zip(*some, strict=True))
             random = None if None in generators else generators
-            with torch.random.fork_rng(enabled=random is not None):
+            devices = [source.device] if source.is_cuda else []
+            with torch.random.fork_rng(devices, enabled=random is not None):
                 if random:  # OmniGen encodes the source with the global generator
                     torch.manual_seed(random[0].initial_seed())
                 call = self.rule.arguments(shown, prompts, settings) | self._callback(on_step, before_step)

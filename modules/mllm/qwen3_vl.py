@@ -5,6 +5,7 @@ Beside the image tokens, its first layers get features from inside the vision to
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -49,8 +50,11 @@ class Qwen3VL(Qwen25VL):
     def inside(self, is_image: Tensor, pictures: Tensor) -> Iterator[None]:
         layers = pictures.flatten(0, 2).split(self.model.config.text_config.hidden_size, -1)[1:]
 
+        mine = threading.get_ident()  # other threads may use the model at the same time
+
         def add(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-            if kwargs["inputs_embeds"].shape[1] == is_image.shape[1]:  # not the tokens that are generated one by one
+            whole = kwargs["inputs_embeds"].shape[1] == is_image.shape[1]  # not one of the tokens that are generated
+            if whole and threading.get_ident() == mine:
                 kwargs |= {"visual_pos_masks": is_image, "deepstack_visual_embeds": list(layers)}
             return args, kwargs
 

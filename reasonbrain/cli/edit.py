@@ -12,24 +12,6 @@ import click
 from reasonbrain.errors import UserError, out_of_memory, reason
 from reasonbrain.utils.text import printable
 
-
-def checkpoint_name(config: str | None, checkpoint: str | None, overrides: tuple[str, ...]) -> str:
-    """What to edit with: ``checkpoint``, or ``config`` if all its weights are published, or the embedded default.
-
-    Raises UserError for another configuration without a checkpoint."""
-    if config and config != "tiny" and not checkpoint:
-        from reasonbrain.checkpoint import edits_as_published
-        from reasonbrain.config.loading import load_config
-
-        if edits_as_published(load_config(config, overrides).model):
-            return config
-        raise UserError(
-            f"config '{config}' needs --checkpoint: its connector, FRCE and CME weights are not published; "
-            f"train them first: reasonbrain train --config {config} -o RUN"
-        )
-    return checkpoint or "tiny"
-
-
 checkpoint_option = click.option(
     "--checkpoint",
     help="A trained model: a folder, a run of `reasonbrain train`, or ORG/NAME[@REVISION] on the hub.  [default: tiny]",
@@ -102,14 +84,15 @@ def edit(
 
     import torch
 
-    from reasonbrain.config.loading import presets
+    from reasonbrain.checkpoint import edits_as_published
+    from reasonbrain.config.loading import load_config, presets
     from reasonbrain.editing.panel import make_panel
     from reasonbrain.editing.placement import open_pipeline
 
     overrides += placement_overrides(device=device, dtype=dtype, offload=offload)
     if steps is not None:
         overrides += (f"edit.steps={steps}",)
-    name = checkpoint_name(config, checkpoint, overrides)
+    name = checkpoint or config or "tiny"
     pipe = open_pipeline(name, overrides, config)
     pipe.set_progress_bar_config(desc="editing", disable=None)  # None: shown on a terminal only
     generator = torch.Generator().manual_seed(seed)
@@ -141,7 +124,7 @@ def edit(
         save_image(shown, panel)
     save_image(result, output, metadata)
     if out.unfamiliar[0]:
-        editors = [preset for preset in presets() if preset.startswith("think_") and not preset.endswith("_endpoint")]
+        editors = [preset for preset in presets() if edits_as_published(load_config(preset).model)]
         click.echo(
             f"this image is nothing like those that '{name}' was trained on; for photographs: "
             f"--config {' or '.join(editors)}",
@@ -184,7 +167,7 @@ def batch(
     job["overrides"] += placement_overrides(device=device, dtype=dtype, offload=offload)
     if workers is None and any(override.startswith("edit.device=") for override in job["overrides"]):
         workers = 1  # all replicas would share that device
-    what = Job(checkpoint=checkpoint_name(job["config"], checkpoint, job["overrides"]), **job)
+    what = Job(checkpoint=checkpoint or job["config"] or "tiny", **job)
     failed, truncated = run(what, workers, executor)
     first = os.environ.get("RANK", "0") == "0"
     if first and (skipped := what.skipped()):

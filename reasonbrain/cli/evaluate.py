@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from reasonbrain.cli.edit import checkpoint_name, checkpoint_option, placement_options, placement_overrides
+from reasonbrain.cli.edit import checkpoint_option, placement_options, placement_overrides
 from reasonbrain.errors import UserError
 
 
@@ -78,7 +78,7 @@ def evaluate(
             f"edits '{request['edits']}' are from another system: omit --config, --checkpoint, key=value "
             f"and the options of a model"
         )
-    name = checkpoint_name(config, checkpoint, overrides)
+    name = checkpoint or config or "tiny"
     from reasonbrain.eval.evaluation.evaluate import Request
     from reasonbrain.eval.evaluation.evaluate import evaluate as run
 

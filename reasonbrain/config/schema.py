@@ -128,7 +128,8 @@ class EditConfig:
 
     size: int | None = number(1, 65536, default=1024)
     """Pixel budget: an edit is computed at about ``size`` x ``size`` pixels, at one of the sizes that training with
-    ``data.size`` uses. Images are scaled up or down to it, and the edit is scaled back. null: the image's own size."""
+    ``data.size`` uses. Images are scaled up or down to it, and the edit is scaled back. A diffusion model that takes
+    images gets them in their own aspect ratio, never scaled up. null: the image's own size."""
 
     max_pixels: int = number(1, 178_956_970, default=64_000_000)
     """Pixels of the largest image that is edited. An edit takes 48 bytes of memory per pixel of the image, measured on

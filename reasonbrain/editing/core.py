@@ -67,7 +67,11 @@ def take_rows(parts: Parts, rows: Sequence[int]) -> Parts:
 
 def join_rows(batches: Sequence[Parts]) -> Parts:
     """Concatenates named tuples of tensors and lists."""
-    return _map(lambda *same: torch.cat(same) if isinstance(same[0], Tensor) else sum(same, []), *batches)
+
+    def join(*same: Any) -> Any:
+        return torch.cat(same) if isinstance(same[0], Tensor) else [one for part in same for one in part]
+
+    return _map(join, *batches)
 
 
 def generators_of(
@@ -239,14 +243,15 @@ class Core:
         on_step: OnStep | None = None,
         before_step: BeforeStep | None = None,
     ) -> Tensor:
-        """Edits the sources. Returns latents; without a diffusion model, those of the sources. noise: from ``noise``.
-        ``on_step`` may replace the latents after each denoising step. ``before_step`` decides each step's guidance;
-        None: ``edit.guidance``. Raises UserError if the result is NaN or infinite."""
+        """Edits the sources. Returns latents; without a diffusion model, those of the sources.
+
+        noise: from ``noise``. edit: from ``ReasonBrain.edit_settings``. ``on_step`` may replace the latents after each
+        denoising step. ``before_step`` decides each step's guidance; None: ``edit.guidance``. Raises UserError if the
+        result is NaN or infinite."""
         diffusion = self.model.slot("diffusion")
         if diffusion is None:
             return sources.latents
-        edit = self.model.edit_settings(edit)
-        scales = {key: getattr(edit, key) for key in diffusion.edit_defaults if key != "steps"}
+        scales = self.model.scales(edit)
         calls = len(sources.small) if diffusion.draws_rows_alone else 1
         with self.progress(total=edit.steps * calls) as bar:  # type: ignore[operator]
 

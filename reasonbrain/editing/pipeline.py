@@ -332,12 +332,15 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
             words = zip(inputs.instructions, inputs.sentences or [None] * len(group), strict=True)
             for unread in filter(None, (core.unread(*both) for both in dict.fromkeys(words))):
                 log.warning(f"the text encoder truncates the instruction; it does not read: {unread[:200]}")
-            each = [i for i in range(len(group)) for _ in range(copies)]
-            sources, condition = take_rows(sources, each), take_rows(condition, each)
+            if copies > 1:
+                each = [i for i in range(len(group)) for _ in range(copies)]
+                sources, condition = take_rows(sources, each), take_rows(condition, each)
             if has_rounds(edit):
                 for i, (row, one) in enumerate(zip(rows, generators_of(own, len(rows), copies), strict=True)):
                     asked_of = take_rows(sources, [i]), one_row(inputs, i // copies), take_rows(condition, [i])
-                    out.rounds[row] = edit_in_rounds(core, pictures[row // copies], *asked_of, one, edit, on_step)
+                    out.rounds[row] = edit_in_rounds(
+                        core, pictures[row // copies], *asked_of, one, edit, on_step, self._before_step
+                    )
                 edited = [best(out.rounds[row]).image[0] for row in rows]
             else:
                 noise = (

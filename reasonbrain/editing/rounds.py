@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reasonbrain.config.schema import EditConfig
-from reasonbrain.editing.core import Core, OnStep, Sources
+from reasonbrain.editing.core import BeforeStep, Core, OnStep, Sources
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition, Inputs
 from reasonbrain.thinking import Review, review
@@ -82,6 +82,7 @@ def edit_in_rounds(
     generator: torch.Generator | None,
     edit: EditConfig,
     on_step: OnStep | None = None,
+    before_step: BeforeStep | None = None,
 ) -> list[Round]:
     """All edits of one picture, in order. ``sources``, ``inputs`` and ``condition`` have one row. generator: of the
     noise of the candidates, the same in every round; None: the global one.
@@ -101,7 +102,7 @@ def edit_in_rounds(
             generator.set_state(start)  # type: ignore[union-attr]
         for candidate in range(1, edit.candidates + 1):
             began = time.perf_counter()
-            latents = core.draw(sources, condition, core.noise(sources, generator), edit, on_step)
+            latents = core.draw(sources, condition, core.noise(sources, generator), edit, on_step, before_step)
             drawn = core.decode(sources, latents, edit)
             shown = drawn.source + (drawn.edited - drawn.source) * drawn.mask
             compared = replace(inputs, images=sheet(drawn.source, shown), ready={})

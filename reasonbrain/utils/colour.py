@@ -51,9 +51,8 @@ def to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         image = image.convert("RGBA")
     alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
     image = _apply_profile(image, profile)
-    if (
-        not profile and gamma and abs(gamma * DISPLAY_GAMMA - 1) > 0.05 and 0.1 < gamma < 10
-    ):  # as libpng; others are wrong
+    # as libpng: nothing is done for a gamma near the display's, and none beyond these limits is right
+    if not profile and gamma and abs(gamma * DISPLAY_GAMMA - 1) > 0.05 and 0.1 < gamma < 10:
         image = image.point([round(255 * (v / 255) ** (1 / (gamma * DISPLAY_GAMMA))) for v in range(256)] * 3)
     return image if alpha is None else Image.composite(image, Image.new("RGB", image.size, "white"), alpha)
 

@@ -12,6 +12,7 @@ def usable_device(key: str, name: str | torch.device) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device).cpu()
+    # what torch raises for unknown and absent devices; without CUDA an AssertionError, for meta a NotImplementedError
     except (RuntimeError, AssertionError, NotImplementedError) as e:
         raise UserError(f"{key}: '{name}' cannot be used: {reason(e)}") from None
     return device

@@ -73,7 +73,8 @@ def download(
     try:
         return Path(snapshot_download(repository, revision=revision or at or None, allow_patterns=FILES, **where))
     except Exception as e:  # whatever huggingface_hub and its HTTP library raise
-        raise UserError(f"checkpoint '{name}': {hub_trouble(e, repository) or reason(e)}") from None
+        why = hub_trouble(e, repository) or reason(e)
+        raise UserError(f"checkpoint '{name}' is no folder, and as a repository of the hub: {why}") from None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -24,6 +24,7 @@ from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 
 TRANSFORMER = "model.diffusion.architecture.transformer"
+DEVICES = [device for device in ("cpu", torch.accelerator.current_accelerator(check_available=True)) if device]
 DEEP = [f"{TRANSFORMER}.num_layers=2", f"{TRANSFORMER}.num_single_layers=2", f"{TRANSFORMER}.guidance_embeds=true"]
 
 
@@ -242,10 +243,8 @@ def test_attention_slicing_changes_nothing(deep, call):
         assert np.abs(call(deep) - expected).max() < 1e-3
 
 
-@pytest.mark.parametrize("device", ["cpu", torch.accelerator.current_accelerator(check_available=True)])
+@pytest.mark.parametrize("device", DEVICES)
 def test_to_device(deep, call, device):
-    if device is None:
-        pytest.skip("no accelerator")
     deep.to(device)
     assert {part.device.type for part in deep.components.values() if isinstance(part, torch.nn.Module)} == {
         torch.device(device).type

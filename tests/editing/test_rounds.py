@@ -93,6 +93,19 @@ def test_rounds_end_when_an_edit_is_good(pipeline, picture):
     assert len(out.rounds[0]) == 1
 
 
+def test_a_callback_interrupts_rounds(pipeline, picture):
+    seen = []
+
+    def stop(pipe, step, timestep, given):
+        seen.append((step, pipe.num_timesteps))
+        pipe._interrupt = True
+        return given
+
+    with Thinker(Judge((2, 2), (3, 3))) as server:
+        edit(pipeline(server, "edit.rounds=2", "edit.steps=4"), picture, callback_on_step_end=stop)
+    assert [step for step, _ in seen] == [0, 0] and seen[1] == (0, 4)
+
+
 def test_candidates_have_noise_of_their_own(pipeline, picture):
     with Thinker(Judge((3, 3), (6, 6), (1, 1))) as server:
         pipe = pipeline(server, "edit.candidates=3")

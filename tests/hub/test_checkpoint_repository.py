@@ -55,8 +55,9 @@ def test_a_checkpoint_of_the_hub(model, settings, tmp_path):
         )
         pixels = [Image.open(tmp_path / f"{name}.png").tobytes() for name in ("plain", "hub", "at")]
         assert pixels[0] == pixels[1] == pixels[2]
-        assert "checkpoint 'someone/melter@v9': it has no such revision" in revision[1]
-        assert "checkpoint 'someone/else': there is no such repository, or it is private" in other[1]
+        said = "checkpoint 'someone/{}' is no folder, and as a repository of the hub: {}".format
+        assert said("melter@v9", "it has no such revision") in revision[1]
+        assert said("else", "there is no such repository, or it is private") in other[1]
         assert not [path for path in hub.requests if path.endswith("evil.bin")]
         done = subprocess.run([sys.executable, "-c", PYTHON], env=env, cwd=tmp_path, capture_output=True, text=True)
         said = "2 revision: 'model' is no repository of the hub, so it has no revision 'v1'"

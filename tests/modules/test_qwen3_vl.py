@@ -1,5 +1,7 @@
 """MLLM ``qwen3_vl`` against transformers' own model: its features inside the layers included."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -89,3 +91,18 @@ def test_the_features_inside_the_layers_count(plug, inputs):
         given = Inputs(inputs.images, inputs.instructions, inputs.objects, inputs.regions, {"mllm": ready})
         states.append(plug(given, Cues(empty, mask, empty, mask)).hidden)
     assert (states[0] - states[1]).abs().max() > 0.05
+
+
+@torch.no_grad()
+def test_a_thread_does_not_see_the_pictures_of_another(plug, inputs):
+    rows, image = plug.tokenize(inputs.instructions, 6, 0)
+    ids, mask = plug.pad_left(rows, 6, torch.device("cpu"))
+    own = plug.image_features(inputs.images)
+    given = {"inputs_embeds": plug.embed(ids, ids == image, own), "attention_mask": mask, "use_cache": False}
+    with plug.inside(ids == image, own), ThreadPoolExecutor(1) as other:
+        alone = plug.model.model.language_model(**given).last_hidden_state
+        theirs = plug.inside(ids == image, torch.randn_like(own))
+        other.submit(theirs.__enter__).result()
+        beside = plug.model.model.language_model(**given).last_hidden_state
+        theirs.__exit__(None, None, None)
+    assert torch.equal(alone, beside)

@@ -85,15 +85,13 @@ def compare(job: Job, rows: str) -> None:
 
     Compares what the results depend on: rows, instruction, tensors, batch size, and the settings of model and edit. How
     the rows, the checkpoint and the configuration are stored does not matter. Writes run.json into a new folder."""
-    from reasonbrain.checkpoint import find_model  # imports transformers, which the first checks do not need
-    from reasonbrain.config.loading import make_config
+    from reasonbrain.checkpoint import find_settings  # imports transformers, which the first checks do not need
     from reasonbrain.config.schema import result_settings
     from reasonbrain.editing.batch.identity import model_hash
     from reasonbrain.editing.placement import dtype_name
 
     check_files(job.output)
-    folder, written = find_model(job.checkpoint, job.overrides)
-    cfg = make_config(written, job.overrides, reads_data=False)
+    folder, cfg = find_settings(job.checkpoint, job.overrides, job.config)
     now = {
         "jobs": rows,
         "instruction": job.instruction,

@@ -14,6 +14,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from galleries import Page
+from omegaconf import OmegaConf
 from PIL import Image
 
 from reasonbrain import cli
@@ -311,7 +312,7 @@ def test_the_same_command_resumes(command, rows, tmp_path):
     assert command(rows)[2] == found
 
 
-def test_a_changed_job_is_refused(command, rows, tmp_path):
+def test_a_changed_job_is_refused(command, rows, tmp_path, checkpoint):
     command(rows[:1])
     code, said, _ = command(rows[:2])
     assert code == 2 and "jobs" in said and "has changed" in said and said.count("\n") == 1
@@ -319,6 +320,10 @@ def test_a_changed_job_is_refused(command, rows, tmp_path):
     assert code == 2 and "edit.steps was 1, not 2" in said
     code, said, _ = command(rows[:1], "--batch-size", "2")
     assert code == 2 and "batch_size was 4, not 2" in said
+    written = OmegaConf.load(checkpoint / "config.yaml")
+    OmegaConf.save({"model": written.model, "edit": {"steps": 2}}, tmp_path / "mine.yaml")
+    code, said, _ = command(rows[:1], "--config", str(tmp_path / "mine.yaml"))
+    assert code == 2 and "edit.steps was 1, not 2" in said
     (tmp_path / "out" / "run.json").unlink()
     code, said, _ = command(rows[:1])
     assert code == 2 and "no run.json" in said
