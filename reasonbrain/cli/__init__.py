@@ -3,6 +3,7 @@
     reasonbrain edit candle.png "What if someone blew on the candle?" -o out.png --panel panel.png
     reasonbrain batch jobs.jsonl -o out
     reasonbrain train --config tiny -o runs/mine train.steps=100
+    reasonbrain push runs/mine someone/melter
     reasonbrain plan reasonbrain_flux_qwen --gpus 8 --gpu-memory 80
     reasonbrain bench train --config tiny
     reasonbrain eval --benchmark mini -o report
@@ -119,7 +120,7 @@ def main() -> None:
 
 
 for command in (
-    *(edit.edit, edit.batch, train.train, train.export, train.init, train.plan),
+    *(edit.edit, edit.batch, train.train, train.export, train.push, train.init, train.plan),
     *(evaluate.bench, evaluate.evaluate, evaluate.ablate, show.modules, show.config, data.data),
 ):
     main.add_command(command)

@@ -1,4 +1,4 @@
-"""`reasonbrain train`, `export`, `init` and `plan`."""
+"""`reasonbrain train`, `export`, `push`, `init` and `plan`."""
 
 from __future__ import annotations
 
@@ -62,6 +62,27 @@ def export(run: str, output: str, last: bool, merged: bool, adapters: bool, lora
 
     export_run(Path(run), Path(output), not last, merged, adapters, lora)
     click.echo(output)
+
+
+@click.command()
+@click.argument("checkpoint")
+@click.argument("repository", metavar="ORG/NAME")
+@click.option(
+    "--report", "reports", multiple=True, help="A folder of `reasonbrain eval`, for the model card; repeatable."
+)
+@click.option("--private", is_flag=True, default=None, help="If the repository is made by this command.")
+@click.option("--pr", is_flag=True, help="Open a pull request.")
+@click.option("-m", "--message", help="Of the commit.")
+def push(
+    checkpoint: str, repository: str, reports: tuple[str, ...], private: bool | None, pr: bool, message: str | None
+) -> None:
+    """Upload a checkpoint to the model hub. Prints the address of the commit.
+
+    CHECKPOINT is a folder, or a run of `reasonbrain train`. A README.md in the folder becomes the model card; otherwise
+    one is written. Needs a token that may write: `hf auth login`, or HF_TOKEN."""
+    from reasonbrain.publishing import push as upload
+
+    click.echo(upload(checkpoint, repository, [Path(report) for report in reports], private, message, create_pr=pr))
 
 
 @click.command()

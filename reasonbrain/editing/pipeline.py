@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from reasonbrain.attention import set_attention
-from reasonbrain.checkpoint import load_model, save_model
+from reasonbrain.checkpoint import load_model
 from reasonbrain.config.loading import make_config
 from reasonbrain.config.schema import Config, EditConfig
 from reasonbrain.editing.arguments import (
@@ -38,11 +38,11 @@ from reasonbrain.editing.batch.scheduler import Result, edit_rows
 from reasonbrain.editing.core import Core, generators_of, take_rows
 from reasonbrain.editing.output import OUTPUT_TYPES, ReasonBrainOutput, as_type
 from reasonbrain.editing.rounds import best, edit_in_rounds, has_rounds
+from reasonbrain.editing.saving import Saving
 from reasonbrain.editing.steps import Steps
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.plugin import Plugin
-from reasonbrain.plugin_folder import refuse_pickle
 from reasonbrain.registry import SLOTS
 from reasonbrain.thinking import one_row
 from reasonbrain.utils.device import usable_device
@@ -70,7 +70,7 @@ def _of_diffusion(name: str) -> Any:
     return property(get, put, doc=f"``diffusion.{name}``, where users of diffusers look for it")
 
 
-class ReasonBrainPipeline(Steps, DiffusionPipeline):
+class ReasonBrainPipeline(Saving, Steps, DiffusionPipeline):
     """A diffusers pipeline whose components are the slots of a ReasonBrain, with "_" for "." (``frce_patch``)."""
 
     transformer, vae, scheduler = (_of_diffusion(name) for name in ("transformer", "vae", "scheduler"))
@@ -156,29 +156,6 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
             setattr(pipe, component, part)
         return pipe if device_map is None else pipe.to(usable_device("device_map", device_map))
 
-    def save_pretrained(  # type: ignore[override]
-        self,
-        save_directory: str | Path,
-        dtype: torch.dtype | None = None,
-        variant: str | None = None,
-        max_shard_size: int | str | None = None,
-        safe_serialization: bool = True,
-        push_to_hub: bool = False,
-        use_flashpack: bool = False,
-    ) -> None:
-        """Writes what is in the pipeline to a folder that ``from_pretrained`` loads, in safetensors.
-
-        dtype: the precision of stored floats; None keeps that of the weights. variant: a part of the names of weight
-        files. max_shard_size: the largest size of a file, ``"5GB"`` unless given.
-
-        Raises UserError for the other arguments of diffusers, which are there to be refused."""
-        refuse_pickle(safe_serialization)
-        for argument, given in (("push_to_hub", push_to_hub), ("use_flashpack", use_flashpack)):
-            if given:
-                raise UserError(f"{argument}={given} is not supported; save to a folder in safetensors")
-        folder = Path(save_directory)
-        save_model(self.model, self.settings, folder, dtype, max_shard_size=max_shard_size, variant=variant)
-
     @classmethod
     def from_pipe(cls, pipeline: ReasonBrainPipeline, **changes: Any) -> ReasonBrainPipeline:
         """A pipeline with the settings and the components of another one, which they share. changes: other components
@@ -191,15 +168,6 @@ class ReasonBrainPipeline(Steps, DiffusionPipeline):
     def components(self) -> dict[str, Any]:
         """The arguments of a pipeline that shares the slots and the settings of this one."""
         return super().components | {"settings": self.settings}
-
-    def __getstate__(self) -> dict[str, Any]:
-        for model in (m for m in self.model.modules() if getattr(m, "_output_capturing_hooks_installed", False)):
-            del model._output_capturing_hooks_installed  # by transformers, which installs what is missing
-            for module in model.modules():
-                for key, hook in list(module._forward_hooks.items()):
-                    if hook.__module__ == "transformers.utils.output_capturing":  # cannot be pickled
-                        del module._forward_hooks[key]
-        return self.__dict__
 
     @property
     def model(self) -> ReasonBrain:

@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, constants, is_offline_mode, snapshot_down
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
+    HfHubHTTPError,
     HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
@@ -25,7 +26,14 @@ from reasonbrain.errors import UserError, reason
 from reasonbrain.utils.text import printable
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")  # org/name, or org/name@revision
-FILES = ["*.json", "*.safetensors", "*.yaml", "*.txt", "*.model"]  # of a checkpoint; nothing that is run or unpickled
+FILES = [
+    "*.json",
+    "*.safetensors",
+    "*.yaml",
+    "*.txt",
+    "*.model",
+    "*.jinja",
+]  # of a checkpoint; nothing that is run or unpickled
 LOG_IN = "log in with `hf auth login`, or set HF_TOKEN"
 
 
@@ -40,6 +48,9 @@ def hub_trouble(error: BaseException, repository: str) -> str | None:
 
     if has(GatedRepoError):
         return f"its licence is not accepted; accept it at {constants.ENDPOINT}/{repository}, then {LOG_IN}"
+    refusals = [e for e in chain if isinstance(e, HfHubHTTPError) and e.response.status_code in (401, 403)]
+    if any(e.response.request.method == "POST" for e in refusals):
+        return f"you may not write there; {LOG_IN}, with a token that may write"
     if has(RevisionNotFoundError):
         return "it has no such revision"
     if has(RepositoryNotFoundError):
@@ -92,13 +103,26 @@ def is_cached(repository: str, file: str) -> bool:
         return False
 
 
+def licence_of(repository: str) -> str:
+    """The licence of a repository as its model card states it, or ``not stated``, also where no card can be read."""
+    try:
+        return _licence(repository)[0]
+    except Exception:  # whatever huggingface_hub and its HTTP library raise
+        return "not stated"
+
+
 def tell_licence(repository: str) -> None:
     """Prints the licence of a repository to stderr, as its model card states it. Raises whatever ``huggingface_hub``
     raises, except for a repository without a card."""
+    name, link = _licence(repository)
+    more = f", {link}" if link else ""
+    click.echo(f"downloading '{repository}'; its licence: {printable(f'{name}{more}')}", err=True)
+
+
+def _licence(repository: str) -> tuple[str, str | None]:
+    """The name of a licence, and where it is to be read."""
     try:
         stated = ModelCard.load(repository, ignore_metadata_errors=True).data.to_dict()
     except EntryNotFoundError:
         stated = {}
-    name = stated.get("license_name") or stated.get("license") or "not stated"
-    more = f", {stated['license_link']}" if stated.get("license_link") else ""
-    click.echo(f"downloading '{repository}'; its licence: {printable(f'{name}{more}')}", err=True)
+    return stated.get("license_name") or stated.get("license") or "not stated", stated.get("license_link")

@@ -133,7 +133,7 @@ def test_variants(pipe, picture, tmp_path):
 
 
 def test_other_arguments_of_saving_are_refused(pipe, tmp_path):
-    for given in ({"safe_serialization": False}, {"push_to_hub": True}, {"use_flashpack": True}):
+    for given in ({"safe_serialization": False}, {"private": True}, {"use_flashpack": True}):
         with pytest.raises(UserError, match=next(iter(given))):
             pipe.save_pretrained(tmp_path / "out", **given)
     with pytest.raises(UserError, match="safe_serialization"):

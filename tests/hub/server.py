@@ -13,10 +13,12 @@ import json
 import re
 import threading
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+from uploads import Uploads
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REVISIONS = ("main", COMMIT, "v1")
@@ -27,17 +29,20 @@ class Hub(ThreadingHTTPServer):
 
     gated: ids whose files need a licence to be accepted. lacks: (id, file) pairs that are listed, but answer 404.
     breaks: (id, file) pairs whose connection breaks off in the middle of the file. requests: how often each path was
-    asked for with GET."""
+    asked for with GET. uploads: where new repositories are written; visibility, messages: what they were made with, and
+    of their commits."""
 
     daemon_threads = True
 
-    def __init__(self, repositories: dict[str, Path]) -> None:
+    def __init__(self, repositories: dict[str, Path], uploads: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.repositories = repositories
         self.gated: set[str] = set()
         self.lacks: set[tuple[str, str]] = set()
         self.breaks: set[tuple[str, str]] = set()
         self.requests: Counter[str] = Counter()
+        self.uploads, self.visibility, self.messages = uploads, {}, []
+        self.objects: dict[str, bytes] = {}
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def __exit__(self, *_: object) -> None:
@@ -56,7 +61,7 @@ class Hub(ThreadingHTTPServer):
         return found | ({"HF_HUB_OFFLINE": "1"} if offline else {})
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(Uploads):
     """The parts of the hub's protocol that loading a model needs."""
 
     server: Hub
@@ -145,13 +150,13 @@ class Handler(BaseHTTPRequestHandler):
         if body:
             self.wfile.write(data)
 
-    def _error(self, status: int, code: str, message: str) -> None:
-        data = json.dumps({"error": message}).encode()
+    def _error(self, status: int, code: str, message: str, **more: str) -> None:
+        data = json.dumps({"error": message} | more).encode()
         self.send_response(status)
         self.send_header("X-Error-Code", code)
         self.send_header("X-Error-Message", message)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
-        if self.command == "GET":
+        if self.command != "HEAD":
             self.wfile.write(data)
