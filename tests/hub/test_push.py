@@ -20,7 +20,7 @@ from reasonbrain import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 pipe = ReasonBrainPipeline.from_pretrained("model")
 print(pipe.push_to_hub("someone/again", commit_message="by hand"))
-pipe.save_pretrained("saved", push_to_hub=True, repo_id="someone/saved", max_shard_size="1MB")
+pipe.save_pretrained("saved", push_to_hub=True, repo_id="someone/saved", max_shard_size="100KB")
 for wrong in ({"repo_id": "saved"}, {"branch": "x"}):
     try:
         pipe.save_pretrained("saved", push_to_hub=True, **wrong)
