@@ -53,7 +53,8 @@ def shard(tensors: dict[str, Tensor], folder: Path, index: int, count: int) -> N
 
 
 def finish(run: Path, step: int, new: Path, keep: int) -> None:
-    """Turns the shards in ``new`` into the checkpoint of ``step``; removes all but the last ``keep`` checkpoints."""
+    """Turns the shards in ``new`` into the checkpoint of ``step``; removes all but the last ``keep`` checkpoints up
+    to it."""
     notes = {f.with_suffix(".safetensors").name: json.loads(f.read_text(encoding="utf-8")) for f in new.glob("*.json")}
     for note in new.glob("*.json"):
         note.unlink()
@@ -64,7 +65,7 @@ def finish(run: Path, step: int, new: Path, keep: int) -> None:
     target = folder_of(run, step)
     shutil.rmtree(target, ignore_errors=True)  # only a corrupt checkpoint can be here already
     os.replace(new, target)
-    for old in complete(run)[:-keep]:
+    for old in [f for f in complete(run) if f.name <= target.name][:-keep]:  # later ones are corrupt
         gone = old.with_suffix(".old")
         os.replace(old, gone)
         shutil.rmtree(gone)

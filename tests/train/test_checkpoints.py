@@ -78,6 +78,19 @@ def test_a_step_can_be_written_again(tmp_path):
     assert checkpoints.step_of(checkpoints.last(tmp_path)) == 2
 
 
+def test_a_corrupt_one_does_not_take_the_place_of_an_intact_one(tmp_path):
+    """A run that resumed before a corrupt checkpoint, with fewer to keep and more often: each is the newest so far."""
+    for step in (1, 2, 4):
+        write(tmp_path, step, keep=3)
+    cut(checkpoints.folder_of(tmp_path, 4))
+    write(tmp_path, 3, keep=1)
+    assert checkpoints.step_of(checkpoints.last(tmp_path)) == 3
+    assert checkpoints.complete(tmp_path) == [checkpoints.folder_of(tmp_path, step) for step in (3, 4)]
+    for step in (4, 5):
+        write(tmp_path, step, keep=1)
+        assert checkpoints.complete(tmp_path) == [checkpoints.last(tmp_path)] == [checkpoints.folder_of(tmp_path, step)]
+
+
 def test_one_is_on_the_disk_before_the_older_one_is_removed(tmp_path, monkeypatch):
     """A power failure leaves at least one of them whole."""
     synced = {}
