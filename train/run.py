@@ -27,6 +27,7 @@ from reasonbrain.config.loading import load_config, portable_config
 from reasonbrain.config.schema import Config, DataConfig, TrainConfig, slot_config
 from reasonbrain.data.dataset import DataSet
 from reasonbrain.data.mixture import Mixture
+from reasonbrain.data.opening import hash_beside
 from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS, plugin
@@ -94,10 +95,10 @@ def _settings(section: DataConfig | TrainConfig) -> dict[str, Any]:
 
 
 def note_data(data: DataSet, run: Path) -> None:
-    """Writes the number of records of ``data`` and a sketch of its files to RUN/data.json, for each part of a mixture.
-    Logs what has changed since the run was last started."""
+    """Writes the number of records of ``data``, a sketch of its files and ``hash_beside`` to RUN/data.json, for each
+    part of a mixture. Logs what has changed since the run was last started."""
     parts = {f"data.mixture[{i}]": p for i, p in enumerate(data.parts)} if isinstance(data, Mixture) else {"data": data}
-    now = {name: [len(part), *map(sketch, part.files)] for name, part in parts.items()}
+    now = {name: [len(part), *map(sketch, part.files), hash_beside(part)] for name, part in parts.items()}
     then = now
     with suppress(OSError, ValueError, TypeError):  # a run that starts, or whose note was lost in a power failure
         then = dict(json.loads((run / DATA).read_text(encoding="utf-8")))
@@ -105,7 +106,7 @@ def note_data(data: DataSet, run: Path) -> None:
         before, *old = then.get(name) or now[name]
         if count != before:
             log.warning(f"{run}: {name} has {count} records now; the run was trained with {before}")
-        elif files != old:
+        elif any(new not in (one, None) for new, one in zip(files, old)):  # noqa: B905 - older notes are shorter
             log.warning(f"{run}: the files of {name} are not those that the run was trained with")
     with whole_file(run / DATA) as file:
         json.dump(now, file)

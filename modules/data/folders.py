@@ -64,7 +64,7 @@ class Folder(Reader):
         return path if flat in self.shared else flat
 
     def inputs(self) -> Iterator[Path]:
-        yield from (file for file in Path(self.root).rglob("*") if file.suffix.lower() in (".txt", ".json"))
+        yield from (file for file in sorted(Path(self.root).rglob("*")) if file.suffix.lower() in (".txt", ".json"))
         yield from super().inputs()
 
     def text(self, name: str) -> str:

@@ -104,13 +104,17 @@ def identity(cfg: DataConfig) -> dict[str, Any]:
         return found
     found |= {"path": fingerprint(found["path"])}
     if Path(str(cfg.path)).is_file() and issubclass(cls, Reader):
-        reader: Any = open_data(cfg)
-        found["pictures"] = _sketches([file for file in reader.inputs() if file not in reader.files])
+        found["pictures"] = hash_beside(open_data(cfg))
     return found
 
 
-def _sketches(files: list[Path]) -> str | None:
-    found = [sketch(file) if file.is_file() else "" for file in files]
+def hash_beside(data: DataSet) -> str | None:
+    """A hash of what the records are read from besides ``data.files``, such as their pictures, by the ``sketch`` of
+    each file. Hidden files are left out. None: there is nothing, or the files are gone."""
+    files = {*data.files}
+    inputs = data.inputs() if isinstance(data, Reader) else ()
+    beside = [file for file in inputs if file not in files and file.name[0] != "."]
+    found = [sketch(file) if file.is_file() else "" for file in beside]
     return hashlib.blake2b("\n".join(found).encode(), digest_size=16).hexdigest() if any(found) else None
 
 

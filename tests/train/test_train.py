@@ -1,8 +1,10 @@
 """`reasonbrain train`: a real run whose loss falls, exact resume of the whole model, and its files."""
 
 import json
+import os
 import shutil
 
+import layouts
 import numpy as np
 import pytest
 import torch
@@ -79,6 +81,43 @@ def test_data_that_have_changed_are_named(tmp_path, caplog):
     for damaged in ("", "5", "{"):
         (tmp_path / "run" / "data.json").write_text(damaged)
         assert said() == []
+
+
+def test_changed_pictures_and_words_of_the_same_number_are_named(tmp_path, caplog):
+    """In a folder of three files a record, and of pictures that a manifest names. Dates do not matter, nor do pictures
+    that were deleted once their features are on the disk; notes of earlier versions hold less."""
+    folder = tmp_path / "triples" / "heat"
+    parts = [
+        PartConfig("folder", layouts.triples(folder.parent)),
+        PartConfig("manifest", layouts.manifest(tmp_path / "m")),
+    ]
+    data = open_data(DataConfig(name="mixture", mixture=parts))
+
+    def said():
+        caplog.clear()
+        note_data(data, tmp_path)
+        return caplog.messages
+
+    def changed(part):
+        return [f"{tmp_path}: the files of data.mixture[{part}] are not those that the run was trained with"]
+
+    assert said() == []
+    (folder / ".sync.json").write_text("{}")
+    os.utime(folder / "1.txt", (0, 0))
+    assert said() == []
+    (folder / "1.txt").write_text("Heal 1.\n")
+    assert said() == changed(0) and said() == []
+    layouts.save(layouts.picture(9), folder / "2_source.png")
+    assert said() == changed(0)
+    pictures = [file for file in data.parts[1].inputs() if file.suffix == ".png"]
+    layouts.save(layouts.picture(9), pictures[0])
+    assert said() == changed(1)
+    for picture in pictures:
+        picture.unlink()
+    assert said() == []
+    note = json.loads((tmp_path / "data.json").read_text())
+    (tmp_path / "data.json").write_text(json.dumps({name: values[:-1] for name, values in note.items()}))
+    assert said() == []
 
 
 def test_thirty_steps_lower_both_losses(settings, tmp_path, records):
