@@ -8,6 +8,11 @@ class UserError(Exception):
     code 2."""
 
 
+class Unavailable(UserError):
+    """A service cannot be used that every further row needs. A loop over rows ends, so that rows are not recorded as
+    failed that have nothing wrong with them; the same command resumes it."""
+
+
 class RunError(Exception):
     """A run that ended early although its command was valid. The same command resumes it. Exit code 1."""
 

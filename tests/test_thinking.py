@@ -1,10 +1,12 @@
 """Think, then edit: the question, the answer, retries, the user's own sentence, and who says what."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from click.testing import CliRunner
 from PIL import Image
 from pipelines import save_editor, save_qwen3_vl
@@ -13,10 +15,13 @@ from thinker import SAID, SENTENCE, Thinker
 from reasonbrain.cli import main
 from reasonbrain.config.loading import make_config
 from reasonbrain.config.schema import ThinkingConfig
+from reasonbrain.data.record import Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
+from reasonbrain.eval.evaluation.edits import Edits
 from reasonbrain.model import ReasonBrain
 from reasonbrain.thinking import question, read
+from reasonbrain.utils import endpoint as asking
 
 KLEIN = "black-forest-labs/FLUX.2-klein-4B"
 
@@ -150,6 +155,38 @@ def test_after_the_retries_the_instruction_is_used_and_the_result_says_so(folder
     assert "no readable answer" in out.notes[0] and "the instruction itself was used" in out.notes[0]
     plain = edit(pipeline(folders, None), picture)
     assert (np.asarray(plain.images[0]) == np.asarray(out.images[0])).all()
+
+
+def test_an_endpoint_that_fails_every_call_ends_a_batch_and_an_evaluation(folders, picture, tmp_path, monkeypatch):
+    """No row is recorded as failed, which a rerun would not edit again; the rerun edits the rows left."""
+    monkeypatch.setattr(asking, "RETRIES", 0)
+    left = [2]
+
+    def answer(asked, pictures):
+        left[0] -= 1
+        return json.dumps(SAID) if left[0] >= 0 else (429, "insufficient_quota")
+
+    rows = [{"id": str(i), "image": str(picture), "instruction": f"edit {i}"} for i in range(4)]
+    (tmp_path / "jobs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    records = [Record(row["id"], Image.open(picture), None, [row["instruction"]]) for row in rows]
+    with Thinker(answer) as server:
+        raw = asdict(config(folders, endpoint(server, tmp_path)))
+        (tmp_path / "think.yaml").write_text(yaml.safe_dump({key: raw[key] for key in ("model", "edit")}))
+        command = ["batch", tmp_path / "jobs.jsonl", "-o", tmp_path / "out", "--config", tmp_path / "think.yaml"]
+
+        def run():
+            return CliRunner().invoke(main, [*map(str, command), "--batch-size", "1"])
+
+        refused = run()
+        assert refused.exit_code == 2 and "429" in refused.stderr.splitlines()[-1]
+        results = (tmp_path / "out" / "results.jsonl").read_text()
+        assert '"status": "error"' not in results
+        edits = Edits(tmp_path / "edits", pipeline(folders, endpoint(server, tmp_path)))
+        with pytest.raises(UserError, match="429"):
+            edits.make(records)
+        assert not edits.failed
+        left[0] = 9
+        assert run().exit_code == 0 and (tmp_path / "out" / "results.jsonl").read_text().count('"ok"') == 4
 
 
 def test_a_local_model_thinks(folders, picture):

@@ -25,7 +25,7 @@ from reasonbrain.config.schema import result_settings
 from reasonbrain.data.record import Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.editing.placement import dtype_name
-from reasonbrain.errors import UserError, reason
+from reasonbrain.errors import Unavailable, UserError, reason
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.images import OUTPUT_FORMATS, load_image, save_image
 from reasonbrain.utils.reading import read_json
@@ -116,7 +116,7 @@ class Edits:
 
     def make(self, records: Sequence[Record]) -> None:
         """Makes the missing edits in one batch. Each starts from the same noise, as it would alone. An error fails only
-        its own edit; ``failed`` has the reason."""
+        its own edit; ``failed`` has the reason. Raises Unavailable, which would fail every other edit, too."""
         if self.pipe is None:
             return
         missing = [record for record in records if record.id not in self.failed and not self._is_made(record)]
@@ -129,6 +129,8 @@ class Edits:
                 objects=[[] for _ in missing] if self.instruction else None,
                 generator=torch.Generator().manual_seed(self.seed),
             ).images
+        except Unavailable:
+            raise
         except Exception as e:  # whatever a library raises for a record
             if len(missing) == 1:
                 self.failed[missing[0].id] = reason(e)

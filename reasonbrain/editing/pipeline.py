@@ -345,7 +345,8 @@ class ReasonBrainPipeline(Saving, Steps, DiffusionPipeline):
         ``reasoning`` and ``n``, the number of variants. They are read as needed. Each variant is one result. Whatever
         is raised for a row becomes the ``error`` of its results. A picture depends only on its row and ``batch_size``.
 
-        Raises RunError if the accelerator fails, and UserError for a ``batch_size`` below 1."""
+        Raises RunError if the accelerator fails, Unavailable if a service does that the MLLM is behind, and UserError
+        for a ``batch_size`` below 1."""
         if not isinstance(batch_size, Integral) or batch_size < 1:
             raise UserError(f"batch_size {batch_size!r:.60} is not a whole number of at least 1")
         yield from edit_rows(self.core(), self.edit_settings, parse_all(rows), batch_size)

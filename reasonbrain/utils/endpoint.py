@@ -31,7 +31,7 @@ from urllib.request import HTTPErrorProcessor, Request, build_opener
 
 from PIL import Image
 
-from reasonbrain.errors import UserError
+from reasonbrain.errors import Unavailable, UserError
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.gallery import data_uri
 from reasonbrain.utils.reading import read_json
@@ -83,9 +83,9 @@ class Endpoint:
     def ask(self, question: str, pictures: Mapping[str, Image.Image] | None = None) -> str:
         """The model's answer, at temperature 0. ``pictures``: by caption; each is sent after its caption.
 
-        Raises Refused, Failed, and UserError for what would fail every call: an unreachable endpoint, a wrong key or
-        model, an exhausted quota, a redirect, a folder of answers that cannot be written. Also raises UserError if the
-        cached answer is damaged."""
+        Raises Refused, Failed, and Unavailable for what would fail every call: an unreachable endpoint, a wrong key or
+        model, an exhausted quota, a redirect. Raises UserError for a folder of answers that cannot be written, and if
+        the cached answer is damaged."""
         shown = {caption: _scale(picture) for caption, picture in (pictures or {}).items()}
         path = self.answers / f"{_key(self.model, question, shown)}.json"
         if path.exists():
@@ -127,7 +127,7 @@ class Endpoint:
                 pass
             except URLError as e:
                 if not isinstance(e.reason, TimeoutError):
-                    failure = UserError(f"{self.who}: {self._clean(str(e.reason))}")
+                    failure = Unavailable(f"{self.who}: {self._clean(str(e.reason))}")
             except (OSError, HTTPException) as e:
                 failure = Failed(f"{self.who}: {self._clean(str(e)) or type(e).__name__}")
             if attempt == RETRIES or time.monotonic() + pause >= until:
@@ -150,7 +150,7 @@ class Endpoint:
     def _failure(self, status: int, body: bytes) -> Exception:
         said = f"{self.who}: {status} {self._clean(body.decode(errors='replace'))[:200]}"
         if status in STOPS or status < 400:
-            return UserError(f"{said}; answers so far are in '{self.answers}'; run the same command again to resume")
+            return Unavailable(f"{said}; answers so far are in '{self.answers}'; run the same command again to resume")
         return Failed(said) if status >= 500 else Refused(said)
 
     def _text(self, body: bytes) -> str:

@@ -31,7 +31,7 @@ from reasonbrain.config.schema import EditConfig
 from reasonbrain.editing.batch.rows import EditRow
 from reasonbrain.editing.core import Core, Sources, join_rows, take_rows
 from reasonbrain.editing.rounds import Round, best, edit_in_rounds, has_rounds
-from reasonbrain.errors import RunError, reason
+from reasonbrain.errors import RunError, Unavailable, reason
 from reasonbrain.interfaces import Condition, Inputs
 from reasonbrain.thinking import one_row
 from reasonbrain.utils.images import load_image, to_pil, upright_size
@@ -83,7 +83,7 @@ def edit_rows(core: Core, edit: EditConfig, rows: Iterable[EditRow], batch_size:
     """Yields the results of rows, in no particular order. edit: the settings of rows that do not have their own.
     Whatever is raised for a row becomes the ``error`` of each of its variants.
 
-    Raises RunError if the accelerator fails."""
+    Raises RunError if the accelerator fails, and Unavailable if a service does that the model asks."""
     rows = iter(rows)
     with ThreadPoolExecutor(4) as pool:
         while taken := list(islice(rows, WINDOW * batch_size)):
@@ -171,7 +171,7 @@ class _Window:
         """Does the work for a batch. If that raises anything, does it for each item alone, so that one item cannot
         fail the others. Returns the batch, or its items, each with its error ("" if there is none).
 
-        Raises RunError if the accelerator fails, because everything after that would fail as well."""
+        Raises RunError if the accelerator fails, and Unavailable, because everything after that would fail as well."""
         if not batch:
             return []
         try:
@@ -179,6 +179,8 @@ class _Window:
             return [(batch, "")]
         except torch.AcceleratorError as e:
             raise RunError(f"the accelerator failed: {reason(e)}; run the same command again to resume") from None
+        except Unavailable:
+            raise
         except Exception as e:
             if len(batch) == 1:
                 return [(batch, reason(e))]
