@@ -99,12 +99,12 @@ def read(thinking: ThinkingConfig, answer: str | Mapping[str, Any]) -> Thought:
     if (count := len(sentence.split())) > SLACK * thinking.words:
         raise ValueError(f"it has {count} words, and {thinking.words} were asked for")
     names = found.get(OBJECTS)
-    named = [name.strip() for name in names if _is_said(name)] if isinstance(names, list) else []
+    named = [" ".join(name.split()) for name in names if _is_said(name)] if isinstance(names, list) else []
     return Thought(sentence, named)
 
 
 def _is_said(text: Any) -> bool:
-    return isinstance(text, str) and bool(text.strip()) and text.isprintable()
+    return isinstance(text, str) and bool(text.strip()) and " ".join(text.split()).isprintable()
 
 
 def _ended(said: Any) -> str:
@@ -183,6 +183,6 @@ def _read_review(thinking: ThinkingConfig, answer: str) -> Review:
     found = next(objects_in(answer), {})
     numbers = [found.get(key) for key in SCORES]
     for key, value in zip(SCORES, numbers, strict=True):
-        if not isinstance(value, int) or not 0 <= value <= 10:
+        if type(value) is not int or not 0 <= value <= 10:  # true and false are ints
             raise ValueError(f"'{key}' is not a whole number from 0 to 10")
     return Review(numbers[0], numbers[1], read(thinking, found).sentence)  # type: ignore[arg-type]

@@ -81,6 +81,8 @@ def test_an_answer_is_read():
     for text in (said, f"<think>{{}} hm {{a}}</think>\n```json\n{said}\n``` So be it.", f"Here: {{ {said} and more"):
         assert read(thinking, text) == (SENTENCE, ["ice cube", "plate"])
     assert read(thinking, json.dumps(SAID)) == (SENTENCE, [])
+    spaced = {key: text.replace(" ", space) for (key, text), space in zip(SAID.items(), "\n\xa0\u3000", strict=True)}
+    assert read(thinking, json.dumps(spaced)) == (SENTENCE, [])  # a new line, and spaces of French and Chinese
     asked = ThinkingConfig(answer={"edit": "the edit"}, words=4)
     assert read(asked, '{"edit": "put out the flame"}').sentence == "put out the flame."
     for text, wrong in (
@@ -89,6 +91,7 @@ def test_an_answer_is_read():
         ("<think>" + said, "it holds no JSON object"),
         ('{"change": "melt it"}', "'look' is missing or not a text"),
         (json.dumps(SAID | {"keep": ["all"]}), "'keep' is missing or not a text"),
+        (json.dumps(SAID | {"keep": "a\0b"}), "'keep' is missing or not a text"),
         (json.dumps(SAID | {"keep": " "}), "'keep' is missing or not a text"),
         (json.dumps(SAID | {"look": "very " * 160 + "flat"}), "words, and 80 were asked for"),
     ):

@@ -5,8 +5,8 @@ is paid for twice.
     llm.ask("What changed?", {"Before:": before, "After:": after})
 
 The key is read from OPENAI_API_KEY; a local server needs none. An answer is a file named by a hash of the model's name,
-the question and the pictures. It is written before ``ask`` returns, so after a kill only questions in flight are asked
-again.
+the question and the pictures; an empty one is not kept. The file is written before ``ask`` returns, so after a kill
+only questions in flight are asked again.
 
 The server is not trusted: an answer has at most ``LARGEST`` bytes, a question takes at most ``DEADLINE`` seconds with
 all retries, redirects are not followed, and keys and passwords that the server echoes are removed.
@@ -92,7 +92,8 @@ class Endpoint:
             known = read_json(path, "answer")
             if not isinstance(known, dict) or not isinstance(known.get("answer"), str):
                 raise UserError(f"answer: '{path}' is damaged; delete it to ask again")
-            return known["answer"]
+            if known["answer"]:
+                return known["answer"]
         try:
             self.answers.mkdir(parents=True, exist_ok=True)
         except OSError as e:
@@ -104,8 +105,9 @@ class Endpoint:
                 part = {"type": "image_url", "image_url": {"url": data_uri(picture, "png")}}
                 content += [{"type": "text", "text": caption}, part]
         answer = self._call([{"role": "user", "content": content}])
-        with whole_file(path) as file:
-            json.dump({"model": self.model, "question": question, "answer": answer}, file, indent=1)
+        if answer:  # an empty one says what is wrong with the server: too few tokens, another chat template
+            with whole_file(path) as file:
+                json.dump({"model": self.model, "question": question, "answer": answer}, file, indent=1)
         return answer
 
     def _call(self, messages: list[Any]) -> str:

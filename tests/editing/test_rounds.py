@@ -70,6 +70,13 @@ def edit(pipe, picture, **call):
     return pipe(picture, WORDS, generator=torch.Generator().manual_seed(1), **call)
 
 
+def test_a_score_is_a_number(pipeline, picture):
+    """True is not 1 of 10: the review is asked for again."""
+    with Thinker(Judge((True, 9), (8, 9))) as server:
+        out = edit(pipeline(server, "edit.rounds=2"), picture)
+    assert [(r.review.follows, r.review.keeps) for r in out.rounds[0]] == [(8, 9)]
+
+
 def test_the_source_is_edited_again_and_the_best_is_kept(pipeline, picture):
     """Each round gets the sentence of the review before, the same noise, and the source."""
     judge = Judge((2, 9), (7, 7), (9, 1))

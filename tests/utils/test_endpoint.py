@@ -115,6 +115,17 @@ def test_an_answer_without_valid_unicode(server, tmp_path):
     assert Endpoint(server.url, "m", tmp_path).ask("What?") == ""
 
 
+def test_an_empty_answer_is_not_kept(server, tmp_path):
+    """A server that had no tokens left, or a wrong template, is asked again once it is mended. Nor is one used that an
+    earlier version kept."""
+    said = ["", None, "It melts.", "not asked"]
+    server.act = lambda handler: handler.say(200, chat(said.pop(0)))
+    assert [Endpoint(server.url, "m", tmp_path).ask("What?") for _ in range(4)] == ["", "", "It melts.", "It melts."]
+    (kept,) = tmp_path.iterdir()
+    kept.write_text('{"answer": ""}')
+    assert Endpoint(server.url, "m", tmp_path).ask("What?") == "not asked"
+
+
 def test_a_truncated_answer(server, tmp_path):
     server.act = lambda handler: handler.say(200, b"{", Content_Length="1000")
     with pytest.raises(Failed, match="model 'm': IncompleteRead|model 'm': the answer is not"):
