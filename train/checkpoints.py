@@ -17,6 +17,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from safetensors import safe_open
@@ -111,6 +112,8 @@ def last(run: Path, together: bool = False) -> Path | None:
             broken = processes.first(broken)
         if not broken:
             return folder
+        if not (folder / DONE).exists():  # removed by the run, which goes on and has a newer one
+            return last(run, together)
         faults.append(broken)
         if not together or processes.rank() == 0:
             log.warning(f"checkpoint '{folder}' is broken ({broken}); trying the previous one")
@@ -120,9 +123,11 @@ def last(run: Path, together: bool = False) -> Path | None:
 
 
 def read(folder: Path) -> Iterator[tuple[str, str, Tensor]]:
-    """Yields (what, parameter name, tensor) for every tensor of a checkpoint."""
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as f:
+    """Yields (what, parameter name, tensor) for every tensor of a checkpoint. All shards are opened first, so that a
+    run that goes on may remove it meanwhile. Raises FileNotFoundError if it is removed already."""
+    names = sorted(json.loads((folder / DONE).read_text(encoding="utf-8"))["shards"])
+    with ExitStack() as stack:
+        for f in [stack.enter_context(safe_open(folder / name, "pt")) for name in names]:
             for key in f.keys():  # noqa: SIM118 - safetensors' handle is not a mapping
                 what, name = key.split("/", 1)
                 yield what, name, f.get_tensor(key)
@@ -145,12 +150,15 @@ def _fault(folder: Path, part: slice) -> str | None:
     """Why a checkpoint is corrupt, or None. part: of its shards, those that are read."""
     try:
         shards = json.loads((folder / DONE).read_text(encoding="utf-8"))["shards"]
+    except FileNotFoundError:
+        return f"{DONE} is missing"
     except (ValueError, KeyError):
         return f"{DONE} is truncated"
     for name, note in sorted(shards.items())[part]:
         path = folder / name
-        if not path.is_file():
+        try:
+            if path.stat().st_size != note["size"] or _checksum(path) != note["blake2b"]:
+                return f"{name} has changed since it was written"
+        except FileNotFoundError:
             return f"{name} is missing"
-        if path.stat().st_size != note["size"] or _checksum(path) != note["blake2b"]:
-            return f"{name} has changed since it was written"
     return None

@@ -56,6 +56,20 @@ def merge_adapters(model: ReasonBrain, cfg: Config) -> None:
             part.register_to_config(**part.without_adapters)
 
 
+def _read_last(model: ReasonBrain, run: Path, wanted: str) -> None:
+    """Copies the ``wanted`` tensors of the run's last checkpoint into the model."""
+    while True:
+        folder = checkpoints.last(run)
+        assert folder  # ``export`` has checked that there is one
+        try:
+            for what, name, value in checkpoints.read(folder):
+                if what == wanted:
+                    model.get_parameter(name).data.copy_(value)
+            return
+        except FileNotFoundError:  # the run goes on, and has removed it
+            continue
+
+
 def export(
     run: Path, out: Path, average: bool = True, merged: bool = False, adapters: bool = False, lora: bool = False
 ) -> None:
@@ -78,15 +92,11 @@ def export(
     if not (run / "config.yaml").is_file():
         raise UserError(f"run '{run}' has no config.yaml: it was not made by `reasonbrain train`")
     check_replaceable(out)
-    folder = checkpoints.last(run)
-    if folder is None:
+    if not checkpoints.complete(run):
         raise UserError(f"run '{run}' has no checkpoint yet")
     cfg = load_config(str(run / "config.yaml"))
     model = build(cfg).eval()
-    wanted = "average" if average else "param"
-    for what, name, value in checkpoints.read(folder):
-        if what == wanted:
-            model.get_parameter(name).data.copy_(value)
+    _read_last(model, run, "average" if average else "param")
     if merged:
         merge_adapters(model, cfg)
     if lora:

@@ -62,6 +62,41 @@ def run(published, settings, tmp_path_factory):
     return folder
 
 
+def test_the_run_goes_on_while_it_is_exported(settings, tmp_path, monkeypatch):
+    """Each checkpoint is removed after it was chosen, and while it is read; the newest that was read whole is exported.
+    Without that check, a removed folder has no tensors, and the initial weights were exported."""
+    cfg, run = settings(), tmp_path / "run"
+    make_run(cfg, run)
+    names = [name for what, name, _ in checkpoints.read(checkpoints.last(run)) if what == "average"]
+    shapes = {name: build(cfg).get_parameter(name).shape for name in names}
+    choose, steps = checkpoints.last, iter((4, 5))
+
+    def save(step):
+        new = checkpoints.folder_of(run, step).with_suffix(".new")
+        for i, some in enumerate((names[::2], names[1::2])):
+            checkpoints.shard({f"average/{n}": torch.full(shapes[n], float(step)) for n in some}, new, i, 2)
+        checkpoints.finish(run, step, new, keep=1)
+
+    def chosen(run):
+        folder = choose(run)
+        if (step := next(steps, None)) is not None:
+            save(step)
+        return folder
+
+    def reading(folder):
+        for i, found in enumerate(read(folder)):
+            yield found
+            if i == 0:
+                save(checkpoints.step_of(folder) + 1)
+
+    read = checkpoints.read
+    monkeypatch.setattr(checkpoints, "last", chosen)
+    monkeypatch.setattr(checkpoints, "read", reading)
+    export(run, tmp_path / "model")
+    model, _ = load_model(tmp_path / "model")
+    assert {model.get_parameter(name).unique().item() for name in names} == {5.0}
+
+
 def command(*args):
     return CliRunner().invoke(main, ["export", *map(str, args)])
 
