@@ -30,10 +30,12 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from reasonbrain.checkpoint import find_settings
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import Config, DataConfig
 from reasonbrain.data.opening import identity
 from reasonbrain.data.record import Records
+from reasonbrain.editing.batch.identity import model_hash
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import RunError, UserError, reason
 from reasonbrain.eval.ablation.plan import Budget, read_plan
@@ -92,10 +94,13 @@ class Run:
 
 @cache
 def _trained(config: str, overrides: tuple[str, ...]) -> str:
-    """A hash of a configuration, and of the content of its data if they are in files. Computed once in a process."""
+    """A hash of a configuration, and of the content of its data and its initial weights if they are in files. Computed
+    once in a process."""
     cfg = load_config(config, overrides)
     in_files = cfg.data.path or any(part.path for part in cfg.data.mixture)
-    return _hash([asdict(cfg), identity(cfg.data)] if in_files else asdict(cfg))
+    folder, model = find_settings(cfg.train.start, (), None) if cfg.train.start else (None, cfg)
+    contents = [identity(cfg.data) if in_files else None, model_hash(folder, model.model)]
+    return _hash([asdict(cfg), *contents] if any(contents) else asdict(cfg))
 
 
 @cache

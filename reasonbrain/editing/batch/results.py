@@ -95,7 +95,7 @@ def compare(job: Job, rows: str) -> None:
     now = {
         "jobs": rows,
         "instruction": job.instruction,
-        "model": model_hash(folder) if folder else None,
+        "model": model_hash(folder, cfg.model),
         "edit": result_settings(cfg.edit) | {"dtype": dtype_name(cfg.edit)},
         "settings": json.loads(json.dumps(asdict(cfg.model), default=str)),
         "batch_size": job.batch_size,

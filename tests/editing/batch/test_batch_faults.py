@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from reasonbrain import cli
+from reasonbrain.config.schema import ModelConfig
 from reasonbrain.editing.batch import scheduler
 from reasonbrain.editing.batch.identity import model_hash
 from reasonbrain.editing.batch.jobs import Job, read
@@ -142,8 +143,27 @@ def test_a_model_is_told_by_the_end_of_its_tensors_too(tmp_path):
         if changed is not None:
             weight[changed] = 1
         save_file({"weight": weight}, tmp_path / "cme" / "model.safetensors")
-        seen.add(model_hash(tmp_path))
+        seen.add(model_hash(tmp_path, ModelConfig()))
     assert len(seen) == 3
+
+
+def test_published_weights_in_a_folder_count_where_they_are_read(tmp_path):
+    published, checkpoint = tmp_path / "published", tmp_path / "checkpoint"
+    (published / "vae").mkdir(parents=True)
+    (checkpoint / "diffusion").mkdir(parents=True)
+    folder, hub = ({"name": "editor", "pretrained": name} for name in (str(published), "owner/name"))
+    small, whole = {"w": torch.zeros(3)}, checkpoint / "diffusion" / "model.safetensors"
+
+    def hashes(value):
+        save_file({"weight": torch.full((3,), value)}, published / "vae" / "model.safetensors")
+        return [model_hash(where, ModelConfig(diffusion=folder)) for where in (None, checkpoint)]
+
+    save_file(small, whole.with_name("trained.safetensors"))  # a checkpoint of trained tensors alone
+    assert all(one != two for one, two in zip(hashes(0.0), hashes(1.0), strict=True))
+    whole.with_name("trained.safetensors").rename(whole)
+    one, two = hashes(0.0), hashes(1.0)
+    assert one[0] != two[0] and one[1] == two[1]
+    assert model_hash(None, ModelConfig(diffusion=hub)) is None
 
 
 def test_resumes_unless_rows_model_or_settings_changed(command, checkpoint, photos, tmp_path):
@@ -162,7 +182,7 @@ def test_resumes_unless_rows_model_or_settings_changed(command, checkpoint, phot
     code, said, _ = command(photos, out, *WORDS, model=again)
     assert code == 0 and (out / "results.jsonl").read_bytes() == first
     assert "2 entries" in said and ".DS_Store, notes.txt" in said
-    assert model_hash(again) == model_hash(checkpoint)
+    assert model_hash(again, ModelConfig()) == model_hash(checkpoint, ModelConfig())
     code, said, _ = command(photos, out, *WORDS, "model.cme=null")
     assert code == 2 and "settings.cme" in said
     key = next(iter(tensors))

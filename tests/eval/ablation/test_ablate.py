@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import statistics
 import subprocess
@@ -16,8 +17,11 @@ import torch
 import yaml
 from click.testing import CliRunner
 from layouts import picture
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from scipy import stats
 
+from reasonbrain.checkpoint import save_model
 from reasonbrain.cli import main
 from reasonbrain.config.loading import load_config
 from reasonbrain.data.opening import open_reader
@@ -124,6 +128,31 @@ def test_a_run_is_made_anew_when_its_data_have_changed(overrides, tmp_path):
     assert run() == before
     picture(5).save(open_reader("manifest", data).raw(0).source)
     assert all(now != then for now, then in zip(run(), before, strict=True))
+
+
+def test_a_run_is_made_anew_when_its_initial_weights_have_changed(overrides, parts, model, settings, tmp_path):
+    """Those of a published part, and those of train.start, in folders of the same names. The result of the old weights
+    was taken for that of the new ones."""
+    shutil.copytree(parts / "clip", tmp_path / "clip")
+    save_model(model, settings(), tmp_path / "start")
+
+    def folders():
+        ablate._trained.cache_clear()
+        words = (f"model.encoders.pretrained={tmp_path / 'clip'}", f"train.start={tmp_path / 'start'}")
+        return [ablate.Run(Budget("tiny"), (*overrides, one), ("outcome",), tmp_path).folder for one in words]
+
+    before = folders()
+    assert folders() == before
+    for number, path in enumerate(
+        (next(tmp_path.glob("clip/*.safetensors")), tmp_path / "start/cme/model.safetensors")
+    ):
+        tensors = load_file(path)
+        tensors[max(tensors)] = tensors[max(tensors)] + 1
+        with safe_open(path, "pt") as file:
+            save_file(tensors, path, file.metadata())
+        now = folders()
+        assert now[number] != before[number] and now[1 - number] == before[1 - number]
+        before = now
 
 
 def test_the_summarys_numbers():
