@@ -41,8 +41,8 @@ def run(job: Job, workers: int | None, executor: str) -> Outcome:
     """Computes the missing results of a job. workers: number of replicas; None for one per device. executor: a key of
     ``executors.EXECUTORS``.
 
-    Raises UserError if there are no rows, or if the folder is in use by another command, has results of another job or
-    cannot be written. Raises RunError if a worker dies or an accelerator fails."""
+    Raises UserError if there are no rows, if they change meanwhile, or if the folder is in use by another command, has
+    results of another job or cannot be written. Raises RunError if a worker dies or an accelerator fails."""
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if world > 1 and (workers is not None or executor != "processes"):
         raise UserError("--workers and --executor: torchrun has already started the workers; omit these options")
@@ -70,6 +70,11 @@ def run(job: Job, workers: int | None, executor: str) -> Outcome:
         if take(lock):  # under torchrun only the last process to finish merges
             folder.merge(job.output)
             _gallery(job)
+            if job.survey()[1] != rows:
+                raise UserError(
+                    f"jobs '{job.jobs}' changed while it was edited, so '{job.output}' may have results of both; "
+                    f"edit it again into another folder with -o"
+                )
         failed, cut = 0, 0
         for line in folder.lines(job.output):
             failed += line["status"] == "error"

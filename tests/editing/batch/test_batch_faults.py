@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 from reasonbrain import cli
 from reasonbrain.config.schema import ModelConfig
-from reasonbrain.editing.batch import scheduler
+from reasonbrain.editing.batch import executors, scheduler
 from reasonbrain.editing.batch.identity import model_hash
 from reasonbrain.editing.batch.jobs import Job, read
 from reasonbrain.editing.batch.rows import EditRow
@@ -145,6 +145,20 @@ def test_a_model_is_told_by_the_end_of_its_tensors_too(tmp_path):
         save_file({"weight": weight}, tmp_path / "cme" / "model.safetensors")
         seen.add(model_hash(tmp_path, ModelConfig()))
     assert len(seen) == 3
+
+
+def test_jobs_that_change_while_they_are_edited_are_told(command, photos, tmp_path, monkeypatch):
+    jobs = tmp_path / "jobs.jsonl"
+    jobs.write_text(json.dumps({"id": "a", "image": str(next(photos.glob("*.png"))), "instruction": "melt it"}))
+
+    def changing(*args):
+        for line in executors.processes(*args):
+            jobs.write_text(jobs.read_text().replace("melt", "burn"))
+            yield line
+
+    monkeypatch.setitem(executors.EXECUTORS, "processes", changing)
+    code, said, lines = command(jobs, tmp_path / "out")
+    assert code == 2 and "changed while it was edited" in said and len(lines) == 1
 
 
 def test_published_weights_in_a_folder_count_where_they_are_read(tmp_path):
