@@ -22,7 +22,7 @@ from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
 from reasonbrain.train import checkpoints
-from reasonbrain.train.building import build
+from reasonbrain.train.building import START, build, note_start
 from reasonbrain.utils.files import check_replaceable, whole_folder
 
 
@@ -95,6 +95,8 @@ def export(
     if not checkpoints.complete(run):
         raise UserError(f"run '{run}' has no checkpoint yet")
     cfg = load_config(str(run / "config.yaml"))
+    if (run / START).is_file():  # otherwise it would be written, and a run may be on a read-only disk
+        note_start(cfg, run)
     model = build(cfg).eval()
     _read_last(model, run, "average" if average else "param")
     if merged:

@@ -32,7 +32,7 @@ from reasonbrain.errors import UserError
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS, plugin
 from reasonbrain.train.batches import Batch, Batches, micro_batch
-from reasonbrain.train.building import build
+from reasonbrain.train.building import build, note_start
 from reasonbrain.train.distributed import faults, processes
 from reasonbrain.train.distributed.zero import ZeroEngine, partitioner
 from reasonbrain.train.distributed.zero_json import fill
@@ -170,6 +170,7 @@ def _train(
     if first:
         loop.shorten_log()
         note_data(data, run)
+        note_start(cfg, run)
         new = run / "config.yaml.new"  # written in one piece even if the disk fills up
         new.write_text(portable_config(cfg), encoding="utf-8")
         os.replace(new, run / "config.yaml")

@@ -30,12 +30,10 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from reasonbrain.checkpoint import find_settings
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import Config, DataConfig
 from reasonbrain.data.opening import identity
 from reasonbrain.data.record import Records
-from reasonbrain.editing.batch.identity import model_hash
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import RunError, UserError, reason
 from reasonbrain.eval.ablation.plan import Budget, read_plan
@@ -46,7 +44,7 @@ from reasonbrain.eval.evaluation.evaluate import score_records, unavailable_metr
 from reasonbrain.eval.evaluation.metrics import Metric
 from reasonbrain.eval.evaluation.networks import Models
 from reasonbrain.train.batches import micro_batch
-from reasonbrain.train.building import build, without_weights
+from reasonbrain.train.building import build, initial_hash, without_weights
 from reasonbrain.train.feature_cache import FeatureCache, key
 from reasonbrain.train.optim import numel, trained_parameters
 from reasonbrain.train.planning.dry import fake_passes
@@ -98,8 +96,7 @@ def _trained(config: str, overrides: tuple[str, ...]) -> str:
     once in a process."""
     cfg = load_config(config, overrides)
     in_files = cfg.data.path or any(part.path for part in cfg.data.mixture)
-    folder, model = find_settings(cfg.train.start, (), None) if cfg.train.start else (None, cfg)
-    contents = [identity(cfg.data) if in_files else None, model_hash(folder, model.model)]
+    contents = [identity(cfg.data) if in_files else None, initial_hash(cfg)]
     return _hash([asdict(cfg), *contents] if any(contents) else asdict(cfg))
 
 

@@ -13,8 +13,9 @@ from reasonbrain.cli import main
 from reasonbrain.config.loading import dump_config, load_config
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
+from reasonbrain.model import ReasonBrain
 from reasonbrain.train import checkpoints
-from reasonbrain.train.building import build
+from reasonbrain.train.building import build, note_start
 from reasonbrain.train.export import export, merge_adapters
 from reasonbrain.train.optim import trained_parameters
 
@@ -95,6 +96,21 @@ def test_the_run_goes_on_while_it_is_exported(settings, tmp_path, monkeypatch):
     export(run, tmp_path / "model")
     model, _ = load_model(tmp_path / "model")
     assert {model.get_parameter(name).unique().item() for name in names} == {5.0}
+
+
+def test_other_initial_weights_are_named(settings, tmp_path, caplog):
+    """Frozen weights come from train.start. The same model saved again is the same."""
+    cfg, run = settings(f"train.start={tmp_path / 'start'}", "train.slots.mllm.train=false"), tmp_path / "run"
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        save_model(ReasonBrain.from_config(cfg.model), cfg, tmp_path / "start")
+        if not run.exists():
+            make_run(cfg, run)
+            note_start(cfg, run)
+        caplog.clear()
+        export(run, tmp_path / "model")
+        named = "not those that the run was started with" in caplog.text
+        assert named == bool(seed)
 
 
 def command(*args):
