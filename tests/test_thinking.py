@@ -160,6 +160,18 @@ def test_after_the_retries_the_instruction_is_used_and_the_result_says_so(folder
     assert (np.asarray(plain.images[0]) == np.asarray(out.images[0])).all()
 
 
+def test_servers_do_not_share_answers(folders, picture, tmp_path, monkeypatch):
+    """Two servers that call their models by one name, with the folder of answers that is used unless one is named."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    said = []
+    for change in ("Melt it", "Burn it"):
+        with Thinker(lambda *_, change=change: json.dumps(SAID | {"change": change})) as server:
+            mllm = endpoint(server, tmp_path, answers=None)
+            said += [edit(pipeline(folders, mllm), picture).reasoning[0][:7] for _ in range(2)]
+            assert len(server.asked) == 1
+    assert said == ["Melt it", "Melt it", "Burn it", "Burn it"]
+
+
 def test_an_endpoint_that_fails_every_call_ends_a_batch_and_an_evaluation(folders, picture, tmp_path, monkeypatch):
     """No row is recorded as failed, which a rerun would not edit again; the rerun edits the rows left."""
     monkeypatch.setattr(asking, "RETRIES", 0)

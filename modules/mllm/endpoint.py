@@ -6,6 +6,7 @@ It writes sentences and has no [IMG] tokens, so it gives words to the diffusion 
 from __future__ import annotations
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class EndpointMllm(Plugin):
     Args:
         url: the server, with /v1: http://localhost:8000/v1
         model: the server's name of the model
-        answers: folder of the cached answers; null: in the user's cache folder
+        answers: folder of the cached answers; null: one for each ``url`` in the user's cache folder
     """
 
     @register_to_config
@@ -50,7 +51,8 @@ class EndpointMllm(Plugin):
             raise UserError("model.mllm.url: it must not hold a user name or password; put the key in OPENAI_API_KEY")
         self.register_buffer("here", torch.empty(0), persistent=False)  # pipelines ask a module where it is
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "reasonbrain" / "answers"
-        self.endpoint = Endpoint(str(url), str(model), Path(answers) if answers else cache)
+        own = cache / re.sub(r"[^\w.-]+", "_", str(url))  # many servers call their model "default"
+        self.endpoint = Endpoint(str(url), str(model), Path(answers) if answers else own)
 
     @classmethod
     def is_whole(cls, params: dict[str, Any]) -> bool:
