@@ -414,3 +414,12 @@ if __name__ == "__main__":
     (tmp_path / "scripts" / "run.py").write_text(program)
     subprocess.run([sys.executable, "scripts/run.py"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
     assert not (tmp_path / "PWNED").exists()
+
+
+def test_an_error_does_not_repeat_a_password(tmp_path):
+    """Errors end in logs, and a hub or a server may be named with a user's password."""
+    Image.new("RGB", (8, 8)).save(sample := tmp_path / "x.png")
+    named = "https://me:SECRETSECRET@hub.example/model"
+    for args in (["edit", str(sample), ASK, "--checkpoint", named], ["train", f"train.start={named}"]):
+        result = CliRunner().invoke(main, [*args, "-o", str(tmp_path / "out.png")])
+        assert result.exit_code == 2 and "SECRET" not in result.stderr and "//***@hub.example" in result.stderr

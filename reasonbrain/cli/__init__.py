@@ -38,6 +38,7 @@ import click
 from reasonbrain import __version__
 from reasonbrain.cli import data, edit, evaluate, show, train
 from reasonbrain.errors import RunError, UserError, out_of_memory
+from reasonbrain.utils.redact import redacted
 from reasonbrain.utils.text import printable
 
 WRITING = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG)  # errors of a write, without the name of a file
@@ -49,7 +50,7 @@ class _Mistake(click.ClickException):
     exit_code = 2
 
     def show(self, file: Any = None) -> None:
-        click.echo("error: " + printable(" ".join(self.message.splitlines())), file=file, err=True)
+        click.echo("error: " + printable(redacted(" ".join(self.message.splitlines()))), file=file, err=True)
 
 
 class _Failure(_Mistake):
