@@ -17,6 +17,7 @@ for top in MAPPED:
 
 PLUGINS = {  # "<slot>:<name>" -> module below reasonbrain.modules; third-party packages add theirs the same way
     "encoders:clip": "encoders.clip",
+    "encoders:clip_states": "encoders.clip_states",
     "frce.patch:patch_encoder": "frce.patch_encoder",
     "frce.region:superpixel": "frce.regions",
     "frce.region:sam": "frce.sam",
@@ -28,6 +29,7 @@ PLUGINS = {  # "<slot>:<name>" -> module below reasonbrain.modules; third-party 
     "connector:qformer": "connector.qformer",
     "cme:hybrid": "cme.hybrid",
     "diffusion:flux": "diffusion.flux",
+    "diffusion:sd": "diffusion.sd",
     "diffusion:editor": "diffusion.editor",
 }
 

@@ -44,7 +44,8 @@ class Features(NamedTuple):
     """The outputs of the encoders, E_I(I) and E_T(H).
 
     patches: [B, N, D] in row-major order over ``grid`` = (rows, columns). text: [B, T, D]. pooled: [B, P], the pooled
-    text embedding for the diffusion model. objects: [B, K, D], the tokens of the key objects' names."""
+    text embedding for the diffusion model. objects: [B, K, D], the tokens of the key objects' names. null: [B, T, D],
+    the tokens of an empty text, or None."""
 
     patches: Tensor
     grid: tuple[int, int]
@@ -53,6 +54,7 @@ class Features(NamedTuple):
     pooled: Tensor
     objects: Tensor
     objects_mask: Tensor
+    null: Tensor | None = None
 
 
 class Cues(NamedTuple):
@@ -75,13 +77,17 @@ class Condition(NamedTuple):
     """The input of the diffusion model. visual: [B, Q, D]. textual: [B, Q', D]. pooled: [B, P].
 
     focus: [B, rows, columns], the fraction of the visual-oriented enhancer's attention on each patch, or None.
-    prompts: the sentence of each row, or its instruction where no sentence was generated."""
+    prompts: the sentence of each row, or its instruction where no sentence was generated. null: [B, Q + Q', D], both
+    sequences without an instruction, or None. map: [B, C, rows, columns], what a diffusion model with C channels in its
+    first hidden map adds to it, or None."""
 
     visual: Tensor
     textual: Tensor
     pooled: Tensor
     focus: Tensor | None = None
     prompts: Sequence[str] = ()
+    null: Tensor | None = None
+    map: Tensor | None = None
 
 
 def no_tokens(like: Tensor) -> Tensor:

@@ -199,7 +199,8 @@ class ReasonBrain(nn.Module):
         cues = self.cues(features, inputs)
         guidance = self.guide(inputs, cues)
         condition = self.enhance(features, cues, self.align(guidance))
-        return condition._replace(prompts=inputs.sentences or inputs.instructions), guidance.lm_loss
+        said = condition._replace(prompts=inputs.sentences or inputs.instructions, null=features.null)
+        return said, guidance.lm_loss
 
     def forward(
         self,

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import cached_file
 
 from reasonbrain.errors import UserError
+from reasonbrain.plugin import architecture_of
 
 # buffers that libraries once stored and now compute
 STORED_ONCE = ("position_ids", "inv_freq")
@@ -53,6 +54,18 @@ def load_published(cls: Any, source: str, spare: tuple[str, ...] = (), **options
     return model
 
 
+def architectures(source: str) -> dict[str, Any]:
+    """The configs of the models and the scheduler in a repository of diffusers."""
+    if not Path(source).is_dir():
+        return architecture_of(source)
+    found = {}
+    for part in ("transformer", "unet", "text_encoder", "vae", "scheduler"):
+        file = Path(source) / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+        if file.is_file():
+            found[part] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
 def stored_dtype(source: str, subfolder: str) -> torch.dtype:
     """The precision in which to load a diffusers model that will be trained: bfloat16 if it is stored so, otherwise
     float32. Reads the header of a weight file. ``source``: a folder or a repository of the hub.
@@ -68,12 +81,14 @@ def stored_dtype(source: str, subfolder: str) -> torch.dtype:
     return torch.bfloat16 if kinds == {"BF16"} else torch.float32
 
 
-def load_tokenizer(source: Path | str) -> Any:
+def load_tokenizer(source: Path | str, kind: Any = AutoTokenizer, **where: str) -> Any:
     """The tokenizer in a folder or a repository of the hub, which transformers makes without any words if its
     vocabulary is missing.
 
+    kind: its class, for a ``subfolder`` of a repository without a config.json.
+
     Raises OSError if it is, and whatever the library raises."""
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    tokenizer = kind.from_pretrained(source, trust_remote_code=False, **where)
     if tokenizer.vocab_size <= len(set(tokenizer.all_special_ids)):
         raise OSError(f"the tokenizer in '{source}' has no vocabulary: its files are incomplete")
     return tokenizer

@@ -34,9 +34,9 @@ from reasonbrain.modules.common.layers import CrossBlock
 from reasonbrain.modules.common.precision import PublishedBase, base_dtype, cast, computes, hold_base, train_in_float32
 from reasonbrain.modules.common.published import stored_dtype
 from reasonbrain.modules.diffusion.flow import dynamic_shift, schedule
+from reasonbrain.modules.diffusion.latents import decode, encode
 from reasonbrain.modules.diffusion.lora import add_lora, added, own_lora, remove_lora
-from reasonbrain.modules.diffusion.pieces import architectures, load_piece
-from reasonbrain.plugin import architecture_of
+from reasonbrain.modules.diffusion.pieces import load_piece, record, with_autoencoder
 from reasonbrain.plugin_folder import save_tensors
 from reasonbrain.registry import register
 
@@ -179,12 +179,7 @@ class Flux(PublishedBase):
     @classmethod
     def without_weights(cls, params: dict[str, Any]) -> dict[str, Any]:
         """Completes ``architecture`` with the configs of ``autoencoder`` and ``pretrained``."""
-        known = dict(params.get("architecture") or {})
-        if params.get("autoencoder"):
-            known = {"vae": architecture_of(params["autoencoder"])} | known
-        if params.get("pretrained"):
-            known = architectures(params["pretrained"]) | known
-        return params | {"architecture": known}
+        return with_autoencoder(params)
 
     @classmethod
     def memory_options(cls, params: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -203,12 +198,7 @@ class Flux(PublishedBase):
         adapters of others, which a checkpoint cannot hold."""
         if names := added(self.transformer):
             raise UserError(f"LoRA '{names[0]}' cannot be saved with the model; unload it first")
-        known = dict(self.config.architecture)
-        for key in ("vae", "scheduler"):
-            config = dict(getattr(self, key).config)
-            known[key] = {k: v for k, v in config.items() if not k.startswith("_")}
-            known[key]["_class_name"] = type(getattr(self, key)).__name__
-        self.register_to_config(architecture=known)
+        self.register_to_config(architecture=record(self.config.architecture, vae=self.vae, scheduler=self.scheduler))
         super().save_config(save_directory, **kwargs)
 
     def load_lora_weights(
@@ -231,24 +221,13 @@ class Flux(PublishedBase):
         save_tensors(tensors, Path(save_directory) / LORA_WEIGHT_NAME_SAFE, {"format": "pt"})
         log.warning("the LoRA does not hold the conditioning path and the inputs added to x_embedder")
 
-    @property
-    def shift(self) -> float:
-        """The VAE's shift of latents. Only those made for FLUX have one."""
-        return self.vae.config.get("shift_factor") or 0.0
-
-    @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
-        """images [B, 3, H, W] in 0..1 -> latents [B, C, h, w], (z - shift_factor) * scaling_factor, in the dtype of the
-        images."""
-        encoded = self.vae.encode(cast(images * 2 - 1, self.vae.dtype))
-        latents = encoded.latents if "latents" in encoded else encoded.latent_dist.mode()  # AutoencoderTiny, others
-        return (latents.to(images.dtype) - self.shift) * self.vae.config.scaling_factor
+        """images [B, 3, H, W] in 0..1 -> latents [B, C, h, w]: ``latents.encode``."""
+        return encode(self.vae, images)
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """latents [B, C, h, w] -> images [B, 3, H, W], clamped to 0..1; the inverse of ``encode``."""
-        latents = latents / self.vae.config.scaling_factor + self.shift
-        return (self.vae.decode(cast(latents, self.vae.dtype)).sample.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
+        return decode(self.vae, latents)
 
     def mu(self, tokens: int) -> float:
         """The resolution-dependent shift of the noise schedule."""

@@ -1,9 +1,8 @@
-"""The models of a FLUX repository: transformer, autoencoder and scheduler, from configs or with published weights."""
+"""The models of a diffusers repository: transformer or UNet, autoencoder and scheduler, from configs or with published
+weights."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -12,20 +11,27 @@ from diffusers import ModelMixin, SchedulerMixin
 from huggingface_hub import is_offline_mode
 
 from reasonbrain.errors import UserError
-from reasonbrain.modules.common.published import load_published
+from reasonbrain.modules.common.published import architectures, load_published
 from reasonbrain.plugin import architecture_of
 
 
-def architectures(source: str) -> dict[str, Any]:
-    """The configs of transformer, VAE and scheduler in a FLUX repository."""
-    if not Path(source).is_dir():
-        return architecture_of(source)
-    found = {}
-    for part, name in (("transformer", "config.json"), ("vae", "config.json"), ("scheduler", "scheduler_config.json")):
-        file = Path(source) / part / name
-        if file.is_file():
-            found[part] = json.loads(file.read_text(encoding="utf-8"))
-    return found
+def with_autoencoder(params: dict[str, Any]) -> dict[str, Any]:
+    """``params`` with ``architecture`` completed by the configs of ``autoencoder`` and ``pretrained``."""
+    known = dict(params.get("architecture") or {})
+    if params.get("autoencoder"):
+        known = {"vae": architecture_of(params["autoencoder"])} | known
+    if params.get("pretrained"):
+        known = architectures(params["pretrained"]) | known
+    return params | {"architecture": known}
+
+
+def record(known: dict[str, Any], **parts: Any) -> dict[str, Any]:
+    """``known`` with the configs of these models and schedulers, which a user may have put in place of others."""
+    known = dict(known)
+    for key, part in parts.items():
+        known[key] = {k: v for k, v in dict(part.config).items() if not k.startswith("_")}
+        known[key]["_class_name"] = type(part).__name__
+    return known
 
 
 def _class_of(config: dict[str, Any], usual: Any, key: str) -> Any:
@@ -47,7 +53,7 @@ def load_piece(
     subfolder: str | None,
     dtype: torch.dtype | None = None,
 ) -> Any:
-    """Builds a FLUX model from its config in ``known``, or loads it and adds its config to ``known``."""
+    """Builds a model from its config in ``known``, or loads it and adds its config to ``known``."""
     if key in known:
         return _class_of(known[key], cls, key).from_config(known[key])
     if pretrained is None:

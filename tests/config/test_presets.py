@@ -18,6 +18,7 @@ from reasonbrain.registry import SLOTS
 
 BIG = ["reasonbrain_flux_kontext", "reasonbrain_flux_llava", "reasonbrain_flux_qwen"]
 THINK = [f"think_{editor}{by}" for editor in ("klein", "qwen_edit", "kontext") for by in ("", "_endpoint")]
+FAMILY = {"instructpix2pix": ["encoders", "diffusion"]}  # test_family_presets.py has their sizes
 CLIP = 427_616_513
 SAM = 641_090_608 + 256  # transformers counts the random positional matrix, a buffer in Meta's code
 QWEN, LLAVA = 8_292_166_656, 7_063_427_072
@@ -45,15 +46,15 @@ def built(request):
 def test_loads(name) -> None:
     cfg = load_config(name)
     filled = {slot: params for slot in SLOTS if (params := slot_config(cfg.model, slot))}
-    assert list(filled) == (["mllm", "diffusion"] if name in THINK else list(SLOTS))
-    assert edits_as_published(cfg.model) == (name in THINK)
+    assert list(filled) == FAMILY.get(name, ["mllm", "diffusion"] if name in THINK else list(SLOTS))
+    assert edits_as_published(cfg.model) == (name in (*THINK, "instructpix2pix"))
     for slot, params in filled.items():
         heads = params.get("heads", 1)
         assert cfg.model.width % heads == 0, slot
 
 
 def test_the_large_configurations_are_shipped() -> None:
-    assert set(presets()) == {*BIG, *THINK, "tiny"}
+    assert set(presets()) == {*BIG, *THINK, *FAMILY, "tiny"}
 
 
 def test_sizes_are_the_published_ones(built) -> None:
