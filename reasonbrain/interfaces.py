@@ -43,9 +43,9 @@ class Inputs:
 class Features(NamedTuple):
     """The outputs of the encoders, E_I(I) and E_T(H).
 
-    patches: [B, N, D] in row-major order over ``grid`` = (rows, columns). text: [B, T, D]. pooled: [B, P], the pooled
-    text embedding for the diffusion model. objects: [B, K, D], the tokens of the key objects' names. null: [B, T, D],
-    the tokens of an empty text, or None."""
+    patches: [B, N, D] in row-major order over ``grid`` = (rows, columns), or of another width if the CME reads them as
+    they are. text: [B, T, D]. pooled: [B, P], the pooled text embedding for the diffusion model. objects: [B, K, D],
+    the tokens of the key objects' names. null: [B, T, D], the tokens of an empty text, or None."""
 
     patches: Tensor
     grid: tuple[int, int]
@@ -67,10 +67,12 @@ class Cues(NamedTuple):
 
 
 class Guidance(NamedTuple):
-    """hidden: V [B, r, D], the hidden states of the [IMG] tokens. lm_loss: L_MLLM (eq. A1), a scalar."""
+    """hidden: V [B, r, H], the hidden states of the [IMG] tokens; H is D, or the MLLM's own width if the connector
+    reads them as they are. lm_loss: L_MLLM (eq. A1), a scalar. null: [1, r, H], V of no instruction, or None."""
 
     hidden: Tensor
     lm_loss: Tensor
+    null: Tensor | None = None
 
 
 class Condition(NamedTuple):
@@ -146,7 +148,7 @@ class Mllm(Protocol):
 
 
 class Connector(Protocol):
-    """Slot ``connector``: V [B, r, D] -> V^ [B, Q, D]."""
+    """Slot ``connector``: V [B, r, H] -> V^ [B, Q, D]."""
 
     def __call__(self, hidden: Tensor) -> Tensor: ...
 

@@ -198,9 +198,14 @@ class ReasonBrain(nn.Module):
         features = self.encode(inputs)
         cues = self.cues(features, inputs)
         guidance = self.guide(inputs, cues)
-        condition = self.enhance(features, cues, self.align(guidance))
-        said = condition._replace(prompts=inputs.sentences or inputs.instructions, null=features.null)
-        return said, guidance.lm_loss
+        rows = len(guidance.hidden)
+        if guidance.null is not None:
+            guidance = guidance._replace(hidden=torch.cat([guidance.hidden, guidance.null]))
+        aligned, of_nothing = self.align(guidance).tensor_split([rows])
+        nulls = [part.expand(rows, -1, -1) for part in (of_nothing, features.null) if part is not None and len(part)]
+        null = torch.cat(nulls, dim=1) if nulls else None
+        condition = self.enhance(features, cues, aligned)
+        return condition._replace(prompts=inputs.sentences or inputs.instructions, null=null), guidance.lm_loss
 
     def forward(
         self,

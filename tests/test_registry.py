@@ -57,14 +57,14 @@ print(json.dumps({"found": found, "class": type(again.cme).__module__, "same": s
 def test_every_slot_has_its_plugins():
     names = {slot: [i.name for i in plugins(slot)] for slot in KINDS}
     expected = {
-        "encoders": ["clip"],
+        "encoders": ["clip", "clip_states"],
         "frce.patch": ["patch_encoder"],
         "frce.region": ["sam", "superpixel"],
         "frce.text": ["id_controller"],
         "mllm": ["endpoint", "llava", "qwen2_5_vl", "qwen3_vl"],
-        "connector": ["qformer"],
-        "cme": ["hybrid"],
-        "diffusion": ["editor", "flux"],
+        "connector": ["edit_head", "qformer"],
+        "cme": ["bim", "hybrid"],
+        "diffusion": ["editor", "flux", "sd"],
         "data": [
             *("editworld", "emu_edit", "folder", "instructpix2pix", "kris", "magicbrush", "manifest", "mini"),
             *("mini2", "parquet", "reasonedit", "risebench", "webdataset"),
@@ -84,7 +84,7 @@ def test_a_name_gives_the_class():
 def test_unknown_and_dotted_names_are_refused_with_the_choices(name):
     with pytest.raises(UserError) as e:
         plugin("cme", name)
-    assert str(e.value) == f"model.cme.name: there is no plug-in '{name}'; choose from hybrid, or null"
+    assert str(e.value) == f"model.cme.name: there is no plug-in '{name}'; choose from bim, hybrid, or null"
 
 
 def test_register_adds_a_plugin_and_checks_the_slot(monkeypatch):
@@ -102,7 +102,7 @@ def test_a_third_party_package_adds_a_plugin(tmp_path, overrides):
     env = install(tmp_path, "their_enhancer", THEIRS, "reasonbrain.modules", "cme:scaled", "their_enhancer")
     out = run_with(env, USE, tmp_path / "saved", *overrides)
     assert json.loads(out.splitlines()[-1]) == {
-        "found": {"hybrid": "reasonbrain", "scaled": "their-enhancer"},
+        "found": {"bim": "reasonbrain", "hybrid": "reasonbrain", "scaled": "their-enhancer"},
         "class": "their_enhancer",
         "same": True,
         "right": True,

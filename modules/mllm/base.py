@@ -35,6 +35,7 @@ from reasonbrain.modules.common.published import load_tokenizer
 from reasonbrain.utils.images import to_uint8
 
 INSTRUCTION = "{instruction}"
+GUIDANCE = ("projected", "states", "predicting")
 STEP = 8  # texts are padded to a multiple of this, so that more rows have equal length and can be batched
 
 # Several threads may share a model: a call leaves adapters out, none switches them off. (A ContextVar would do as well,
@@ -67,6 +68,9 @@ class MllmPlugin(PublishedBase):
         precision: precision of the frozen model: ``float32``, ``bfloat16`` or ``nf4``
         system: the system prompt; empty for none
         question: what the model is asked, with ``{instruction}`` in place of the instruction
+        guidance: V: the states of the [IMG] tokens, ``projected`` to ``width``; or these ``states`` as they are
+            (SmartEdit); or the states ``predicting`` them, with the input embeddings of the [IMG] tokens added, which
+            alone stand for no instruction (MGIE)
     """
 
     image_token: str
@@ -77,7 +81,15 @@ class MllmPlugin(PublishedBase):
     without_adapters = {"lora_rank": 0}
 
     def build(
-        self, width: int, hidden: int, img_tokens: int, lora_rank: int, lora_alpha: int, targets: str, precision: str
+        self,
+        width: int,
+        hidden: int,
+        img_tokens: int,
+        lora_rank: int,
+        lora_alpha: int,
+        targets: str,
+        precision: str,
+        guidance: str = GUIDANCE[0],
     ) -> None:
         """Freezes the model, adds LoRA to its language model and creates the trainable modules.
 
@@ -99,13 +111,18 @@ class MllmPlugin(PublishedBase):
         self.cue_in = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
         self.img_in = nn.Parameter(torch.randn(img_tokens, hidden) * 0.02)
         self.img_out = nn.Parameter(torch.randn(img_tokens, hidden) * 0.02)
-        self.guidance_out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width))
+        self.guidance_kind = guidance
+        if guidance == "projected":
+            self.guidance_out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width))
 
     @classmethod
     def check_config(cls, parameters: Mapping[str, Any], model: ModelConfig) -> None:
         question = parameters.get("question", INSTRUCTION)
         if INSTRUCTION not in question:
             raise UserError(f"model.mllm.question: '{question:.100}' lacks {INSTRUCTION}, which stands for the words")
+        guidance = parameters.get("guidance", GUIDANCE[0])
+        if guidance not in GUIDANCE:
+            raise UserError(f"model.mllm.guidance: '{guidance}' is not one of {', '.join(GUIDANCE)}")
 
     def repeated(self) -> list[nn.Module]:
         return list(self.model.model.language_model.layers)
@@ -264,8 +281,17 @@ class MllmPlugin(PublishedBase):
             states = self.model.model.language_model(
                 inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
             ).last_hidden_state
-        hidden = self.guidance_out(states[:, -r:]).to(self.img_in.dtype)
-        return Guidance(hidden, self.lm_loss(states[:, -r - 1 :]))
+        hidden, null = self.guide(states[:, -r - 1 :])
+        return Guidance(hidden.to(self.img_in.dtype), self.lm_loss(states[:, -r - 1 :]), null)
+
+    def guide(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
+        """V [B, r, H] and V of no instruction [1, r, H], or None.
+
+        states: hidden states [B, r + 1, hidden] of the token before [IMG_1] and of the [IMG] tokens
+        """
+        if self.guidance_kind == "predicting":
+            return states[:, :-1] + self.img_in, self.img_in[None]
+        return (self.guidance_out(states[:, 1:]) if self.guidance_kind == "projected" else states[:, 1:]), None
 
     def lm_loss(self, states: Tensor) -> Tensor:
         """-sum_i log p([IMG_i] | ... [IMG_{i-1}]) / r over the extended vocabulary, averaged over the batch.

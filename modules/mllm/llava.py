@@ -39,6 +39,7 @@ class Llava(MllmPlugin):
         precision: str = "float32",
         system: str = "",
         question: str = INSTRUCTION,
+        guidance: str = "projected",
     ) -> None:
         super().__init__()
         if architecture is None:
@@ -49,7 +50,7 @@ class Llava(MllmPlugin):
             self.model = LlavaForConditionalGeneration(LlavaConfig.from_dict(architecture))
         hidden = self.model.config.text_config.hidden_size
         targets = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-        self.build(width, hidden, img_tokens, lora_rank, lora_alpha, targets, precision)
+        self.build(width, hidden, img_tokens, lora_rank, lora_alpha, targets, precision, guidance)
         if architecture is None and pretrained is not None:
             self.load_assets(pretrained)
 

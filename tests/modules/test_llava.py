@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from thin import THIN, red
+from torch import nn
 from torch.nn import functional as F
 
+from reasonbrain.config.loading import load_config
+from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Cues, Inputs
 from reasonbrain.modules.mllm.llava import Llava
 from reasonbrain.utils.images import to_uint8
@@ -93,6 +96,29 @@ def test_forward_equals_a_plain_pass(plug, inputs, cues) -> None:
         labels = len(plug.model.lm_head.weight) + torch.arange(R)
         losses.append(F.cross_entropy(states[0, -R - 1 : -1] @ grown.T, labels))
     assert torch.allclose(out.lm_loss, torch.stack(losses).mean(), atol=1e-4)
+
+
+def test_guidance_as_the_models_own_states(hub, plug, inputs) -> None:
+    """The states of the [IMG] tokens; or those before, with the tokens' embeddings, which alone stand for no words."""
+    states = []
+    plug.guidance_out = nn.Identity()
+    plug.model.model.language_model.register_forward_hook(lambda *args: states.append(args[2].last_hidden_state))
+    plain = plug(inputs, no_cues())
+    assert torch.allclose(plain.hidden, states[0][:, -R:]) and plain.null is None
+    for kind in ("states", "predicting"):
+        torch.manual_seed(0)
+        other = Llava(width=WIDTH, pretrained=hub["llava"].folder, img_tokens=R, guidance=kind)
+        assert not hasattr(other, "guidance_out")
+        other.load_state_dict({k: v for k, v in plug.state_dict().items() if "guidance_out" not in k})
+        out = other(inputs, no_cues())
+        if kind == "states":
+            assert torch.allclose(out.hidden, states[0][:, -R:], atol=1e-5) and out.null is None
+        else:
+            assert torch.allclose(out.hidden, states[0][:, -R - 1 : -1] + other.img_in, atol=1e-5)
+            assert torch.equal(out.null, other.img_in[None])
+        assert torch.allclose(out.lm_loss, plain.lm_loss, atol=1e-5)
+    with pytest.raises(UserError, match="model.mllm.guidance: 'after'"):
+        load_config("reasonbrain_flux_llava", ["model.mllm.guidance=after"])
 
 
 def test_cues_and_other_rows(plug, inputs, cues) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from reasonbrain.errors import UserError
 from reasonbrain.modules.connector.qformer import QFormer
 
 
@@ -41,3 +42,16 @@ def test_a_row_does_not_depend_on_its_batch(qformer):
 
 def test_no_img_tokens_no_guidance(qformer):
     assert qformer(torch.randn(2, 0, 24)).shape == (2, 0, 24)
+
+
+def test_smartedits_size_and_layers():
+    """Inputs as wide as LLaVA-7B's states, which every second layer reads."""
+    with torch.device("meta"):
+        module = QFormer(width=768, inputs=4096, cross_attention_frequency=2, dropout=0.1)
+    assert sum(p.numel() for p in module.parameters()) == 65_015_040
+    assert [layer.has_cross_attention for layer in module.qformer.encoder.layer] == [True, False] * 3
+    assert module.qformer.encoder.layer[0].output_query.dropout.p == 0.1
+    narrow = QFormer(width=24, layers=2, queries=5, heads=2, inputs=40, cross_attention_frequency=2)
+    assert narrow(torch.randn(2, 3, 40)).shape == (2, 5, 24) and narrow(torch.randn(2, 0, 24)).shape == (2, 0, 24)
+    with pytest.raises(UserError, match="model.connector.inputs: .* width 40, but model.mllm gives 24"):
+        narrow(torch.randn(2, 3, 24))
