@@ -25,6 +25,7 @@ PLUGINS = {  # "<slot>:<name>" -> module below reasonbrain.modules; third-party 
     "mllm:qwen2_5_vl": "mllm.qwen2_5_vl",
     "mllm:qwen3_vl": "mllm.qwen3_vl",
     "mllm:llava": "mllm.llava",
+    "mllm:text_llm": "mllm.text_llm",
     "mllm:endpoint": "mllm.endpoint",
     "connector:qformer": "connector.qformer",
     "connector:edit_head": "connector.edit_head",

@@ -112,8 +112,8 @@ class ReasonBrain(nn.Module):
 
     @property
     def reads_sentence(self) -> bool:
-        """Whether a slot reads the sentence that the MLLM generates instead of the instruction (MGIE's expressive
-        instruction, arXiv:2309.17102)."""
+        """Whether a slot reads the sentence that the MLLM generates instead of the instruction, or after it (MGIE's
+        expressive instruction, arXiv:2309.17102)."""
         return any(part.reads_sentence for part in self.parts.values())
 
     def reason(self, inputs: Inputs) -> Inputs:
@@ -215,9 +215,11 @@ class ReasonBrain(nn.Module):
         seeds: Sequence[int],
         draws: int = 1,
         lm_weight: float = 1.0,
+        dm_weight: float = 1.0,
     ) -> dict[str, Tensor]:
-        """Computes the losses of a batch as scalars: ``loss`` = lm_weight x ``lm`` + ``dm``, and ``dm/0.00-0.25`` to
-        ``dm/0.75-1.00``, the diffusion loss per range of noise levels (NaN if no draw falls into the range).
+        """Computes the losses of a batch as scalars: ``loss`` = lm_weight x ``lm`` + dm_weight x ``dm``, and
+        ``dm/0.00-0.25`` to ``dm/0.75-1.00``, the diffusion loss per range of noise levels (NaN if no draw falls into
+        the range).
 
         source, target: latents [B, C, h, w] from the diffusion plug-in's ``encode``. seeds: one per row; the noise of a
         row depends on its seed only. draws: noise levels per target, which share one run of the conditioning path."""
@@ -231,7 +233,7 @@ class ReasonBrain(nn.Module):
         for low in (0.0, 0.25, 0.5, 0.75):
             inside = (low < sigma) & (sigma <= low + 0.25)
             levels[f"dm/{low:.2f}-{low + 0.25:.2f}"] = (errors.detach() * inside).sum() / inside.sum()
-        return {"loss": lm_weight * lm + dm, "lm": lm, "dm": dm, **levels}
+        return {"loss": lm_weight * lm + dm_weight * dm, "lm": lm, "dm": dm, **levels}
 
 
 def build_plugin(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Plugin:

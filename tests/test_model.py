@@ -56,9 +56,9 @@ def test_the_loss_is_the_sum_of_both(model, inputs, latents):
         torch.manual_seed(0)
         out = model(inputs, *latents, range(3))
         torch.manual_seed(0)
-        weighed = model(inputs, *latents, range(3), lm_weight=0.25)
+        weighed = model(inputs, *latents, range(3), lm_weight=0.25, dm_weight=3.0)
     torch.testing.assert_close(out["loss"], out["lm"] + out["dm"])
-    torch.testing.assert_close(weighed["loss"], 0.25 * out["lm"] + out["dm"])
+    torch.testing.assert_close(weighed["loss"], 0.25 * out["lm"] + 3 * out["dm"])
     assert out["lm"] > 0 and out["dm"] > 0
 
 

@@ -61,7 +61,7 @@ def test_every_slot_has_its_plugins():
         "frce.patch": ["patch_encoder"],
         "frce.region": ["sam", "superpixel"],
         "frce.text": ["id_controller"],
-        "mllm": ["endpoint", "llava", "qwen2_5_vl", "qwen3_vl"],
+        "mllm": ["endpoint", "llava", "qwen2_5_vl", "qwen3_vl", "text_llm"],
         "connector": ["edit_head", "qformer"],
         "cme": ["bim", "hybrid"],
         "diffusion": ["editor", "flux", "sd"],

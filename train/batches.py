@@ -70,5 +70,7 @@ class Batches:
         device = self.model.device
         image, regions, source, target = (torch.stack([getattr(r, name) for r in found]) for name in TENSORS)
         ready = {slot: torch.stack([r.ready[slot] for r in found]) for slot in found[0].ready}
-        inputs = self.model.make_inputs(image.to(device).float() / 255, words, objects, regions, ready)
+        said = [r.sentence for r in found]
+        images, sentences = image.to(device).float() / 255, said if all(said) else None
+        inputs = self.model.make_inputs(images, words, objects, regions, ready, sentences)
         return inputs, source.to(device), target.to(device), seeds

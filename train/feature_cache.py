@@ -53,6 +53,7 @@ class Prepared:
     regions: labels [H, W] int16
     source, target: latents [C, h, w]
     ready: ``image_features`` by slot, in the precision that they were computed in
+    sentence: what the MLLM should say; "" if the record does not have it
     """
 
     id: str
@@ -63,6 +64,7 @@ class Prepared:
     source: Tensor
     target: Tensor
     ready: dict[str, Tensor]
+    sentence: str = ""
 
     @property
     def bytes(self) -> int:
@@ -198,7 +200,7 @@ class FeatureCache:
                 self._bad(number, e)
                 continue
             said = {"id": made.id, "instructions": list(made.instructions), "objects": made.objects}
-            words[str(number)] = said | {"ready": list(made.ready)}
+            words[str(number)] = said | {"ready": list(made.ready), "sentence": made.sentence}
             tensors |= {f"{number}.{name}": tensor.contiguous() for name, tensor in made.tensors().items()}
         new = path.with_suffix(".new")
         with writing(path):
@@ -226,7 +228,7 @@ def compute(model: ReasonBrain, record: Record) -> Prepared:
     latents = diffusion.encode(images) if diffusion else images
     ready = {slot: features[0].cpu() for slot, features in model.image_features(images[:1]).items()}
     tensors = both[0], regions[0].to("cpu", torch.int16), latents[0].cpu(), latents[1].cpu()
-    return Prepared(record.id, record.instructions, record.objects, *tensors, ready)
+    return Prepared(record.id, record.instructions, record.objects, *tensors, ready, record.sentence)
 
 
 @lru_cache(maxsize=256)

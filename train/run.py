@@ -183,7 +183,8 @@ def _train(
         log.warning(f"data.validation: '{cfg.data.validation}' is trained on, so the validation loss does not count")
 
     def losses(batch: Batch) -> dict[str, torch.Tensor]:
-        return engine.model(*batch, draws=cfg.train.draws, lm_weight=cfg.train.lm_weight)
+        weights = {"lm_weight": cfg.train.lm_weight, "dm_weight": cfg.train.dm_weight}
+        return engine.model(*batch, draws=cfg.train.draws, **weights)
 
     loop.fit(batches, losses, batches.parts, batches.ids, validation)
     if first:

@@ -43,7 +43,8 @@ class Validation:
         """A batch of one record with its first instruction; objects are found in the text, as in inference."""
         images = record.image[None].to(self.model.device).float() / 255
         ready = {slot: features[None] for slot, features in record.ready.items()}
-        return self.model.make_inputs(images, record.instructions[:1], None, record.regions[None], ready)
+        sentences = [record.sentence] if record.sentence else None
+        return self.model.make_inputs(images, record.instructions[:1], None, record.regions[None], ready, sentences)
 
     @torch.no_grad()
     def losses(self) -> dict[str, float]:
@@ -57,7 +58,8 @@ class Validation:
             ]  # all processes must run the same number of passes
             latents = [t[None].to(self.model.device) for t in (record.source, record.target)]
             batch = self.inputs(record), *latents, [number]
-            named = self.engine.forward(partial(self.engine.model, *batch, DRAWS, self.cfg.train.lm_weight))
+            weights = self.cfg.train.lm_weight, self.cfg.train.dm_weight
+            named = self.engine.forward(partial(self.engine.model, *batch, DRAWS, *weights))
             for name in ("loss", "lm", "dm"):
                 total, count = sums.get(f"validation/{name}", (0.0, 0))
                 counts = int(number < len(self.records))

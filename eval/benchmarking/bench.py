@@ -79,7 +79,7 @@ def train(source: Source, warmup: int, repeats: int, device: torch.device) -> Fo
     reading: list[float] = []
 
     def losses(batch: Batch) -> dict[str, Tensor]:
-        return model(*batch, cfg.train.draws, cfg.train.lm_weight)
+        return model(*batch, cfg.train.draws, cfg.train.lm_weight, cfg.train.dm_weight)
 
     def step(number: int) -> None:
         taken = take_step(engine, batches, losses, number, batches.parts)

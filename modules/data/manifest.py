@@ -1,6 +1,7 @@
 """A JSONL manifest in Reason50K's format, one record per line. Also reads metadata.jsonl of a Hub "imagefolder".
 
-    {"id", "category", "src_image", "tgt_image", "instruction", "target_caption"?, "objects": [...], "mask"?}
+    {"id", "category", "src_image", "tgt_image", "instruction", "target_caption"?, "sentence"?, "objects": [...],
+     "mask"?}
 
 Only the offsets of the lines are kept, 8 bytes each. A line is parsed when its record is read.
 """

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from reasonbrain.checkpoint import embedded
 from reasonbrain.config.schema import ModelConfig
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Inputs
+from reasonbrain.modules.common.precision import cast
 from reasonbrain.modules.common.published import load_tokenizer
 from reasonbrain.plugin import Plugin
 
 READS = ("instruction", "sentence")
+
+
+def clip_patches(tower: nn.Module, images: Tensor, layers: Sequence[int]) -> Tensor:
+    """images [B, 3, H, W] in 0..1 -> patch tokens of CLIP's vision tower, those of all ``layers`` concatenated:
+    [B, N, len(layers) * hidden]."""
+    size = tower.config.image_size
+    if images.shape[-2:] != (size, size):
+        images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+    mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    states = tower(cast((images - mean) / std, tower.dtype), output_hidden_states=True).hidden_states
+    return torch.cat([states[i][:, 1:] for i in layers], dim=-1)
 
 
 class ClipText(Plugin):

@@ -10,14 +10,12 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import CLIPConfig, CLIPModel
-from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from reasonbrain.interfaces import Features, Inputs
 from reasonbrain.modules.common.precision import cast
 from reasonbrain.modules.common.published import load_published, load_tokenizer
-from reasonbrain.modules.encoders.base import ClipText
+from reasonbrain.modules.encoders.base import ClipText, clip_patches
 from reasonbrain.registry import register
 
 
@@ -71,13 +69,7 @@ class ClipEncoders(ClipText):
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in 0..1 -> patch tokens of all ``layers``, concatenated: [B, N, len(layers) * hidden]."""
-        size = self.clip.config.vision_config.image_size
-        if images.shape[-2:] != (size, size):
-            images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
-        mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
-        pixels = cast((images - mean) / std, self.clip.dtype)
-        states = self.clip.vision_model(pixels, output_hidden_states=True).hidden_states
-        return torch.cat([states[i][:, 1:] for i in self.config.layers], dim=-1)
+        return clip_patches(self.clip.vision_model, images, self.config.layers)
 
     def image_settings(self) -> dict[str, Any]:
         return {"layers": self.config.layers}

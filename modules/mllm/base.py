@@ -32,6 +32,7 @@ from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Cues, Guidance, Inputs, no_tokens
 from reasonbrain.modules.common.precision import PublishedBase, cast, computes, hold_base, train_in_float32
 from reasonbrain.modules.common.published import load_tokenizer
+from reasonbrain.modules.mllm.sentence import answer_loss, ending_at
 from reasonbrain.utils.images import to_uint8
 
 INSTRUCTION = "{instruction}"
@@ -71,6 +72,8 @@ class MllmPlugin(PublishedBase):
         guidance: V: the states of the [IMG] tokens, ``projected`` to ``width``; or these ``states`` as they are
             (SmartEdit); or the states ``predicting`` them, with the input embeddings of the [IMG] tokens added, which
             alone stand for no instruction (MGIE)
+        sentence: the sentence stands before the [IMG] tokens (MGIE): it is learned, and generated before an edit
+        tables: train the tables of input and output embeddings, too (MGIE)
     """
 
     image_token: str
@@ -80,39 +83,38 @@ class MllmPlugin(PublishedBase):
     published = ("model",)
     without_adapters = {"lora_rank": 0}
 
-    def build(
-        self,
-        width: int,
-        hidden: int,
-        img_tokens: int,
-        lora_rank: int,
-        lora_alpha: int,
-        targets: str,
-        precision: str,
-        guidance: str = GUIDANCE[0],
-    ) -> None:
+    def build(self, width: int, hidden: int, targets: str) -> None:
         """Freezes the model, adds LoRA to its language model and creates the trainable modules.
 
         Without [IMG] tokens none of these would get a gradient, so they are not created.
+
+        Args:
+            width: D
+            hidden: width of the language model
+            targets: pattern of the paths of its layers that get LoRA
         """
+        given = {"guidance": GUIDANCE[0], "tables": False} | self.config
+        img_tokens = given["img_tokens"]
         self.tokenizer: Any = None
         self.image_processor: Any = None
-        hold_base(self.model, self.repeated(), precision, "mllm")
+        hold_base(self.model, self.repeated(), given["precision"], "mllm")
         self.freeze(self.model)
         if not img_tokens:
             return
-        if lora_rank:
-            lora = LoraConfig(r=lora_rank, lora_alpha=lora_alpha, target_modules=targets)
+        if given["lora_rank"]:
+            lora = LoraConfig(r=given["lora_rank"], lora_alpha=given["lora_alpha"], target_modules=targets)
             inject_adapter_in_model(lora, self.model)
             for module in self.model.modules():
                 if isinstance(module, BaseTunerLayer):
                     module.register_forward_pre_hook(_leave_out, with_kwargs=True)  # type: ignore[attr-defined]
+        for table in (self.model.get_input_embeddings(), self.model.get_output_embeddings()):
+            table.requires_grad_(given["tables"])
         train_in_float32(self.model)
         self.cue_in = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden))
         self.img_in = nn.Parameter(torch.randn(img_tokens, hidden) * 0.02)
         self.img_out = nn.Parameter(torch.randn(img_tokens, hidden) * 0.02)
-        self.guidance_kind = guidance
-        if guidance == "projected":
+        self.guidance_kind = given["guidance"]
+        if self.guidance_kind == "projected":
             self.guidance_out = nn.Sequential(nn.LayerNorm(hidden), nn.Linear(hidden, width))
 
     @classmethod
@@ -124,18 +126,34 @@ class MllmPlugin(PublishedBase):
         if guidance not in GUIDANCE:
             raise UserError(f"model.mllm.guidance: '{guidance}' is not one of {', '.join(GUIDANCE)}")
 
+    @property
+    def reads_sentence(self) -> bool:
+        """Whether the sentence stands before the [IMG] tokens."""
+        return self.config.get("sentence", False)
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The blocks, between the tables of embeddings."""
+        return self.model.model.language_model
+
     def repeated(self) -> list[nn.Module]:
-        return list(self.model.model.language_model.layers)
+        return list(self.language_model.layers)  # type: ignore[arg-type]
 
     def load_assets(self, folder: Path | str) -> None:
         self.tokenizer = load_tokenizer(folder)
         self.image_processor = AutoImageProcessor.from_pretrained(folder, backend="pil", trust_remote_code=False)
-        if (Path(folder) / GENERATION_CONFIG_NAME).is_file():  # older checkpoints have none
+        self.load_generation_config(Path(folder))
+
+    def load_generation_config(self, folder: Path) -> None:
+        if (folder / GENERATION_CONFIG_NAME).is_file():  # older checkpoints have none
             self.model.generation_config = GenerationConfig.from_pretrained(folder)
 
     def save_assets(self, folder: Path) -> None:
         self.tokenizer.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)
+        self.save_generation_config(folder)
+
+    def save_generation_config(self, folder: Path) -> None:
         self.model.generation_config.to_json_file(folder / GENERATION_CONFIG_NAME)
 
     @classmethod
@@ -245,7 +263,8 @@ class MllmPlugin(PublishedBase):
 
     @computes
     def forward(self, inputs: Inputs, cues: Cues) -> Guidance:
-        """Returns the hidden states of the [IMG] tokens and L_MLLM, the loss on these tokens alone (paper, eq. A1).
+        """Returns the hidden states of the [IMG] tokens and L_MLLM, the loss on these tokens (paper, eq. A1), and on
+        those of ``inputs.sentences`` if the sentence stands before them.
 
         Without [IMG] tokens the guidance is empty and the loss is 0.
         """
@@ -258,9 +277,10 @@ class MllmPlugin(PublishedBase):
         size = pictures.shape[1:3]
         rows, image = self.tokenize(inputs.instructions, size.numel(), soft.shape[1])
         beside = size.numel() + soft.shape[1] + r
-        ids, mask = self.pad_left(
-            [row + [self.tokenizer.pad_token_id] * r for row in rows], beside, inputs.images.device
-        )
+        said = self.tokenize_sentences(inputs)
+        img_places = [self.tokenizer.pad_token_id] * r
+        answered = [row + words + img_places for row, words in zip(rows, said, strict=True)]
+        ids, mask = self.pad_left(answered, beside, inputs.images.device)
         is_image = ids == image
         embeds = self.embed(ids, is_image, pictures)
         seen = self.inside(is_image, pictures)
@@ -278,11 +298,25 @@ class MllmPlugin(PublishedBase):
 
         positions = self.positions(ids, mask, *size)
         with seen:
-            states = self.model.model.language_model(
+            states = self.language_model(
                 inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
             ).last_hidden_state
         hidden, null = self.guide(states[:, -r - 1 :])
+        if any(said):
+            before = states[:, -r - 1 - max(map(len, said)) : -1]
+            return Guidance(hidden.to(self.img_in.dtype), answer_loss(self.logits(before), said, r), null)
         return Guidance(hidden.to(self.img_in.dtype), self.lm_loss(states[:, -r - 1 :]), null)
+
+    def tokenize_sentences(self, inputs: Inputs) -> list[list[int]]:
+        """The token ids of each row's sentence, if it stands before the [IMG] tokens."""
+        if not self.reads_sentence:
+            return [[]] * len(inputs.instructions)
+        assert inputs.sentences is not None  # ReasonBrain.condition generates them
+        return self.tokenizer(inputs.sentences, add_special_tokens=False, split_special_tokens=True).input_ids
+
+    def logits(self, states: Tensor) -> Tensor:
+        """The logits [B, L, vocabulary + r] of the extended vocabulary for states [B, L, hidden]."""
+        return torch.cat([self.model.get_output_embeddings()(states), F.linear(states, self.img_out)], dim=-1)
 
     def guide(self, states: Tensor) -> tuple[Tensor, Tensor | None]:
         """V [B, r, H] and V of no instruction [1, r, H], or None.
@@ -300,9 +334,14 @@ class MllmPlugin(PublishedBase):
         """
         before = states[:, :-1]
         head = self.model.get_output_embeddings()
-        logits = torch.cat([head(before), F.linear(before, self.img_out)], dim=-1)
+        logits = self.logits(before)
         labels = head.out_features + torch.arange(before.shape[1], device=states.device)
         return F.cross_entropy(logits.flatten(0, 1).float(), labels.repeat(before.shape[0]))
+
+    def end(self) -> int:
+        """The token that ends an answer."""
+        end = self.model.generation_config.eos_token_id
+        return end[0] if isinstance(end, list) else end
 
     @torch.no_grad()
     @computes
@@ -310,7 +349,8 @@ class MllmPlugin(PublishedBase):
         """Generates the MLLM's answer to each instruction: one sentence that describes the outcome, or what the model
         was trained to answer.
 
-        Decoding is greedy, without LoRA; merged adapters stay in effect. The vision tower does not run if the
+        Decoding is greedy, without LoRA unless the sentence stands before the [IMG] tokens; merged adapters stay in
+        effect. The vision tower does not run if the
         inputs hold its features.
         """
         pictures = self.known_features(inputs)
@@ -318,8 +358,12 @@ class MllmPlugin(PublishedBase):
         rows, image = self.tokenize(inputs.instructions, size.numel(), 0)
         ids, mask = self.pad_left(rows, size.numel(), inputs.images.device)
         is_image = ids == image
-        with _generating, self.inside(is_image, pictures):
-            _thread.leaves_out_adapters = True
+        learned, head = self.reads_sentence, self.model.get_output_embeddings()
+        ending: AbstractContextManager[dict[str, Any]] = nullcontext({})
+        if learned:
+            ending = ending_at(head, self.img_out, self.end())
+        with _generating, self.inside(is_image, pictures), ending as more:
+            _thread.leaves_out_adapters = not learned
             try:
                 out = self.model.generate(
                     input_ids=ids,
@@ -329,6 +373,7 @@ class MllmPlugin(PublishedBase):
                     do_sample=False,
                     # under ZeRO-3 the weights are sharded: all processes must run until the last one ends
                     synced_gpus=hasattr(next(self.model.parameters()), "ds_id"),
+                    **more,
                     **self.generate_inputs(is_image, *size),
                 )
             finally:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from diffusers.configuration_utils import register_to_config
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import CLIPImageProcessorPil, LlavaConfig, LlavaForConditionalGeneration
 
 from reasonbrain.modules.common.precision import base_dtype
@@ -20,7 +20,10 @@ from reasonbrain.utils.images import to_uint8
 
 @register("mllm", "llava")
 class Llava(MllmPlugin):
-    """LLaVA-1.5, frozen, with LoRA and [IMG] tokens."""
+    """LLaVA, frozen, with LoRA and [IMG] tokens.
+
+    With ``<image>`` in the question, the picture stands there and not before it. An ``architecture`` whose
+    ``projector_hidden_act`` is ``linear`` projects the patches by one linear layer, as LLaVA v1 does."""
 
     preparing = ("model.model.vision_tower", "model.model.multi_modal_projector")
     image_token = "<image>"
@@ -40,6 +43,8 @@ class Llava(MllmPlugin):
         system: str = "",
         question: str = INSTRUCTION,
         guidance: str = "projected",
+        sentence: bool = False,
+        tables: bool = False,
     ) -> None:
         super().__init__()
         if architecture is None:
@@ -48,9 +53,11 @@ class Llava(MllmPlugin):
             self.register_to_config(architecture=self.model.config.to_diff_dict())
         else:
             self.model = LlavaForConditionalGeneration(LlavaConfig.from_dict(architecture))
+            if self.model.config.projector_hidden_act == "linear":
+                self.model.model.multi_modal_projector.linear_2 = nn.Identity()
         hidden = self.model.config.text_config.hidden_size
         targets = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-        self.build(width, hidden, img_tokens, lora_rank, lora_alpha, targets, precision, guidance)
+        self.build(width, hidden, targets)
         if architecture is None and pretrained is not None:
             self.load_assets(pretrained)
 
@@ -69,8 +76,9 @@ class Llava(MllmPlugin):
         before, after = self.opening(), self.prompt[2]
         rows = []
         for text in texts:
-            words = self.ask(text).replace(self.image_token, "")  # the prompt has one image
-            ids = self.tokenizer(f"{before}{self.image_token}\n{words}{after}").input_ids
+            words = self.ask(text.replace(self.image_token, ""))  # the prompt has one image
+            asked = words if self.image_token in words else f"{self.image_token}\n{words}"
+            ids = self.tokenizer(before + asked + after).input_ids
             at = ids.index(image)
             rows.append(ids[:at] + [image] * picture + [self.tokenizer.pad_token_id] * cues + ids[at + 1 :])
         return rows, image

@@ -55,7 +55,7 @@ class Qwen25VL(MllmPlugin):
             self.model = self.model_class(self.config_class.from_dict(architecture))
         hidden = self.model.config.text_config.hidden_size
         targets = r".*language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)"
-        self.build(width, hidden, img_tokens, lora_rank, lora_alpha, targets, precision)
+        self.build(width, hidden, targets)
         if architecture is None and pretrained is not None:
             self.load_assets(pretrained)
 

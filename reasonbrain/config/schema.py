@@ -335,7 +335,10 @@ class TrainConfig:
     """Train with bfloat16 autocast; under DeepSpeed, with bfloat16 weights beside fp32 master weights."""
 
     lm_weight: float = number(0, default=1.0)
-    """Weight of L_MLLM in L = lm_weight x L_MLLM + L_DM. The paper uses 1."""
+    """Weight of L_MLLM in L = lm_weight x L_MLLM + dm_weight x L_DM. The paper uses 1."""
+
+    dm_weight: float = number(0, default=1.0)
+    """Weight of L_DM. MGIE uses 0.5."""
 
 
 @dataclass

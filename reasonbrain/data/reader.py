@@ -121,6 +121,7 @@ class Reader(DataSet):
                 None if raw.mask is None else self.mask(raw.mask),
                 raw.captions,
                 raw.notes,
+                raw.sentence,
             )
         except UserError as e:
             raise self.wrong(raw.id, e) from None
@@ -206,11 +207,11 @@ class Reader(DataSet):
         if objects is not None and not (isinstance(objects, list) and all(isinstance(o, str) for o in objects)):
             raise self.wrong(record, f"objects must be a list of names, not {reprlib.repr(objects)}")
         target, mask = (self.picture(first(row, names), record) for names in (TARGET, MASK))
-        named = ("category", "source_caption", "target_caption")
-        category, before, after = (self.as_text(row.get(name), name, record) for name in named)
+        named = ("category", "source_caption", "target_caption", "sentence")
+        category, before, after, said = (self.as_text(row.get(name), name, record) for name in named)
         captions = (before, after) if before or after else None
         try:
-            return RawRecord(record, source, target, [words], objects, category, mask, captions, notes or {})
+            return RawRecord(record, source, target, [words], objects, category, mask, captions, notes or {}, said)
         except UserError as e:
             raise self.wrong(record, e) from None
 

@@ -49,6 +49,9 @@ class Record:
     notes: dict[str, str] = field(default_factory=dict)
     """Further fields for a benchmark's metrics and its judge, under the benchmark's own names."""
 
+    sentence: str = ""
+    """What the edit shows, as the MLLM should say it. Training uses it in place of what the MLLM would generate."""
+
 
 @dataclass
 class RawRecord:
@@ -66,6 +69,7 @@ class RawRecord:
     mask: Picture | None = None
     captions: tuple[str, str] | None = None
     notes: dict[str, str] = field(default_factory=dict)
+    sentence: str = ""
 
     def __post_init__(self) -> None:
         if len(self.id) > LONGEST_ID:
@@ -75,7 +79,12 @@ class RawRecord:
             "instruction": self.instructions,
             "objects": self.objects or (),
         }
-        texts |= {"category": [self.category], "captions": self.captions or (), "notes": self.notes.values()}
+        texts |= {
+            "sentence": [self.sentence],
+            "category": [self.category],
+            "captions": self.captions or (),
+            "notes": self.notes.values(),
+        }
         for name, values in texts.items():
             for text in values:
                 if not is_text(text):

@@ -37,6 +37,7 @@ def card(reader: Reader, index: int) -> Card:
         return Card(f"record {index}", groups={"category": ""}, wrong=printable(str(e)))
     pictures = [(name, image) for name in ("source", "target", "mask") if (image := getattr(record, name))]
     more = [f"objects: {', '.join(record.objects)}"] if record.objects else []
+    more += [f"sentence: {record.sentence}"] if record.sentence else []
     captions = zip(("source", "target"), record.captions or ("", ""), strict=True)
     more += [f"caption of the {name}: {text}" for name, text in captions if text]
     return Card(

@@ -18,7 +18,15 @@ from reasonbrain.registry import SLOTS
 
 BIG = ["reasonbrain_flux_kontext", "reasonbrain_flux_llava", "reasonbrain_flux_qwen"]
 THINK = [f"think_{editor}{by}" for editor in ("klein", "qwen_edit", "kontext") for by in ("", "_endpoint")]
-FAMILY = {"instructpix2pix": ["encoders", "diffusion"]}  # test_family_presets.py has their sizes
+FAMILY = {  # test_family_presets.py has their sizes
+    "instructpix2pix": ["encoders", "diffusion"],
+    "mgie": ["mllm", "connector", "diffusion"],
+    "lgie": ["mllm", "connector", "diffusion"],
+    "mgie_fz": ["encoders", "mllm", "diffusion"],
+    "mgie_ft": ["encoders", "mllm", "diffusion"],
+    "smartedit": ["encoders", "mllm", "connector", "cme", "diffusion"],
+}
+WHOLE = [*THINK, "instructpix2pix", "mgie_fz", "mgie_ft"]  # edit with published weights alone
 CLIP = 427_616_513
 SAM = 641_090_608 + 256  # transformers counts the random positional matrix, a buffer in Meta's code
 QWEN, LLAVA = 8_292_166_656, 7_063_427_072
@@ -47,7 +55,7 @@ def test_loads(name) -> None:
     cfg = load_config(name)
     filled = {slot: params for slot in SLOTS if (params := slot_config(cfg.model, slot))}
     assert list(filled) == FAMILY.get(name, ["mllm", "diffusion"] if name in THINK else list(SLOTS))
-    assert edits_as_published(cfg.model) == (name in (*THINK, "instructpix2pix"))
+    assert edits_as_published(cfg.model) == (name in WHOLE)
     for slot, params in filled.items():
         heads = params.get("heads", 1)
         assert cfg.model.width % heads == 0, slot

@@ -17,6 +17,8 @@ from transformers import (
     CLIPConfig,
     CLIPModel,
     CLIPTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
     LlamaTokenizer,
     LlavaConfig,
     LlavaForConditionalGeneration,
@@ -144,6 +146,16 @@ def save_llava(folder: Path) -> dict[str, nn.Module]:
     tokenizer.save_pretrained(folder)
     square = {"height": 32, "width": 32}
     write_processor(folder, "CLIPImageProcessor", size={"shortest_edge": 32}, crop_size=square)
+    return {"": model}
+
+
+def save_llama(folder: Path) -> dict[str, nn.Module]:
+    base = LlamaTokenizer(pad_token="<pad>", add_bos_token=True)
+    tokenizer = base.train_new_from_iterator(TEXTS, 200)
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    model = lively(LlamaForCausalLM(LlamaConfig(**TEXT, vocab_size=len(tokenizer), **ids)))
+    model.save_pretrained(folder, max_shard_size=SHARD)
+    tokenizer.save_pretrained(folder)
     return {"": model}
 
 

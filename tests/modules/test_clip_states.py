@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline
 from pipelines import save_pix2pix
+from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Inputs
@@ -66,3 +67,21 @@ def test_what_a_long_text_loses(published):
 def test_a_width_that_does_not_fit_is_named(published):
     with pytest.raises(UserError, match="model.width: 48 is not 32"):
         ClipStates(width=48, pretrained=str(published))
+
+
+def test_patches_of_a_vision_tower(published, hub, tmp_path):
+    """As CLIP's own, without the class token; precomputed ones are used."""
+    clip = hub["clip"].models[""]
+    plug = ClipStates(width=32, pretrained=str(published), vision=hub["clip"].folder, layer=-2)
+    batch = inputs(TEXTS)
+    batch.images = torch.rand(3, 3, 32, 32)
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD))
+    states = clip.vision_model((batch.images - mean) / std, output_hidden_states=True).hidden_states[-2]
+    found = plug(batch)
+    torch.testing.assert_close(found.patches, states[:, 1:], rtol=1e-4, atol=1e-5)
+    assert found.grid == (4, 4) and list(plug.prepares()) == ["tower"]
+    batch.ready = {"encoders": torch.zeros_like(found.patches)}
+    assert (plug(batch).patches == 0).all()
+    plug.save_pretrained(tmp_path)
+    batch.ready = {}
+    assert torch.equal(ClipStates.from_pretrained(tmp_path)(batch).patches, found.patches)

@@ -131,7 +131,8 @@ def run(model: ReasonBrain, cfg: Config, records: int) -> Pass:
     known += ready.values()
     with Counter(known) as counter:
         with torch.autocast("cpu", torch.bfloat16, enabled=cfg.train.bf16):
-            losses = model(inputs, latents, latents, range(records), cfg.train.draws, cfg.train.lm_weight)
+            weights = cfg.train.lm_weight, cfg.train.dm_weight
+            losses = model(inputs, latents, latents, range(records), cfg.train.draws, *weights)
         saved = counter.now
         losses["loss"].backward()
     return Pass(saved, counter.peak, preparing.peak, counter.flops)
