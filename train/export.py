@@ -37,7 +37,7 @@ def merge_adapters(model: ReasonBrain, cfg: Config) -> None:
         if part is None or params is None:
             continue
         layers = {name: m for name, m in part.named_modules() if isinstance(m, BaseTunerLayer)}
-        if layers and slot == "mllm" and model.reads_sentence:
+        if layers and slot == "mllm" and model.reads_sentence and not part.reads_sentence:
             raise UserError(
                 "model.encoders: its text is the sentence that the MLLM generates without its adapters; "
                 "export without --merged"

@@ -5,6 +5,7 @@
     reasonbrain train --config tiny -o runs/mine train.steps=100
     reasonbrain push runs/mine someone/melter
     reasonbrain plan reasonbrain_flux_qwen --gpus 8 --gpu-memory 80
+    reasonbrain convert mgie _ckpt -o mgie
     reasonbrain bench train --config tiny
     reasonbrain eval --benchmark mini -o report
     reasonbrain ablate components -o ablations
@@ -121,7 +122,7 @@ def main() -> None:
 
 
 for command in (
-    *(edit.edit, edit.batch, train.train, train.export, train.push, train.init, train.plan),
+    *(edit.edit, edit.batch, train.train, train.export, train.push, train.init, train.convert, train.plan),
     *(evaluate.bench, evaluate.evaluate, evaluate.ablate, show.modules, show.config, data.data),
 ):
     main.add_command(command)

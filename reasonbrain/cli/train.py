@@ -103,6 +103,23 @@ def init(overrides: tuple[str, ...], config: str, output: str) -> None:
 
 
 @click.command()
+@click.argument("family")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="A new or an empty folder.")
+def convert(family: str, source: Path, overrides: tuple[str, ...], output: Path) -> None:
+    """Convert published weights of another system into a checkpoint. Prints its path.
+
+    FAMILY is instructpix2pix (SOURCE: its .ckpt file) or mgie (a folder with mgie_7b and LLaVA-7B-v1).
+    Only tensors are read. What SOURCE lacks, such as a tokenizer, comes from where the preset FAMILY says; KEY=VALUE
+    changes it. Which tensors were used goes to stderr."""
+    from reasonbrain.modules.convert import convert as write
+
+    click.echo(write(family, source, output, overrides), err=True)
+    click.echo(output)
+
+
+@click.command()
 @click.argument("config")
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--gpus", type=int, required=True, help="Number of GPUs.")
