@@ -124,7 +124,8 @@ def edit(
         save_image(shown, panel)
     save_image(result, output, metadata)
     if out.unfamiliar[0]:
-        editors = [preset for preset in presets() if edits_as_published(load_config(preset).model)]
+        models = {preset: load_config(preset).model for preset in presets()}
+        editors = [preset for preset, model in models.items() if model.thinking and edits_as_published(model)]
         click.echo(
             f"this image is nothing like those that '{name}' was trained on; for photographs: "
             f"--config {' or '.join(editors)}",
