@@ -158,7 +158,13 @@ NOT_RUN = {
         "reasonbrain bench edit $CONFIG -o edit-1024.json edit.size=1024 $LORA",
         "reasonbrain bench load $CONFIG -o load.json $LORA",
     ],
-    "needs published weights from a hub": ["reasonbrain init --config reasonbrain_flux_qwen -o START"],
+    "needs published weights from a hub": [
+        "reasonbrain init --config reasonbrain_flux_qwen -o START",
+        'reasonbrain edit photo.jpg "Make it snow." --config instructpix2pix -o out.png',
+        'reasonbrain edit photo.jpg "What if it had snowed here overnight?" --config mgie_fz -o out.png',
+        "reasonbrain convert instructpix2pix instruct-pix2pix-00-22000.ckpt -o pix2pix",
+        "reasonbrain convert mgie _ckpt -o mgie",
+    ],
     "needs a cluster": [
         "sbatch docs/slurm.sh reasonbrain_flux_qwen RUN",
         "torchrun --nnodes 2 --nproc_per_node 8 -m reasonbrain.cli batch jobs.jsonl -o out",
