@@ -2,6 +2,7 @@
 
     reasonbrain convert instructpix2pix instruct-pix2pix-00-22000.ckpt -o DIR
     reasonbrain convert mgie _ckpt -o DIR
+    reasonbrain convert smartedit SmartEdit-7B -o DIR
 
 Each module's ``convert`` returns the configuration and the model of a folder or a file in its authors' layout.
 """
@@ -16,7 +17,7 @@ from reasonbrain.errors import UserError
 from reasonbrain.modules.convert.tensors import Report
 from reasonbrain.utils.files import check_replaceable, whole_folder
 
-NAMES = ("instructpix2pix", "mgie")
+NAMES = ("instructpix2pix", "mgie", "smartedit")
 
 
 def convert(name: str, source: Path, out: Path, overrides: tuple[str, ...] = ()) -> Report:

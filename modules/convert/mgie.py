@@ -55,7 +55,7 @@ def convert(source: Path, overrides: tuple[str, ...], report: Report) -> tuple[C
     found = tables(trained, len(mllm.img_in)) | language(base) | tower(vision)
     fill("mllm", mllm, found, report, ("cue_in",))
     report.unused += [f"mllm.pt {name}" for name in trained] + [f"LLaVA {name}" for name in base]
-    mllm.tokenizer = tokenizer(llava_files[0].parent)
+    mllm.tokenizer = tokenizer(llava_files[0].parent, TOKENS)
     mllm.image_processor = mllm.stand_in_processor(mllm.model.config.vision_config)
     ends = {"eos_token_id": mllm.tokenizer.eos_token_id, "pad_token_id": mllm.tokenizer.pad_token_id}
     mllm.model.generation_config = GenerationConfig(**ends, no_repeat_ngram_size=3)  # as the authors generate
@@ -108,15 +108,15 @@ def tower(vision: str) -> dict[str, Tensor]:
     return {f"model.model.vision_tower.{name}": value for name, value in state.items()}
 
 
-def tokenizer(folder: Path) -> Any:
-    """LLaVA's tokenizer with the tokens around a picture. Raises UserError if it has others there."""
+def tokenizer(folder: Path, tokens: tuple[str, ...]) -> Any:
+    """LLaVA's tokenizer with further tokens. Raises UserError if it has some of them already."""
     try:
         found = load_tokenizer(folder)
     except (OSError, ValueError) as e:
         raise UserError(f"'{folder}' has no tokenizer of LLaVA: {first_line(e)}") from None
     before = len(found)
-    found.add_tokens(list(TOKENS), special_tokens=True)
-    if found.convert_tokens_to_ids(list(TOKENS)) != list(range(before, before + len(TOKENS))):
-        raise UserError(f"the tokenizer in '{folder}' has some of {', '.join(TOKENS)} already; give LLaMA's own")
+    found.add_tokens(list(tokens), special_tokens=True)
+    if found.convert_tokens_to_ids(list(tokens)) != list(range(before, before + len(tokens))):
+        raise UserError(f"the tokenizer in '{folder}' has some of {', '.join(tokens)} already; give LLaMA's own")
     found.pad_token = found.pad_token or found.unk_token
     return found

@@ -110,7 +110,8 @@ def init(overrides: tuple[str, ...], config: str, output: str) -> None:
 def convert(family: str, source: Path, overrides: tuple[str, ...], output: Path) -> None:
     """Convert published weights of another system into a checkpoint. Prints its path.
 
-    FAMILY is instructpix2pix (SOURCE: its .ckpt file) or mgie (a folder with mgie_7b and LLaVA-7B-v1).
+    FAMILY is instructpix2pix (SOURCE: its .ckpt file), mgie (a folder with mgie_7b and LLaVA-7B-v1), or smartedit (a
+    folder with LLM-*, embeddings_qformer, modulate-*, unet-* and LLaVA v1.1).
     Only tensors are read. What SOURCE lacks, such as a tokenizer, comes from where the preset FAMILY says; KEY=VALUE
     changes it. Which tensors were used goes to stderr."""
     from reasonbrain.modules.convert import convert as write

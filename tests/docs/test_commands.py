@@ -164,6 +164,7 @@ NOT_RUN = {
         'reasonbrain edit photo.jpg "What if it had snowed here overnight?" --config mgie_fz -o out.png',
         "reasonbrain convert instructpix2pix instruct-pix2pix-00-22000.ckpt -o pix2pix",
         "reasonbrain convert mgie _ckpt -o mgie",
+        "reasonbrain convert smartedit SmartEdit-7B -o smartedit",
     ],
     "needs a cluster": [
         "sbatch docs/slurm.sh reasonbrain_flux_qwen RUN",

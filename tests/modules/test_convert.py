@@ -14,8 +14,11 @@ from published import TEXT, TEXTS, lively
 from torch import nn
 from transformers import CLIPConfig, CLIPModel, LlamaConfig, LlamaForCausalLM, LlamaTokenizer, LlavaConfig
 
+from reasonbrain import ReasonBrainPipeline
 from reasonbrain.checkpoint import load_model
 from reasonbrain.cli import main
+from reasonbrain.modules.cme.bim import BidirectionalInteraction
+from reasonbrain.modules.connector.qformer import QFormer
 from reasonbrain.modules.diffusion.sd import step_generators
 from reasonbrain.utils.images import to_pil
 
@@ -231,7 +234,7 @@ def test_mistakes_are_one_line(mgie, pix2pix, tmp_path):
     clip = [f"model.{slot}.pretrained={pix2pix}" for slot in ("encoders", "diffusion")] + ["model.width=32"]
     out = ["-o", tmp_path / "out"]
     for words, said in (
-        (["mgii", folder], "'mgii' is not one of instructpix2pix, mgie"),
+        (["mgii", folder], "'mgii' is not one of instructpix2pix, mgie, smartedit"),
         (["mgie", tmp_path / "nowhere"], "does not exist"),
         (["mgie", tmp_path, *more], "has no mllm.pt"),
         (["instructpix2pix", pix2pix, *clip], "needs no conversion"),
@@ -245,3 +248,106 @@ def test_mistakes_are_one_line(mgie, pix2pix, tmp_path):
         *progress, last = told.strip().splitlines()
         assert last.startswith("error: ") and said in last and "Traceback" not in told, told
         assert not (tmp_path / "out").exists()
+
+
+SCALE = 16 / 8
+
+
+@pytest.fixture(scope="module")
+def smartedit(tmp_path_factory, hub, pix2pix):
+    """The authors' folder at small size, with 4 [IMG] tokens, and its parts as a reference computes with them: language
+    model with LoRA merged, projector, QFormer, module."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("SmartEdit")
+    words = LlamaTokenizer(pad_token="<pad>", add_bos_token=True).train_new_from_iterator(TEXTS, 200)
+    raw = hub["llava"].models[""].config.to_diff_dict() | {"projector_hidden_act": "linear"}
+    LlavaConfig.from_dict(raw).save_pretrained(folder / "architecture")
+    base, rows = len(words), len(words) + 3 + 4
+    config = LlamaConfig(**TEXT, vocab_size=rows, bos_token_id=1, eos_token_id=2)
+    model, projector = lively(LlamaForCausalLM(config)), nn.Linear(32, 32)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    original = {name: torch.randn(base + 3, 32) for name in ("model.embed_tokens.weight", "lm_head.weight")}
+    for part in ("LLaVA", "LLM-15000", "embeddings_qformer", "modulate-15000", "unet-15000"):
+        (folder / part).mkdir()
+    torch.save(original, folder / "LLaVA" / "pytorch_model-00001-of-00001.bin")
+    words.save_pretrained(folder / "LLaVA")
+
+    head = state.pop("lm_head.weight")
+    llm = {f"model.base_model.model.{name.removeprefix('model.')}": value for name, value in state.items()}
+    llm["model.base_model.model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.rand(4)
+    for number, layer in enumerate(model.model.layers):
+        for name in ("q_proj", "v_proj"):
+            linear = getattr(layer.self_attn, name)
+            a, b = torch.randn(8, 32) * 0.1, torch.randn(linear.out_features, 8) * 0.1
+            place = f"model.base_model.model.layers.{number}.self_attn.{name}.lora_"
+            llm |= {f"{place}A.default.weight": a, f"{place}B.default.weight": b}
+            linear.weight.data += SCALE * b @ a
+    torch.save(llm, folder / "LLM-15000" / "adapter_model.bin")
+    (folder / "adapter_config.json").write_text('{"r": 8, "lora_alpha": 16}')
+    for table, name in ((model.model.embed_tokens, "model.embed_tokens.weight"), (model.lm_head, "lm_head.weight")):
+        table.weight.data[:base] = original[name][:base]
+
+    connector = lively(QFormer(width=32, heads=4, inputs=32, cross_attention_frequency=2, layers=6))
+    shared = {"sd_query_tokens": connector.query_tokens.data, "lm_head.weight": head}
+    shared |= {f"mm_projector.{name}": value for name, value in projector.state_dict().items()}
+    shared["sd_qformer.embeddings.position_ids"] = torch.arange(9)[None]
+    for name, value in connector.qformer.state_dict().items():
+        old = name.replace("crossattention.attention.", "crossattention.self.")
+        old = old.replace(".attention.attention.", ".attention.self.").replace("layernorm.", "embeddings.LayerNorm.")
+        shared[f"sd_qformer.{old}"] = value
+    torch.save(shared, folder / "embeddings_qformer" / "checkpoint-15000_embeddings_qformer.bin")
+
+    bim = lively(BidirectionalInteraction(width=32, patches=32, channels=32, heads=4))
+    old = {name.replace(".layer_norm_final_attn", ".norm_final_attn"): v for name, v in bim.state_dict().items()}
+    old = {name.replace(".layer_norm", ".norm"): value for name, value in old.items()}
+    torch.save(old, folder / "modulate-15000" / "adapter_model.bin")
+    unet = {f"unet.{name}": value + 1 for name, value in pipeline(pix2pix).unet.state_dict().items()}
+    torch.save(unet, folder / "unet-15000" / "adapter_model.bin")
+    text = hub["clip"].models[""].config.text_config.to_dict()
+    clip = lively(CLIPModel(CLIPConfig(text_config=text, vision_config=raw["vision_config"], projection_dim=32)))
+    clip.save_pretrained(folder / "clip")
+    return folder, model.eval(), projector, connector, bim
+
+
+@torch.no_grad()
+def test_smartedit(smartedit, pix2pix, tmp_path):
+    """States by a language model with all rows in its tables, LoRA merged, and LLaVA's rows restored."""
+    folder, llama, projector, connector, bim = smartedit
+    given = [f"model.{slot}.pretrained={pix2pix}" for slot in ("encoders", "diffusion")]
+    given += [f"model.encoders.vision={folder / 'clip'}", f"model.mllm.pretrained={folder / 'architecture'}"]
+    given += ["model.width=32", "model.mllm.precision=float32", "model.mllm.img_tokens=4"]
+    given += ["model.connector.inputs=32", "model.connector.heads=4"]
+    given += ["model.cme.patches=32", "model.cme.channels=32", "model.cme.heads=4"]
+    told = convert("smartedit", folder, "-o", tmp_path / "out", *given)
+    assert "missing, initialised: mllm.cue_in" in told and "unexpected, not used: 0" in told
+    model, _ = load_model(tmp_path / "out")
+    mllm, images, sentences = model.slot("mllm"), pictures(), ["the ice is gone", "a candle"]
+    condition, _ = model.condition(model.make_inputs(images, WORDS, sentences=sentences))
+
+    table, rows = llama.get_input_embeddings(), []
+    vision = CLIPModel.from_pretrained(folder / "clip").vision_model.eval()
+    patches = vision(**mllm.pixels(images), output_hidden_states=True).hidden_states[-2][:, 1:]
+    for row, (words, sentence) in enumerate(zip(WORDS, sentences, strict=True)):
+        question = mllm.config.question.replace("{instruction}", words).replace("<image>", "<image>" * 16)
+        ids = mllm.tokenizer(f"{mllm.config.system} USER: {question} ASSISTANT:").input_ids
+        at = ids.index(mllm.tokenizer.convert_tokens_to_ids("<image>"))
+        first = len(table.weight) - 7  # <img>, <im_start> and <im_end> precede the [IMG] tokens
+        assert ids.count(first) == 1 and ids.count(first + 1) == 1 and ids.count(first + 2) == 1
+        answer = mllm.tokenizer(sentence, add_special_tokens=False).input_ids
+        answer += range(len(table.weight) - 4, len(table.weight))
+        before, behind = (table(torch.tensor(part)) for part in (ids[:at], ids[at + 16 :] + answer))
+        embeds = torch.cat([before, projector(patches[row]), behind])[None]
+        rows.append(connector(llama.model(inputs_embeds=embeds).last_hidden_state[:, -4:]))
+    features = model.encode(model.make_inputs(images, WORDS))
+    expected = bim(features, model.cues(features, None), torch.cat(rows))
+    torch.testing.assert_close(condition.visual, expected.visual, rtol=1e-2, atol=5e-3)
+    torch.testing.assert_close(condition.map, expected.map, rtol=1e-2, atol=5e-3)
+    assert torch.equal(condition.null, features.null) and condition.map.abs().max() > 0.1
+    assert mllm.img_in.shape == (4, 32) and not any("lora_" in name for name, _ in mllm.named_parameters())
+    key = "mid_block.resnets.0.conv1.weight"
+    found = model.slot("diffusion").unet.get_parameter(key)
+    torch.testing.assert_close(found.data, pipeline(pix2pix).unet.get_parameter(key).data + 1)
+    pipe = ReasonBrainPipeline.from_pretrained(tmp_path / "out")
+    pipe.set_progress_bar_config(disable=True)
+    edit = pipe(to_pil(images)[0], "melt it", num_inference_steps=1)
+    assert edit.images[0].size == (96, 64) and edit.reasoning[0] is not None
