@@ -147,7 +147,7 @@ class ReasonBrain(nn.Module):
     def cues(self, features: Features, inputs: Inputs) -> Cues:
         """FRCE: R_V from the patch branch and the region branch, then R_T."""
         patch, region, text = (self.slot(f"frce.{b}") for b in ("patch", "region", "text"))
-        none = no_tokens(features.patches)
+        none = features.patches.new_zeros(len(features.patches), 0, self.width)
         patches = patch(features) if patch else none
         regions, regions_mask = region(features, inputs.regions) if region else (none, no_mask(none))
         patches_mask = torch.ones(patches.shape[:2], dtype=torch.bool, device=patches.device)

@@ -70,7 +70,10 @@ class Batches:
         device = self.model.device
         image, regions, source, target = (torch.stack([getattr(r, name) for r in found]) for name in TENSORS)
         ready = {slot: torch.stack([r.ready[slot] for r in found]) for slot in found[0].ready}
-        said = [r.sentence for r in found]
+        said, mllm = [r.sentence for r in found], self.model.slot("mllm")
+        if mllm is not None and mllm.reads_sentence and not all(said):
+            lacks = next(r.id for r in found if not r.sentence)
+            raise UserError(f"data: record '{lacks}' has no 'sentence', which model.mllm.sentence=true trains on")
         images, sentences = image.to(device).float() / 255, said if all(said) else None
         inputs = self.model.make_inputs(images, words, objects, regions, ready, sentences)
         return inputs, source.to(device), target.to(device), seeds

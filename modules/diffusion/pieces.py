@@ -3,6 +3,7 @@ weights."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import diffusers
@@ -55,7 +56,11 @@ def load_piece(
 ) -> Any:
     """Builds a model from its config in ``known``, or loads it and adds its config to ``known``."""
     if key in known:
-        return _class_of(known[key], cls, key).from_config(known[key])
+        kind = _class_of(known[key], cls, key)
+        with (
+            torch.device("cpu") if key == "scheduler" else nullcontext()
+        ):  # it computes tables, also beside a meta model
+            return kind.from_config(known[key])
     if pretrained is None:
         raise UserError(f"model.diffusion: set 'pretrained' or 'architecture.{key}'")
     # diffusers asks the hub for the list of a sharded model's files even where HF_HUB_OFFLINE forbids it

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from reasonbrain.config.loading import load_config
-from reasonbrain.interfaces import Condition, Cues, Features, Guidance
+from reasonbrain.interfaces import Condition, Features, Guidance, Inputs
 from reasonbrain.model import ReasonBrain
 
 UNET, VAE, TEXT = 859_532_484, 83_653_863, 123_060_480
@@ -49,7 +49,9 @@ def images_to_loss(model: ReasonBrain, side: int = 256) -> None:
         assert aligned.shape == (1, 77, 768)
         patches, none, no = torch.rand(1, 256, 1024), torch.rand(1, 0, 768), torch.rand(1, 0) > 0
         features = Features(patches, (16, 16), none, no, torch.rand(1, 768), none, no)
-        condition = model.enhance(features, Cues(none, no, none, no), aligned)
+        cues = model.cues(features, Inputs(torch.rand(1, 3, side, side), [""], [[]], torch.zeros(1, side, side)))
+        assert mllm.cue_in(cues.visual).shape == (1, 0, 4096)
+        condition = model.enhance(features, cues, aligned)
         latents = sd.encode(torch.rand(1, 3, side, side))
         assert [t.shape for t in sd.errors(condition, latents, latents, [1])] == [(1,), (1,)]
 

@@ -5,6 +5,7 @@ import json
 import layouts
 import pytest
 
+from reasonbrain.errors import UserError
 from reasonbrain.train.batches import Batches
 from reasonbrain.train.feature_cache import FeatureCache
 
@@ -31,3 +32,12 @@ def test_sentences_are_the_records_or_the_mllms(settings, model, tmp_path, sente
     said = dict(zip((f"What if number {i} fell?" for i in range(3)), sentences, strict=True))
     expected = [said[text] for text in inputs.instructions]
     assert inputs.sentences == (expected if all(expected) else None)
+
+
+def test_a_sentence_to_learn_that_is_not_there(settings, model, tmp_path, monkeypatch):
+    """An MLLM that generated its own would learn nothing."""
+    overrides = manifest(tmp_path / "data", ["one", "", "three"])
+    batches = Batches(settings(*overrides), model)
+    monkeypatch.setattr(type(model.slot("mllm")), "reads_sentence", True)
+    with pytest.raises(UserError, match="record 'r1' has no 'sentence'"):
+        batches(0)
