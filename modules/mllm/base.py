@@ -13,7 +13,7 @@ part of the input, so one forward pass gives all their hidden states.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -30,14 +30,13 @@ from reasonbrain.checkpoint import embedded
 from reasonbrain.config.schema import ModelConfig
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Cues, Guidance, Inputs, no_tokens
-from reasonbrain.modules.common.precision import PublishedBase, cast, computes, hold_base, train_in_float32
+from reasonbrain.modules.common.precision import cast, computes, hold_base, train_in_float32
 from reasonbrain.modules.common.published import load_tokenizer
+from reasonbrain.modules.mllm.prompt import INSTRUCTION, Prompted
 from reasonbrain.modules.mllm.sentence import answer_loss, ending_at
 from reasonbrain.utils.images import to_uint8
 
-INSTRUCTION = "{instruction}"
 GUIDANCE = ("projected", "states", "predicting")
-STEP = 8  # texts are padded to a multiple of this, so that more rows have equal length and can be batched
 
 # Several threads may share a model: a call leaves adapters out, none switches them off. (A ContextVar would do as well,
 # but breaks torch.compile's graphs.) transformers keeps what it knows of a generation on the model, such as Qwen's
@@ -57,7 +56,7 @@ def _leave_out(layer: BaseTunerLayer, args: tuple[Any, ...], kwargs: dict[str, A
     return (args, kwargs | {"adapter_names": ["__base__"] * len(args[0])}) if _thread.leaves_out_adapters else None
 
 
-class MllmPlugin(PublishedBase):
+class MllmPlugin(Prompted):
     """Base class of the MLLM plug-ins. Subclasses load ``self.model`` and define the prompt and position ids.
 
     Args:
@@ -76,9 +75,6 @@ class MllmPlugin(PublishedBase):
         tables: train the tables of input and output embeddings, too (MGIE)
     """
 
-    image_token: str
-    system_prompt: str  # how the family writes a system prompt, with "{system}" in its place
-    prompt: tuple[str, str, str]  # before the image, between the cues and the instruction, after the instruction
     weight_sources = ("pretrained",)
     published = ("model",)
     without_adapters = {"lora_rank": 0}
@@ -211,44 +207,6 @@ class MllmPlugin(PublishedBase):
         """
         return {}
 
-    def opening(self) -> str:
-        """The prompt's part before the image."""
-        system = self.config.system
-        return (self.system_prompt.replace("{system}", system) if system else "") + self.prompt[0]
-
-    def ask(self, instruction: str) -> str:
-        """The question about an instruction."""
-        return self.config.question.replace(INSTRUCTION, instruction)
-
-    def text_length(self, instruction: str) -> int:
-        """The number of text tokens in a row, including padding."""
-        (row,), _ = self.tokenize([instruction], 0, 0)
-        return len(row) + -len(row) % STEP
-
-    def tokenize(self, texts: Sequence[str], picture: int, cues: int) -> tuple[list[list[int]], int]:
-        """Returns the token ids of the prompts, and the id of image tokens.
-
-        Each row has ``picture`` image tokens, followed by ``cues`` placeholder tokens.
-        """
-        parts = (self.opening(), *self.prompt[1:])
-        before, between, after = (self.tokenizer(p, add_special_tokens=False).input_ids for p in parts)
-        image = self.tokenizer.convert_tokens_to_ids(self.image_token)
-        rows = []
-        for text in texts:
-            # special tokens in an instruction ("<|image_pad|>") are plain text
-            words = self.tokenizer(self.ask(text), add_special_tokens=False, split_special_tokens=True).input_ids
-            rows.append(before + [image] * picture + between + [self.tokenizer.pad_token_id] * cues + words + after)
-        return rows, image
-
-    def pad_left(self, rows: list[list[int]], beside: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Left-pads rows; returns ids and mask [B, L]. beside: the number of non-text tokens in a row."""
-        length = max(map(len, rows))
-        length += -(length - beside) % STEP
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([[pad] * (length - len(r)) + r for r in rows], device=device)
-        mask = torch.tensor([[0] * (length - len(r)) + [1] * len(r) for r in rows], device=device)
-        return ids, mask
-
     def embed(self, ids: Tensor, is_image: Tensor, pictures: Tensor) -> Tensor:
         """Embeds ids [B, L] into [B, L, hidden]; image tokens take ``pictures`` [B, rows, columns, hidden]."""
         embeds = self.model.get_input_embeddings()(ids)
@@ -306,13 +264,6 @@ class MllmPlugin(PublishedBase):
             before = states[:, -r - 1 - max(map(len, said)) : -1]
             return Guidance(hidden.to(self.img_in.dtype), answer_loss(self.logits(before), said, r), null)
         return Guidance(hidden.to(self.img_in.dtype), self.lm_loss(states[:, -r - 1 :]), null)
-
-    def tokenize_sentences(self, inputs: Inputs) -> list[list[int]]:
-        """The token ids of each row's sentence, if it stands before the [IMG] tokens."""
-        if not self.reads_sentence:
-            return [[]] * len(inputs.instructions)
-        assert inputs.sentences is not None  # ReasonBrain.condition generates them
-        return self.tokenizer(inputs.sentences, add_special_tokens=False, split_special_tokens=True).input_ids
 
     def logits(self, states: Tensor) -> Tensor:
         """The logits [B, L, vocabulary + r] of the extended vocabulary for states [B, L, hidden]."""
