@@ -27,8 +27,10 @@ class Inputs:
 
     images: [B, 3, H, W] in 0..1. objects: the names of the key objects of each row. regions: [B, H, W] long, label maps
     of the segmentation (-1: no region). ready: precomputed ``Plugin.image_features`` by slot. sentences: the sentence
-    of each row that says what the edit shows, if already generated or given. notes: for each row why its sentence is
-    the instruction itself, or "".
+    of each row that says what the edit shows, if already generated or given. words: precomputed
+    ``Plugin.prompt_features`` of the sentences, or of the instructions where there are none. notes: for each row why
+    its sentence is the instruction itself, or "". edits: [B] bool, false for rows that have no edit to learn, and so no
+    L_DM; None: all have one.
     """
 
     images: Tensor
@@ -37,7 +39,9 @@ class Inputs:
     regions: Tensor
     ready: dict[str, Tensor] = field(default_factory=dict)
     sentences: list[str] | None = None
+    words: dict[str, Tensor] | None = None
     notes: list[str] = field(default_factory=list)
+    edits: Tensor | None = None
 
 
 class Features(NamedTuple):
@@ -81,7 +85,7 @@ class Condition(NamedTuple):
     focus: [B, rows, columns], the fraction of the visual-oriented enhancer's attention on each patch, or None.
     prompts: the sentence of each row, or its instruction where no sentence was generated. null: [B, Q + Q', D], both
     sequences without an instruction, or None. map: [B, C, rows, columns], what a diffusion model with C channels in its
-    first hidden map adds to it, or None."""
+    first hidden map adds to it, or None. words: precomputed ``Plugin.prompt_features`` of the prompts, or None."""
 
     visual: Tensor
     textual: Tensor
@@ -90,6 +94,7 @@ class Condition(NamedTuple):
     prompts: Sequence[str] = ()
     null: Tensor | None = None
     map: Tensor | None = None
+    words: dict[str, Tensor] | None = None
 
 
 def no_tokens(like: Tensor) -> Tensor:
@@ -104,10 +109,13 @@ def no_mask(like: Tensor) -> Tensor:
 
 class Encoders(Protocol):
     """Slot ``encoders``: E_I and E_T. With ``reads_sentence``, E_T encodes ``Inputs.sentences`` instead of the
-    instructions; the sentences are then always given."""
+    instructions; the sentences are then always given. ``text_states``: [B, T, C], what the frozen text encoder makes of
+    texts, which ``train.align_weight`` compares V^ with."""
 
     @property
     def reads_sentence(self) -> bool: ...
+
+    def text_states(self, texts: Sequence[str], device: torch.device) -> Tensor: ...
 
     def __call__(self, inputs: Inputs) -> Features: ...
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from reasonbrain.config.schema import EditConfig, ModelConfig, ThinkingConfig, slot_config
 from reasonbrain.errors import UserError, first_line, out_of_memory, reason
@@ -193,6 +194,11 @@ class ReasonBrain(nn.Module):
 
     def condition(self, inputs: Inputs) -> tuple[Condition, Tensor]:
         """Runs the conditioning path, everything before the diffusion model. Returns the condition and L_MLLM."""
+        condition, lm, _ = self._condition(inputs)
+        return condition, lm
+
+    def _condition(self, inputs: Inputs) -> tuple[Condition, Tensor, Tensor]:
+        """``condition``, and V^."""
         if self.reads_sentence:
             inputs = self.reason(inputs)
         features = self.encode(inputs)
@@ -205,7 +211,24 @@ class ReasonBrain(nn.Module):
         nulls = [part.expand(rows, -1, -1) for part in (of_nothing, features.null) if part is not None and len(part)]
         null = torch.cat(nulls, dim=1) if nulls else None
         condition = self.enhance(features, cues, aligned)
-        return condition._replace(prompts=inputs.sentences or inputs.instructions, null=null), guidance.lm_loss
+        prompts = inputs.sentences or inputs.instructions
+        return condition._replace(prompts=prompts, words=inputs.words, null=null), guidance.lm_loss, aligned
+
+    def align_loss(self, aligned: Tensor, prompts: Sequence[str]) -> Tensor:
+        """The mean squared difference of V^ and the text encoder's states of the prompts, a scalar.
+
+        Raises UserError if these have another length or width."""
+        encoders = self.slot("encoders")
+        if encoders is None:
+            raise UserError("train.align_weight: model.encoders is null, so there are no text states to align with")
+        states = encoders.text_states(prompts, aligned.device)
+        if states.shape != aligned.shape:
+            (tokens, wide), (has, width) = states.shape[1:], aligned.shape[1:]
+            raise UserError(
+                f"train.align_weight: the text encoder has {tokens} states of width {wide}, but V^ has {has} of width "
+                f"{width}; set model.connector.queries={tokens} and model.width={wide}"
+            )
+        return F.mse_loss(aligned.float(), states.float())
 
     def forward(
         self,
@@ -216,24 +239,33 @@ class ReasonBrain(nn.Module):
         draws: int = 1,
         lm_weight: float = 1.0,
         dm_weight: float = 1.0,
+        align_weight: float = 0.0,
     ) -> dict[str, Tensor]:
-        """Computes the losses of a batch as scalars: ``loss`` = lm_weight x ``lm`` + dm_weight x ``dm``, and
-        ``dm/0.00-0.25`` to ``dm/0.75-1.00``, the diffusion loss per range of noise levels (NaN if no draw falls into
-        the range).
+        """Computes the losses of a batch as scalars: ``loss`` = lm_weight x ``lm`` + dm_weight x ``dm`` +
+        align_weight x ``align``, and ``dm/0.00-0.25`` to ``dm/0.75-1.00``, the diffusion loss per range of noise levels
+        (NaN if no draw falls into the range). ``align`` is left out if its weight is 0. ``dm`` is 0 if its weight is 0,
+        and in rows without ``Inputs.edits``.
 
         source, target: latents [B, C, h, w] from the diffusion plug-in's ``encode``. seeds: one per row; the noise of a
         row depends on its seed only. draws: noise levels per target, which share one run of the conditioning path."""
-        condition, lm = self.condition(inputs)
+        condition, lm, aligned = self._condition(inputs)
+        loss, named = lm_weight * lm, {"lm": lm, "dm": lm.new_zeros(())}
+        if align_weight:
+            named["align"] = self.align_loss(aligned, condition.prompts)
+            loss = loss + align_weight * named["align"]
         diffusion = self.slot("diffusion")
-        if diffusion is None:
-            return {"loss": lm_weight * lm, "lm": lm, "dm": lm.new_zeros(())}
+        if diffusion is None or not dm_weight:
+            return {"loss": loss, **named}
         errors, sigma = diffusion.errors(condition, source, target, seeds, draws)
-        dm = errors.mean()
-        levels = {}
+        counts = torch.ones_like(sigma, dtype=torch.bool)
+        if inputs.edits is not None:
+            counts = inputs.edits.repeat_interleave(draws)
+            errors = errors * counts
+        named["dm"] = errors.mean()
         for low in (0.0, 0.25, 0.5, 0.75):
-            inside = (low < sigma) & (sigma <= low + 0.25)
-            levels[f"dm/{low:.2f}-{low + 0.25:.2f}"] = (errors.detach() * inside).sum() / inside.sum()
-        return {"loss": lm_weight * lm + dm_weight * dm, "lm": lm, "dm": dm, **levels}
+            inside = (low < sigma) & (sigma <= low + 0.25) & counts
+            named[f"dm/{low:.2f}-{low + 0.25:.2f}"] = (errors.detach() * inside).sum() / inside.sum()
+        return {"loss": loss + dm_weight * named["dm"], **named}
 
 
 def build_plugin(slot: str, plug: Any, width: int, params: dict[str, Any]) -> Plugin:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial, wraps
 from importlib.resources import files
@@ -142,6 +142,12 @@ class Plugin(ModelMixin, ConfigMixin):
     def check_partitioned_loading(cls, params: dict[str, Any]) -> None:
         """Raises UserError if a checkpoint of the plug-in cannot be loaded one tensor at a time, as under ZeRO-3."""
 
+    @classmethod
+    def prompt_settings(cls, params: dict[str, Any]) -> dict[str, Any]:
+        """For slots ``mllm`` and ``diffusion``: those of ``params`` on which the MLLM's sentences, or the
+        ``prompt_features``, depend. By default all in slot ``mllm``, and none in ``diffusion``."""
+        return params if cls.slot == "mllm" else {}
+
     # called on a built plug-in
 
     def gives_loss(self) -> bool:
@@ -199,6 +205,11 @@ class Plugin(ModelMixin, ConfigMixin):
         """``image_features`` of a batch: the precomputed ones in ``inputs.ready``, otherwise computed here."""
         ready = inputs.ready.get(self.slot)
         return self.image_features(inputs.images) if ready is None else ready  # type: ignore[return-value]
+
+    def prompt_features(self, prompts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+        """For slot ``diffusion``: features [B, ...] by name that frozen modules compute from ``Condition.prompts``
+        alone. `reasonbrain data cache` computes them once per record. None by default."""
+        return {}
 
     def unread(self, text: str) -> str:
         """The end of a text that an encoder leaves out because the text is too long; "" if it reads all of it."""

@@ -61,19 +61,30 @@ class Batches:
         found = [self.features[n] for n in numbers]
         after = (step, part + 1) if part + 1 < self.parts else (step + 1, 0)
         self.features.expect(self.rows(*after)[0])
-        data, words, objects = self.cfg.data, [], []
+        data, texts, objects, chosen = self.cfg.data, [], [], []
         for record, seed in zip(found, seeds, strict=True):
             rng = np.random.default_rng(seed)
             text = str(rng.choice(np.array(record.instructions)))
-            words.append(augment(text, data.augment, self.vocabulary, rng) if data.augment else text)
+            chosen.append(list(record.instructions).index(text))
+            texts.append(augment(text, data.augment, self.vocabulary, rng) if data.augment else text)
             objects.append(record.objects if rng.random() < data.given_objects else None)
         device = self.model.device
         image, regions, source, target = (torch.stack([getattr(r, name) for r in found]) for name in TENSORS)
         ready = {slot: torch.stack([r.ready[slot] for r in found]) for slot in found[0].ready}
-        said, mllm = [r.sentence for r in found], self.model.slot("mllm")
-        if mllm is not None and mllm.reads_sentence and not all(said):
+        images, mllm = image.to(device).float() / 255, self.model.slot("mllm")
+        inputs = self.model.make_inputs(images, texts, objects, regions, ready)
+        inputs.edits = torch.tensor([record.edits for record in found], device=device)
+        rows = list(zip(found, chosen, strict=True))
+        if all(said := [record.sentence for record in found]):
+            inputs.sentences = said
+        elif mllm is not None and mllm.reads_sentence:
             lacks = next(r.id for r in found if not r.sentence)
             raise UserError(f"data: record '{lacks}' has no 'sentence', which model.mllm.sentence=true trains on")
-        images, sentences = image.to(device).float() / 255, said if all(said) else None
-        inputs = self.model.make_inputs(images, words, objects, regions, ready, sentences)
+        elif found[0].sentences and not data.augment:
+            inputs.sentences = [record.sentences[i] for record, i in rows]  # type: ignore[index]
+            named = [record.named[i] for record, i in rows]  # type: ignore[index]
+            inputs.objects = [own or other for own, other in zip(inputs.objects, named, strict=True)]
+        if found[0].words and not data.augment:
+            words = {name: torch.stack([record.words[i][name] for record, i in rows]) for name in found[0].words[0]}
+            inputs.words = {name: features.to(device) for name, features in words.items()}
         return inputs, source.to(device), target.to(device), seeds

@@ -39,8 +39,7 @@ def merge_adapters(model: ReasonBrain, cfg: Config) -> None:
         layers = {name: m for name, m in part.named_modules() if isinstance(m, BaseTunerLayer)}
         if layers and slot == "mllm" and model.reads_sentence and not part.reads_sentence:
             raise UserError(
-                "model.encoders: its text is the sentence that the MLLM generates without its adapters; "
-                "export without --merged"
+                "model.mllm: its sentence is read, which it generates without its adapters; export without --merged"
             )
         for name, layer in layers.items():
             base = layer.get_base_layer()
@@ -89,6 +88,8 @@ def export(
     """
     if merged + adapters + lora > 1:
         raise UserError("--merged, --adapters and --lora exclude each other; choose one")
+    if (run / "stages").is_dir() and not (run / "config.yaml").is_file():
+        raise UserError(f"run '{run}' has not reached its last stage; export one of those in {run / 'stages'}")
     if not (run / "config.yaml").is_file():
         raise UserError(f"run '{run}' has no config.yaml: it was not made by `reasonbrain train`")
     check_replaceable(out)

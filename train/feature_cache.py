@@ -1,11 +1,13 @@
 """Cache of features from frozen models: regions, latents of source and target, and ``Plugin.image_features`` of the
-source. Training does not change them, so they are computed once per record.
+source. Training does not change them, so they are computed once per record. A folder also holds the sentences that the
+MLLM generates, where a slot reads them, and ``Plugin.prompt_features`` of these or of the instructions.
 
     reasonbrain data cache --config tiny -o DIR [key=value ...]          # precompute the features of all records
     reasonbrain train --config tiny -o RUN data.features=DIR             # train with them
 
-Without a folder, features are computed when a record is first used, and kept in memory. Records are prefetched in a
-thread; models run in the main thread only.
+Without a folder, features are computed when a record is first used, and kept in memory; sentences and their features
+are computed in every step, because ZeRO-3 runs an MLLM in all processes at once. So they are with ``data.augment``,
+which changes the instructions. Records are prefetched in a thread; models run in the main thread only.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,10 @@ class Prepared:
     source, target: latents [C, h, w]
     ready: ``image_features`` by slot, in the precision that they were computed in
     sentence: what the MLLM should say; "" if the record does not have it
+    words: ``prompt_features`` by name for each instruction, or empty
+    sentences: the MLLM's sentence for each instruction, or None
+    named: with sentences, the objects in each instruction, or those that the MLLM named where there are none
+    edits: ``Record.edits``
     """
 
     id: str
@@ -65,6 +71,10 @@ class Prepared:
     target: Tensor
     ready: dict[str, Tensor]
     sentence: str = ""
+    words: list[dict[str, Tensor]] = field(default_factory=list)
+    sentences: list[str] | None = None
+    named: list[list[str]] | None = None
+    edits: bool = True
 
     @property
     def bytes(self) -> int:
@@ -72,7 +82,8 @@ class Prepared:
 
     def tensors(self) -> dict[str, Tensor]:
         """All tensors by name, as in a cache file."""
-        return {name: getattr(self, name) for name in TENSORS} | {f"ready.{slot}": t for slot, t in self.ready.items()}
+        found = {name: getattr(self, name) for name in TENSORS} | {f"ready.{slot}": t for slot, t in self.ready.items()}
+        return found | {f"words.{i}.{name}": t for i, words in enumerate(self.words) for name, t in words.items()}
 
 
 class Ahead:
@@ -163,7 +174,13 @@ class FeatureCache:
             return None
         said = dict(words[str(number)])
         ready = {slot: file.get_tensor(f"{number}.ready.{slot}") for slot in said.pop("ready")}
-        return Prepared(**said, **{name: file.get_tensor(f"{number}.{name}") for name in TENSORS}, ready=ready)
+        names = said.pop("words", [])  # earlier versions wrote none
+        told = [
+            {name: file.get_tensor(f"{number}.words.{i}.{name}") for name in names}
+            for i in range(len(said["instructions"]) if names else 0)
+        ]
+        tensors = {name: file.get_tensor(f"{number}.{name}") for name in TENSORS}
+        return Prepared(**said, **tensors, ready=ready, words=told)
 
     def write(self, folder: Path) -> None:
         """Computes the features of all records and writes them to ``folder``; existing files are kept.
@@ -195,12 +212,14 @@ class FeatureCache:
         tensors: dict[str, Tensor] = {}
         for number in numbers:
             try:
-                made = compute(self.model, self.records[number])
+                made = compute(self.model, self.records[number], words=not self.cfg.data.augment)
             except UserError as e:
                 self._bad(number, e)
                 continue
             said = {"id": made.id, "instructions": list(made.instructions), "objects": made.objects}
-            words[str(number)] = said | {"ready": list(made.ready), "sentence": made.sentence}
+            said |= {"ready": list(made.ready), "words": list(made.words[0]) if made.words else []}
+            said |= {"sentence": made.sentence, "sentences": made.sentences, "named": made.named}
+            words[str(number)] = said | {"edits": made.edits}
             tensors |= {f"{number}.{name}": tensor.contiguous() for name, tensor in made.tensors().items()}
         new = path.with_suffix(".new")
         with writing(path):
@@ -209,17 +228,18 @@ class FeatureCache:
 
 
 @torch.no_grad()
-def compute(model: ReasonBrain, record: Record) -> Prepared:
-    """Computes the features of one record.
+def compute(model: ReasonBrain, record: Record, words: bool = False) -> Prepared:
+    """Computes the features of one record. words: also the sentences, and the features of the prompts.
 
     Records are not batched here: results would differ in the last bits with the batch, and a resumed run would not be
     exact. For the same reason, call it outside autocast and attention kernel contexts.
 
-    Raises UserError for a record without a target.
+    Raises UserError for a record without a target that has an edit to learn.
     """
-    if record.target is None:
+    target = record.target or (None if record.edits else record.source)
+    if target is None:
         raise UserError(f"record '{record.id}' has no target, so it cannot be trained on")
-    pixels = np.stack([np.asarray(image.convert("RGB")) for image in (record.source, record.target)])
+    pixels = np.stack([np.asarray(image.convert("RGB")) for image in (record.source, target)])
     both = torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
     device = model.device
     diffusion = model.slot("diffusion")
@@ -228,7 +248,20 @@ def compute(model: ReasonBrain, record: Record) -> Prepared:
     latents = diffusion.encode(images) if diffusion else images
     ready = {slot: features[0].cpu() for slot, features in model.image_features(images[:1]).items()}
     tensors = both[0], regions[0].to("cpu", torch.int16), latents[0].cpu(), latents[1].cpu()
-    return Prepared(record.id, record.instructions, record.objects, *tensors, ready, record.sentence)
+    found = Prepared(record.id, record.instructions, record.objects, *tensors, ready, record.sentence)
+    found.edits = record.edits
+    if words:
+        batch = {slot: features[None] for slot, features in ready.items()}
+        given = [record.sentence] if record.sentence else None
+        told = [model.make_inputs(images[:1], [text], None, regions, batch, given) for text in record.instructions]
+        if model.reads_sentence:
+            told = [model.reason(inputs) for inputs in told]
+            found.sentences = [inputs.sentences[0] for inputs in told]  # type: ignore[index]
+            found.named = [inputs.objects[0] for inputs in told]
+        prompts = [(inputs.sentences or inputs.instructions)[0] for inputs in told]
+        made = [diffusion.prompt_features([prompt], device) for prompt in prompts] if diffusion else []
+        found.words = [{name: t[0].cpu() for name, t in one.items()} for one in made if one]
+    return found
 
 
 @lru_cache(maxsize=256)
@@ -248,8 +281,9 @@ def shards(records: int) -> int:
 
 
 def key(cfg: Config, model: ReasonBrain) -> dict[str, Any]:
-    """Identifies what features depend on: the data, the settings of the segmentation and of ``image_features``, and a
-    hash of the weights of the frozen models."""
+    """Identifies what features depend on: the data, the settings of the segmentation, of ``image_features`` and of the
+    words, and a hash of the weights of the frozen models. MLLM and text encoders are named only: ZeRO-3 holds parts of
+    them."""
     weights = hashlib.blake2b(digest_size=16)
     for part in model.parts.values():
         for module in part.prepares().values():
@@ -259,7 +293,15 @@ def key(cfg: Config, model: ReasonBrain) -> dict[str, Any]:
     sources = segmenting.weight_sources if segmenting else ()
     region = {k: v for k, v in (slot_config(cfg.model, "frce.region") or {}).items() if k not in sources}
     settings = {slot: found for slot, part in model.prepared_slots().items() if (found := part.image_settings())}
-    return {"data": identity(cfg.data), "region": region, "settings": settings, "weights": weights.hexdigest()}
+    found = {"data": identity(cfg.data), "region": region, "settings": settings, "weights": weights.hexdigest()}
+    readers = ["mllm", "diffusion"] if model.reads_sentence else ["diffusion"]
+    told = {
+        slot: part.prompt_settings(slot_config(cfg.model, slot) or {}) for slot in readers if (part := model.slot(slot))
+    }
+    if cfg.data.augment or not any(told.values()):
+        return found
+    thinking = cfg.model.thinking and asdict(cfg.model.thinking)
+    return found | {"words": told | {"thinking": thinking}}
 
 
 def read_sizes(folder: Path) -> list[Size]:

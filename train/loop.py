@@ -63,11 +63,12 @@ def peak_memory(device: torch.device) -> float:
 
 
 class Loop:
-    """Runs the steps of a training run on an engine, with checkpoints and exact resume."""
+    """Runs the steps of a training run on an engine, with checkpoints and exact resume. stage: the name of the stage
+    that the run is, for its log; "" for none."""
 
-    def __init__(self, engine: Engine | nn.Module, cfg: TrainConfig, run: Path) -> None:
+    def __init__(self, engine: Engine | nn.Module, cfg: TrainConfig, run: Path, stage: str = "") -> None:
         self.engine = Engine(engine, cfg) if isinstance(engine, nn.Module) else engine
-        self.cfg, self.run = cfg, run
+        self.cfg, self.run, self.stage = cfg, run, stage
         self.step = 0
         self.skipped = 0
         self.asked_to_end = False
@@ -212,7 +213,7 @@ class Loop:
                 seconds = (time.monotonic() - start) / count
                 means |= {"seconds_per_step": seconds, "gib": peak_memory(engine.device), "skipped": self.skipped}
                 left = timedelta(seconds=round(seconds * (cfg.steps - self.step)))
-                self._log(means, ("loss", "lm", "dm", "norm", "lr", "seconds_per_step"), f" left={left}")
+                self._log(means, ("loss", "lm", "dm", "align", "norm", "lr", "seconds_per_step"), f" left={left}")
                 sums, count, start = {}, 0, time.monotonic()
             if validation and cfg.validate_every and self.step % cfg.validate_every == 0:
                 before = time.monotonic()
@@ -241,6 +242,6 @@ class Loop:
         line: dict[str, float] = {"step": self.step, **{k: float(f"{v:.7g}") for k, v in values.items()}}
         log.info(f"step={self.step} " + " ".join(f"{k}={line[k]:.5g}" for k in shown if k in line) + more)
         with (self.run / LOG).open("a") as f:
-            f.write(json.dumps(line) + "\n")
+            f.write(json.dumps(({"stage": self.stage} if self.stage else {}) | line) + "\n")
         if self.tracker:
             self.tracker.log(values, self.step)

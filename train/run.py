@@ -6,11 +6,13 @@
 
 The same command resumes an interrupted run, also with another number of processes or another of these launchers.
 RUN/checkpoints holds the checkpoints and RUN/log.jsonl the losses. A finished run writes RUN/model, the model for
-``reasonbrain edit --checkpoint RUN``; ``reasonbrain export`` writes it for an unfinished run.
+``reasonbrain edit --checkpoint RUN``; ``reasonbrain export`` writes it for an unfinished run. With ``train.stages``,
+that is the run of the last stage (``stages.py``).
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -24,7 +26,7 @@ import torch
 from reasonbrain.attention import set_attention
 from reasonbrain.checkpoint import check_same_model
 from reasonbrain.config.loading import load_config, portable_config
-from reasonbrain.config.schema import Config, DataConfig, TrainConfig, slot_config
+from reasonbrain.config.schema import Config, DataConfig, TrainConfig, loss_weights, slot_config
 from reasonbrain.data.dataset import DataSet
 from reasonbrain.data.mixture import Mixture
 from reasonbrain.data.opening import hash_beside
@@ -40,6 +42,7 @@ from reasonbrain.train.engine import Engine
 from reasonbrain.train.export import export
 from reasonbrain.train.loop import LOG, Loop
 from reasonbrain.train.optim import check_trains, numel
+from reasonbrain.train.stages import Stage, open_stages, stages_of
 from reasonbrain.train.tracking import Tracker
 from reasonbrain.train.validation import Validation, is_trained_on
 from reasonbrain.utils.files import check_replaceable, whole_file
@@ -121,7 +124,7 @@ def check_partitioned_loading(cfg: Config) -> None:
 
 
 def train(cfg: Config, run: Path, deepspeed: str | None = None) -> None:
-    """Trains up to ``train.steps``, resuming RUN if it exists, and writes RUN/model.
+    """Trains all stages up to their ``train.steps``, resuming RUN if it exists, and writes RUN/model.
 
     Args:
         cfg: the configuration
@@ -136,34 +139,53 @@ def train(cfg: Config, run: Path, deepspeed: str | None = None) -> None:
     """
     device = processes.join()
     with faults.watched(run, device) as watch:
-        micro_batch(cfg.train, processes.world())
-        zero = fill(deepspeed, cfg.train, processes.world()) if deepspeed else None
-        check_run(cfg, run)
-        check_replaceable(run / "model")  # written when the run ends
-        partition = None
-        if zero and zero["zero_optimization"]["stage"] == 3 and processes.world() > 1:
-            check_partitioned_loading(cfg)
-            partition = partitioner(zero)
-        model = build(cfg, partition).to(device).train()
-        check_trains(model, cfg.train)
-        batches = Batches(cfg, model)
-        with processes.claimed(run, device, f"run '{run}' is being trained"):
-            _train(cfg, run, model, batches, zero, watch)
+        stages = stages_of(cfg, run)
+        zeros = {}
+        for stage in stages:  # before the first one is trained, and before DeepSpeed joins the processes
+            micro_batch(stage.cfg.train, processes.world())
+            zeros[stage.run] = fill(deepspeed, stage.cfg.train, processes.world()) if deepspeed else None
+            if _partitions(zeros[stage.run]):
+                check_partitioned_loading(stage.cfg)
+        for stage in open_stages(stages):
+            if stage.name and processes.rank() == 0:
+                log.info(f"stage {stage.name}: {stage.run}")
+            _train_stage(stage, zeros[stage.run], device, watch)
+            watch.loop = None  # the next stage needs the memory of its model
+            gc.collect()
+            processes.wait()  # for the model from which the next stage starts
+
+
+def _partitions(zero: dict[str, Any] | None) -> bool:
+    """Whether parameters are partitioned over the processes."""
+    return zero is not None and zero["zero_optimization"]["stage"] == 3 and processes.world() > 1
+
+
+def _train_stage(stage: Stage, zero: dict[str, Any] | None, device: torch.device, watch: faults.Watch) -> None:
+    _, cfg, run = stage
+    check_run(cfg, run)
+    check_replaceable(run / "model")  # written when the run ends
+    partition = partitioner(zero) if zero and _partitions(zero) else None
+    model = build(cfg, partition).to(device).train()
+    check_trains(model, cfg.train)
+    batches = Batches(cfg, model)
+    with processes.claimed(run, device, f"run '{run}' is being trained"):
+        _train(stage, model, batches, zero, watch)
 
 
 def _train(
-    cfg: Config, run: Path, model: ReasonBrain, batches: Batches, zero: dict[str, Any] | None, watch: faults.Watch
+    stage: Stage, model: ReasonBrain, batches: Batches, zero: dict[str, Any] | None, watch: faults.Watch
 ) -> None:
-    for name in cfg.train.checkpointing:
-        model.parts[name].enable_gradient_checkpointing()
-    for name in cfg.train.compile:
-        model.parts[name].compile_blocks()
+    name, cfg, run = stage
+    for slot in cfg.train.checkpointing:
+        model.parts[slot].enable_gradient_checkpointing()
+    for slot in cfg.train.compile:
+        model.parts[slot].compile_blocks()
     set_attention(model, cfg.model.attention, training=True, autocast=torch.bfloat16 if cfg.train.bf16 else None)
     first, data = processes.rank() == 0, batches.features.records.source
     if first:
         log.info("\n" + table(model))
     engine = ZeroEngine(model, cfg.train, zero) if zero else Engine(model, cfg.train)
-    watch.loop = loop = Loop(engine, cfg.train, run)
+    watch.loop = loop = Loop(engine, cfg.train, run, name)
     if loop.resume() and first:
         log.info(f"resuming {run} at step {loop.step}")
     processes.wait()  # all processes must have read the run before it changes
@@ -183,8 +205,7 @@ def _train(
         log.warning(f"data.validation: '{cfg.data.validation}' is trained on, so the validation loss does not count")
 
     def losses(batch: Batch) -> dict[str, torch.Tensor]:
-        weights = {"lm_weight": cfg.train.lm_weight, "dm_weight": cfg.train.dm_weight}
-        return engine.model(*batch, draws=cfg.train.draws, **weights)
+        return engine.model(*batch, draws=cfg.train.draws, **loss_weights(cfg.train))
 
     loop.fit(batches, losses, batches.parts, batches.ids, validation)
     if first:

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from reasonbrain.config.schema import Config, DataConfig
+from reasonbrain.config.schema import Config, DataConfig, loss_weights
 from reasonbrain.data.dataset import DataSet
 from reasonbrain.data.mixture import Mixture
 from reasonbrain.data.opening import open_validation
@@ -58,8 +58,7 @@ class Validation:
             ]  # all processes must run the same number of passes
             latents = [t[None].to(self.model.device) for t in (record.source, record.target)]
             batch = self.inputs(record), *latents, [number]
-            weights = self.cfg.train.lm_weight, self.cfg.train.dm_weight
-            named = self.engine.forward(partial(self.engine.model, *batch, DRAWS, *weights))
+            named = self.engine.forward(partial(self.engine.model, *batch, DRAWS, **loss_weights(self.cfg.train)))
             for name in ("loss", "lm", "dm"):
                 total, count = sums.get(f"validation/{name}", (0.0, 0))
                 counts = int(number < len(self.records))

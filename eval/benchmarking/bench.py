@@ -25,6 +25,7 @@ from torch import Tensor
 
 from reasonbrain import ReasonBrainPipeline
 from reasonbrain.attention import set_attention
+from reasonbrain.config.schema import loss_weights
 from reasonbrain.errors import UserError
 from reasonbrain.eval.benchmarking.batches import batch
 from reasonbrain.eval.benchmarking.source import Found, Source, sample_records
@@ -79,7 +80,7 @@ def train(source: Source, warmup: int, repeats: int, device: torch.device) -> Fo
     reading: list[float] = []
 
     def losses(batch: Batch) -> dict[str, Tensor]:
-        return model(*batch, cfg.train.draws, cfg.train.lm_weight, cfg.train.dm_weight)
+        return model(*batch, cfg.train.draws, **loss_weights(cfg.train))
 
     def step(number: int) -> None:
         taken = take_step(engine, batches, losses, number, batches.parts)

@@ -59,7 +59,7 @@ def architectures(source: str) -> dict[str, Any]:
     if not Path(source).is_dir():
         return architecture_of(source)
     found = {}
-    for part in ("transformer", "unet", "text_encoder", "vae", "scheduler"):
+    for part in ("transformer", "unet", "text_encoder", "text_encoder_2", "vae", "scheduler"):
         file = Path(source) / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
         if file.is_file():
             found[part] = json.loads(file.read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@ import inspect
 from copy import deepcopy
 from typing import Any
 
+import numpy as np
 import torch
 
 from reasonbrain.errors import UserError
@@ -18,7 +19,7 @@ def dynamic_shift(scheduler: Any, tokens: int) -> float:
     entries that the scheduler's config lacks."""
     c = SHIFT | scheduler.config
     slope = (c["max_shift"] - c["base_shift"]) / (c["max_image_seq_len"] - c["base_image_seq_len"])
-    return c["base_shift"] + slope * (tokens - c["base_image_seq_len"])
+    return tokens * slope + (c["base_shift"] - slope * c["base_image_seq_len"])  # rounds as diffusers' calculate_shift
 
 
 def schedule(scheduler: Any, steps: int, tokens: int, device: torch.device) -> Any:
@@ -33,7 +34,7 @@ def schedule(scheduler: Any, steps: int, tokens: int, device: torch.device) -> A
     if own or "sigmas" not in takes:
         given["num_inference_steps"] = steps
     else:
-        given["sigmas"] = torch.linspace(1, 1 / steps, steps).tolist()
+        given["sigmas"] = np.linspace(1.0, 1 / steps, steps)
     if "mu" in takes and scheduler.config.get("use_dynamic_shifting"):
         given["mu"] = dynamic_shift(scheduler, tokens)
     scheduler.set_timesteps(**given)

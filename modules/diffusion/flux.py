@@ -6,7 +6,8 @@ The parameter ``source`` selects how the source image enters:
               zero-initialised (ReasonBrain, arXiv:2507.01908)
     sequence  its tokens are appended to those of z_t, with 1 as the first coordinate of their ids (FLUX.1 Kontext)
 
-The text stream is [R-_V; R-_T]. The image stream gets R-_V + R-_T: their length differs from that of the image tokens,
+The text stream is [R-_V; R-_T]; with ``prompt: t5`` it is FLUX's own encoding of the sentence, and R-_V and R-_T enter
+as a residual (``flux_text.py``). The image stream gets R-_V + R-_T: their length differs from that of the image tokens,
 so the source tokens cross-attend to them, and the result is concatenated to the inputs of x_embedder, also with
 zero-initialised weights.
 """
@@ -28,12 +29,14 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from reasonbrain.checkpoint import embedded
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition
 from reasonbrain.modules.common.layers import CrossBlock
 from reasonbrain.modules.common.precision import PublishedBase, base_dtype, cast, computes, hold_base, train_in_float32
-from reasonbrain.modules.common.published import stored_dtype
+from reasonbrain.modules.common.published import load_tokenizer, stored_dtype
 from reasonbrain.modules.diffusion.flow import dynamic_shift, schedule
+from reasonbrain.modules.diffusion.flux_text import GrownLinear, PromptEncoders, TextTerm
 from reasonbrain.modules.diffusion.latents import decode, encode
 from reasonbrain.modules.diffusion.lora import add_lora, added, own_lora, remove_lora
 from reasonbrain.modules.diffusion.pieces import load_piece, record, with_autoencoder
@@ -43,6 +46,7 @@ from reasonbrain.registry import register
 log = logging.getLogger(__name__)
 
 SOURCES = ("channel", "sequence")
+PROMPTS = (None, "t5")
 TRAINED = ("full", "lora", "frozen")
 LORA_TARGETS = (  # every linear layer of a block but those that modulate its norms
     r".*transformer_blocks\.\d+\."
@@ -114,9 +118,13 @@ class Flux(PublishedBase):
             tokens are appended to those of z_t, as in FLUX.1 Kontext)
         trained: how the transformer is trained: ``full``, ``lora`` or ``frozen``
         lora_rank: rank of the adapters with ``trained: lora``
-        heads: number of attention heads in the condition of the image stream; must divide ``width``
+        heads: number of attention heads in the condition of the image stream, and of the text; must divide ``width``
         precision: precision of the transformer: ``float32``, or without full training ``bfloat16`` or ``nf4``. With
             full training, published weights are in their own precision until a run begins to train them
+        prompt: what the text stream is: ``t5``, FLUX's own encoding of the sentence (of the instruction, if there is
+            none), to which R-_V and R-_T add a residual that is zero at first, so that an editor such as Kontext edits
+            as published until it is trained; null: R-_V and R-_T in its place (ReasonBrain)
+        prompt_tokens: number of T5 tokens of a sentence
     """
 
     weight_sources = ("pretrained", "autoencoder")
@@ -137,11 +145,15 @@ class Flux(PublishedBase):
         lora_rank: int = 16,
         heads: int = 8,
         precision: str = "float32",
+        prompt: str | None = None,
+        prompt_tokens: int = 512,
     ) -> None:
         super().__init__()
-        for key, value, choices in (("source", source, SOURCES), ("trained", trained, TRAINED)):
-            if value not in choices:
-                raise UserError(f"model.diffusion.{key}: '{value}' is not one of {', '.join(choices)}")
+        choices = {"source": (source, SOURCES), "trained": (trained, TRAINED), "prompt": (prompt, PROMPTS)}
+        for key, (value, allowed) in choices.items():
+            if value not in allowed:
+                names = ", ".join(choice or "null" for choice in allowed)
+                raise UserError(f"model.diffusion.{key}: '{value}' is not one of {names}")
         if trained == "full" and precision != "float32":
             raise UserError(
                 f"model.diffusion.precision: '{precision}' needs a frozen base, but model.diffusion.trained=full "
@@ -156,24 +168,34 @@ class Flux(PublishedBase):
             hold_base(self.transformer, self.repeated(), precision, "diffusion")
         self.vae = load_piece(AutoencoderKL, known, "vae", autoencoder or pretrained, None if autoencoder else "vae")
         self.scheduler = load_piece(FlowMatchEulerDiscreteScheduler, known, "scheduler", pretrained, "scheduler")
+        self.words = None
+        if prompt:
+            self.words = PromptEncoders(known, pretrained, prompt_tokens, base_dtype(precision, "diffusion"))
         self.register_to_config(architecture=known)
 
         config = self.transformer.config
         channels = config.in_channels
         joined = channels if source == "channel" else 0
-        self.transformer.x_embedder = grow_inputs(self.transformer.x_embedder, joined + width)
-        self.visual_in = nn.Linear(width, config.joint_attention_dim)
-        self.textual_in = nn.Linear(width, config.joint_attention_dim)
+        grow = GrownLinear if prompt else grow_inputs
+        self.transformer.x_embedder = grow(self.transformer.x_embedder, joined + width)
+        if prompt:
+            self.text_term = TextTerm(config.joint_attention_dim, width, heads)
+        else:
+            self.visual_in = nn.Linear(width, config.joint_attention_dim)
+            self.textual_in = nn.Linear(width, config.joint_attention_dim)
         self.image_term = ImageTerm(width, channels, heads)
         self.multiple = 2 * 2 ** (len(self.vae.config.block_out_channels) - 1)
 
         self.freeze(self.vae)
+        if self.words:
+            self.freeze(self.words)
         if trained != "full":
             self.transformer.requires_grad_(False)
             if trained == "lora":
                 lora = LoraConfig(r=lora_rank, lora_alpha=lora_rank, target_modules=LORA_TARGETS)
                 inject_adapter_in_model(lora, self.transformer)
-            self.transformer.x_embedder.requires_grad_(True)
+            embedder = self.transformer.x_embedder
+            (embedder.added if prompt else embedder).requires_grad_(True)
             train_in_float32(self.transformer)
 
     @classmethod
@@ -185,6 +207,32 @@ class Flux(PublishedBase):
     def memory_options(cls, params: dict[str, Any]) -> dict[str, dict[str, Any]]:
         adapters = {"adapters": {"trained": "lora"}} if params.get("trained", "full") == "full" else {}
         return adapters | super().memory_options(params)
+
+    @property
+    def reads_sentence(self) -> bool:
+        return self.config.prompt is not None
+
+    @classmethod
+    def prompt_settings(cls, params: dict[str, Any]) -> dict[str, Any]:
+        return {k: params.get(k) for k in ("pretrained", "prompt", "prompt_tokens")} if params.get("prompt") else {}
+
+    def prompt_features(self, prompts: Sequence[str], device: torch.device) -> dict[str, Tensor]:
+        return self.words(prompts, device) if self.words else {}
+
+    def unread(self, text: str) -> str:
+        return self.words.unread(text) if self.words else ""
+
+    def save_assets(self, folder: Path) -> None:
+        if self.words:
+            self.words.save_tokenizers(folder)
+
+    def load_assets(self, folder: Path) -> None:
+        if self.words:
+            self.words.load_tokenizers(folder)
+
+    def stand_in_assets(self) -> None:
+        if self.words:
+            self.words.tokenizers = [load_tokenizer(embedded() / "encoders")] * 2
 
     @property
     def edit_defaults(self) -> dict[str, Any]:
@@ -236,12 +284,17 @@ class Flux(PublishedBase):
     def conditioning(self, condition: Condition, source: Tensor) -> dict[str, Tensor]:
         """Computes all inputs that do not depend on the noise level, once per edit. source: latents [B, C, h, w]."""
         height, width = source.shape[-2:]
-        dtype = self.visual_in.weight.dtype
+        dtype = self.image_term.source_in.weight.dtype
         tokens = cast(pack(source), dtype)
         condition = condition._replace(visual=cast(condition.visual, dtype), textual=cast(condition.textual, dtype))
         ids = position_ids(height, width, 0, source.device)
-        text = torch.cat([self.visual_in(condition.visual), self.textual_in(condition.textual)], dim=1)
-        pooled = condition.pooled
+        if self.words:
+            words = condition.words or self.prompt_features(condition.prompts, source.device)
+            text, pooled = cast(words["text"], dtype), words["pooled"]
+            text = text + self.text_term(text, torch.cat([condition.visual, condition.textual], dim=1))
+        else:
+            text = torch.cat([self.visual_in(condition.visual), self.textual_in(condition.textual)], dim=1)
+            pooled = condition.pooled
         if pooled.shape[-1] == 0:  # null encoders have no pooled embedding
             pooled = pooled.new_zeros(len(pooled), self.transformer.config.pooled_projection_dim)
         return {

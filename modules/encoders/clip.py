@@ -5,6 +5,7 @@ CLIP is frozen (ReasonBrain: ViT-L/14). Two trained linear adapters project its 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -85,6 +86,9 @@ class ClipEncoders(ClipText):
         out = self.clip.text_model(ids, attention_mask=mask)
         filled = torch.tensor([bool(t.strip()) for t in texts], device=device)
         return out.last_hidden_state, mask.bool() & filled[:, None], out.pooler_output
+
+    def text_states(self, texts: Sequence[str], device: torch.device) -> Tensor:
+        return self.encode_text(list(texts), self.clip.config.text_config.max_position_embeddings, device)[0]
 
     def forward(self, inputs: Inputs) -> Features:
         device = inputs.images.device  # that of offloaded weights differs

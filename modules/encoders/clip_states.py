@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -98,6 +99,10 @@ class ClipStates(ClipText):
 
     def image_settings(self) -> dict[str, Any]:
         return {"layer": self.config.layer}
+
+    @torch.no_grad()
+    def text_states(self, texts: Sequence[str], device: torch.device) -> Tensor:
+        return self.clip(self.tokenize(list(texts), self.length).input_ids.to(device)).last_hidden_state
 
     @torch.no_grad()
     def forward(self, inputs: Inputs) -> Features:

@@ -132,6 +132,10 @@ class MllmPlugin(Prompted):
         """The blocks, between the tables of embeddings."""
         return self.model.model.language_model
 
+    @classmethod
+    def prompt_settings(cls, params: dict[str, Any]) -> dict[str, Any]:
+        return {key: params.get(key) for key in ("name", "pretrained", "precision", "system", "question")}
+
     def repeated(self) -> list[nn.Module]:
         return list(self.language_model.layers)  # type: ignore[arg-type]
 

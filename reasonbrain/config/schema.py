@@ -259,6 +259,20 @@ class SlotTrainConfig:
 
 
 @dataclass
+class StageConfig:
+    """One stage of a training run."""
+
+    name: str
+    """Name of the stage, and of its folder, RUN/stages/NAME."""
+
+    data: dict[str, Any] = field(default_factory=dict)
+    """Keys of ``data`` that differ in this stage. Naming another data set drops the keys of the old one."""
+
+    train: dict[str, Any] = field(default_factory=dict)
+    """Keys of ``train`` that differ in this stage; ``slots`` is merged."""
+
+
+@dataclass
 class TrainConfig:
     """One training run."""
 
@@ -338,7 +352,15 @@ class TrainConfig:
     """Weight of L_MLLM in L = lm_weight x L_MLLM + dm_weight x L_DM. The paper uses 1."""
 
     dm_weight: float = number(0, default=1.0)
-    """Weight of L_DM. MGIE uses 0.5."""
+    """Weight of L_DM. MGIE uses 0.5. 0: the diffusion model does not run."""
+
+    align_weight: float = number(0, default=0.0)
+    """Weight of a further loss, the mean squared difference of the guidance V^ and the text encoder's states of the
+    sentence, or of the instruction without one (the first stage of SmartEdit, arXiv:2312.06739)."""
+
+    stages: list[StageConfig] = field(default_factory=list)
+    """Stages, trained one after the other. Each starts from the model of the one before, with a fresh optimizer. The
+    last one is the run in RUN, the others are in RUN/stages. Empty: one stage, this section."""
 
 
 @dataclass
@@ -354,6 +376,11 @@ class Config:
 def result_settings(edit: EditConfig) -> dict[str, Any]:
     """The settings that an edit depends on, without those that say where it is computed."""
     return {key: value for key, value in asdict(edit).items() if key not in ("device", "offload", "familiar")}
+
+
+def loss_weights(train: TrainConfig) -> dict[str, float]:
+    """The weights of the losses, as arguments of ``ReasonBrain.forward``."""
+    return {key: getattr(train, key) for key in ("lm_weight", "dm_weight", "align_weight")}
 
 
 def slot_config(model: ModelConfig, slot: str) -> dict[str, Any] | None:

@@ -122,6 +122,7 @@ class Reader(DataSet):
                 raw.captions,
                 raw.notes,
                 raw.sentence,
+                raw.edits,
             )
         except UserError as e:
             raise self.wrong(raw.id, e) from None
@@ -210,8 +211,13 @@ class Reader(DataSet):
         named = ("category", "source_caption", "target_caption", "sentence")
         category, before, after, said = (self.as_text(row.get(name), name, record) for name in named)
         captions = (before, after) if before or after else None
+        edits = True if missing(row.get("edits")) else row["edits"]
+        if not isinstance(edits, bool):
+            raise self.wrong(record, f"edits must be true or false, not {reprlib.repr(edits)}")
         try:
-            return RawRecord(record, source, target, [words], objects, category, mask, captions, notes or {}, said)
+            return RawRecord(
+                record, source, target, [words], objects, category, mask, captions, notes or {}, said, edits
+            )
         except UserError as e:
             raise self.wrong(record, e) from None
 

@@ -52,6 +52,10 @@ class Record:
     sentence: str = ""
     """What the edit shows, as the MLLM should say it. Training uses it in place of what the MLLM would generate."""
 
+    edits: bool = True
+    """False: there is no edit to learn, as in visual question answering. Training takes L_MLLM of the record, but not
+    L_DM, and needs no target."""
+
 
 @dataclass
 class RawRecord:
@@ -70,6 +74,7 @@ class RawRecord:
     captions: tuple[str, str] | None = None
     notes: dict[str, str] = field(default_factory=dict)
     sentence: str = ""
+    edits: bool = True
 
     def __post_init__(self) -> None:
         if len(self.id) > LONGEST_ID:

@@ -16,8 +16,10 @@ from reasonbrain.interfaces import Features, Guidance, Inputs
 from reasonbrain.model import ReasonBrain
 from reasonbrain.registry import SLOTS
 
-BIG = ["reasonbrain_flux_kontext", "reasonbrain_flux_llava", "reasonbrain_flux_qwen"]
-THINK = [f"think_{editor}{by}" for editor in ("klein", "qwen_edit", "kontext") for by in ("", "_endpoint")]
+BIG = ["reasonbrain_flux_kontext", "reasonbrain_flux_llava", "reasonbrain_flux_qwen", "reasonbrain_kontext_think"]
+THINK = [f"think_{editor}{by}" for editor in ("klein", "qwen_edit", "kontext") for by in ("", "_endpoint")] + [
+    "think_tiny"
+]
 FAMILY = {  # test_family_presets.py has their sizes
     "instructpix2pix": ["encoders", "diffusion"],
     "mgie": ["mllm", "connector", "diffusion"],
@@ -31,6 +33,7 @@ CLIP = 427_616_513
 SAM = 641_090_608 + 256  # transformers counts the random positional matrix, a buffer in Meta's code
 QWEN, LLAVA = 8_292_166_656, 7_063_427_072
 FLUX, VAE = 11_901_408_320, 83_819_683
+CLIP_TEXT, T5 = 123_060_480, 4_762_310_656
 
 
 def count(module: nn.Module) -> int:
@@ -62,19 +65,21 @@ def test_loads(name) -> None:
 
 
 def test_the_large_configurations_are_shipped() -> None:
-    assert set(presets()) == {*BIG, *THINK, *FAMILY, "tiny"}
+    assert set(presets()) == {*BIG, *THINK, *FAMILY, "tiny", "tiny_kontext_think"}
 
 
 def test_sizes_are_the_published_ones(built) -> None:
     name, _, model = built
     flux = model.slot("diffusion")
     embedder = flux.transformer.x_embedder
-    grown = embedder.weight.numel() - embedder.out_features * flux.transformer.config.in_channels
+    grown = embedder.out_features * (embedder.in_features - flux.transformer.config.in_channels)
     assert count(model.slot("encoders").clip) == CLIP
     assert count(model.slot("frce.region").sam) == SAM
     assert count(model.slot("mllm").model) == (LLAVA if "llava" in name else QWEN)
     assert count(flux.vae) == VAE
     assert count(flux.transformer) - grown == FLUX
+    if flux.words:
+        assert (count(flux.words.text_encoder), count(flux.words.text_encoder_2)) == (CLIP_TEXT, T5)
 
 
 def test_what_trains(built) -> None:
@@ -82,8 +87,10 @@ def test_what_trains(built) -> None:
     name, cfg, model = built
     width = cfg.model.width
     published = ("encoders.clip.", "frce_region.sam.", "mllm.model.", "diffusion.vae.", "diffusion.transformer.")
+    published += ("diffusion.words.",)
+    added = "diffusion.transformer.x_embedder." + ("added" if cfg.model.diffusion.get("prompt") else "")
     for key, p in model.parts.named_parameters():
-        adapted = "lora_" in key or key.startswith("diffusion.transformer.x_embedder.")
+        adapted = "lora_" in key or key.startswith(added)
         full = key.startswith("diffusion.transformer.") and cfg.model.diffusion["trained"] == "full"
         assert p.requires_grad == (adapted or full or not key.startswith(published)), key
     c = model.slot("mllm").model.config.text_config
@@ -120,6 +127,8 @@ def test_shapes_of_the_whole_path(built) -> None:
         flux = model.slot("diffusion")
         latents = flux.encode(torch.rand(1, 3, 1024, 1024))
         assert latents.shape == (1, 16, 128, 128) and flux.multiple == 16
+        if flux.words:
+            condition = condition._replace(words={"text": torch.rand(1, 512, 4096), "pooled": pooled})
         assert [t.shape for t in flux.errors(condition, latents, latents, [1])] == [(1,), (1,)]
 
 

@@ -197,6 +197,17 @@ NOT_RUN = {
     "is run, with fewer edits, by tests/eval/benchmarking/test_bench.py": [
         "reasonbrain bench batch --checkpoint tiny --warmup 0 --repeats 3"
     ],
+    "is run, with fewer steps, by tests/train/tiny/test_editor.py": [
+        "python -m reasonbrain.train.tiny.t5 -o runs/tiny_editor/t5",
+        "python -m reasonbrain.train.tiny.editor --t5 runs/tiny_editor/t5 -o runs/tiny_editor/kontext",
+        "reasonbrain data cache --config tiny_kontext_think -o runs/tiny_think/features",
+        "reasonbrain train --config tiny_kontext_think -o runs/tiny_think/edit data.features=runs/tiny_think/features",
+    ],
+    "is run by tests/hub/test_rehearsal.py": [
+        "reasonbrain data cache --config reasonbrain_kontext_think -o FEATURES data.path=data/reason50k/train.jsonl",
+        "torchrun --nproc_per_node 8 train/train.py --config reasonbrain_kontext_think -o RUN "
+        "data.path=data/reason50k/train.jsonl data.features=FEATURES",
+    ],
     "is run by tests/hub/test_think.py": [
         'reasonbrain edit photo.jpg "What if it had snowed here overnight?" --config think_klein -o out.png'
     ],

@@ -16,6 +16,8 @@ from torch import nn
 from transformers import (
     CLIPConfig,
     CLIPModel,
+    CLIPTextConfig,
+    CLIPTextModel,
     CLIPTokenizer,
     LlamaConfig,
     LlamaForCausalLM,
@@ -27,6 +29,9 @@ from transformers import (
     Qwen2Tokenizer,
     SamConfig,
     SamModel,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
 )
 
 from reasonbrain.plugin import public_architecture
@@ -181,13 +186,34 @@ def save_flux(folder: Path) -> dict[str, nn.Module]:
     return models
 
 
+def save_kontext(folder: Path) -> dict[str, nn.Module]:
+    """FLUX with its text encoders."""
+    known = small("black-forest-labs/FLUX.1-Kontext-dev")
+    clip_words, t5_words = CLIPTokenizer(), T5Tokenizer(extra_ids=0)
+    words = {"tokenizer": clip_words.train_new_from_iterator(TEXTS, 600)}
+    words |= {"tokenizer_2": t5_words.train_new_from_iterator(TEXTS, 200)}
+    text = {k: v for k, v in TEXT.items() if k != "num_key_value_heads"}
+    clip = known["text_encoder"] | text | {"vocab_size": len(words["tokenizer"]), "max_position_embeddings": 77}
+    sizes = {"d_model": 32, "d_kv": 8, "d_ff": 37, "num_layers": 2, "num_heads": 4}
+    t5 = known["text_encoder_2"] | sizes | {"vocab_size": len(words["tokenizer_2"])}
+    models = {
+        "text_encoder": CLIPTextModel(CLIPTextConfig.from_dict(clip)),
+        "text_encoder_2": T5EncoderModel(T5Config.from_dict(t5)),
+    }
+    for name, model in models.items():
+        lively(model).save_pretrained(folder / name, max_shard_size=SHARD if name.endswith("2") else "5GB")
+    for name, tokenizer in words.items():
+        tokenizer.save_pretrained(folder / name)
+    return save_flux(folder) | models
+
+
 REPOSITORIES = {
     "openai/clip-vit-large-patch14": save_clip,
     "facebook/sam-vit-huge": save_sam,
     "Qwen/Qwen2.5-VL-7B-Instruct": save_qwen,
     "llava-hf/llava-1.5-7b-hf": save_llava,
     "black-forest-labs/FLUX.1-dev": save_flux,
-    "black-forest-labs/FLUX.1-Kontext-dev": save_flux,
+    "black-forest-labs/FLUX.1-Kontext-dev": save_kontext,
 }
 PRECISION = {  # the others are published in bfloat16
     "openai/clip-vit-large-patch14": torch.float32,
@@ -203,7 +229,8 @@ OLD_NAMES = {  # of tensors, as published; libraries convert them
         (r"^(model\.)?multi_modal_projector\.", "multi_modal_projector."),
     ],
 }
-# FLUX's repositories also hold what ReasonBrain does not read: the whole model in one file, and two text encoders
+# FLUX's repositories also hold what ReasonBrain does not read: the whole model in one file and, without ``prompt: t5``,
+# two text encoders
 UNREAD = ("flux1-dev.safetensors", "ae.safetensors", "text_encoder/model.safetensors", "model_index.json")
 
 
@@ -227,7 +254,8 @@ def save_as_published(repository: str, folder: Path) -> None:
     if "FLUX" in repository:
         for name in UNREAD:
             (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(b"not read")
+            if not (folder / name).is_file():
+                (folder / name).write_bytes(b"not read")
 
 
 def _old(repository: str, name: str) -> str:

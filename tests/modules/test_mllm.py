@@ -37,7 +37,7 @@ def no_cues(rows):
 
 def row(batch, i):
     fields = vars(batch) if isinstance(batch, Inputs) else batch._asdict()
-    return type(batch)(**{k: v[i : i + 1] for k, v in fields.items() if k not in ("ready", "sentences")})
+    return type(batch)(**{k: v[i : i + 1] for k, v in fields.items() if v is not None and len(v) and k != "ready"})
 
 
 def prompt_ids(mllm, inputs, i):

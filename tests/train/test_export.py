@@ -194,7 +194,7 @@ def test_a_sentence_that_e_t_reads_is_generated_without_adapters(settings, tmp_p
         make_run(settings(*LORA, *words), run)
         done = command(run, "-o", run / "merged", "--merged")
         if refused:
-            assert done.exit_code == 2 and "model.encoders: its text is the sentence" in done.stderr
+            assert done.exit_code == 2 and "model.mllm: its sentence is read" in done.stderr
             assert command(run, "-o", run / "small", "--adapters").exit_code == 0
         else:
             assert done.exit_code == 0 and load_model(run / "merged")[1].model.encoders["reads"] == "sentence"

@@ -2,11 +2,13 @@
 
 import json
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
 from click.testing import CliRunner
 from PIL import Image
+from pipelines import save_kontext
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -14,6 +16,7 @@ from reasonbrain import cli
 from reasonbrain.errors import UserError
 from reasonbrain.train import feature_cache as module
 from reasonbrain.train.batches import Batches
+from reasonbrain.train.building import build
 from reasonbrain.train.feature_cache import Ahead, FeatureCache
 from reasonbrain.train.run import train
 from reasonbrain.utils.images import to_tensor
@@ -217,3 +220,59 @@ def test_the_next_pass_is_read_during_the_current_one(settings, model, tmp_path)
         alone = Batches(cfg, model)(1, 0)
         assert torch.equal(batch[1], alone[1]) and torch.equal(batch[2], alone[2]) and batch[3] == alone[3]
         assert all(torch.equal(batch[0].ready[slot], alone[0].ready[slot]) for slot in ("encoders", "mllm"))
+
+
+def test_sentences_and_their_features(settings, parts, tmp_path, monkeypatch):
+    """Of each instruction, in the folder alone. Another thinker's are refused, and changed words have none."""
+    torch.manual_seed(0)
+    save_kontext(tmp_path / "kontext")
+    flux = ["name=flux", f"pretrained={tmp_path / 'kontext'}", "source=sequence", "trained=lora", "heads=2"]
+    words = [*QUICK, "train.steps=1", "data.count=4", "data.augment=null", *(f"model.diffusion.{m}" for m in flux)]
+    words += ["model.diffusion.architecture=null", "model.diffusion.autoencoder=null"]
+    words += ["model.diffusion.prompt=t5", "model.diffusion.prompt_tokens=24", "train.ema=0"]
+    cfg = settings(*words)
+    model = build(cfg).eval()
+    FeatureCache(cfg, model).write(tmp_path / "f")
+    known = settings(*words, f"data.features={tmp_path / 'f'}")
+    found = Batches(known, model)
+    inputs = found(0)[0]
+    assert inputs.sentences == model.reason(replace(inputs, sentences=None)).sentences != inputs.instructions
+    expected = model.slot("diffusion").prompt_features(inputs.sentences, torch.device("cpu"))
+    assert inputs.words.keys() == expected.keys() == {"text", "pooled"}
+    for name, features in expected.items():
+        torch.testing.assert_close(inputs.words[name], features)
+    assert Batches(cfg, model)(0)[0].sentences is None
+    changed = settings(*words, f"data.features={tmp_path / 'f'}", "data.augment={share: 1, drop: 0.1, replace: 0}")
+    assert Batches(changed, model)(0)[0].words is None
+    for other in ("model.mllm.question='{instruction}?'", "model.diffusion.prompt_tokens=12"):
+        with pytest.raises(UserError, match="made with another words"):
+            FeatureCache(settings(*words, f"data.features={tmp_path / 'f'}", other), model)
+    FeatureCache(settings(*words, f"data.features={tmp_path / 'f'}", "model.mllm.lora_alpha=8"), model)
+
+    train(cfg, tmp_path / "without")
+    monkeypatch.setattr(
+        type(model), "reason", lambda self, inputs: inputs if inputs.sentences else pytest.fail("asked")
+    )
+    train(known, tmp_path / "with")
+    assert losses(tmp_path / "with") == pytest.approx(losses(tmp_path / "without"), rel=1e-3)
+
+
+def test_objects_that_the_mllm_named(settings, parts, tmp_path, monkeypatch):
+    """They stand in for those that an instruction does not name."""
+    monkeypatch.setattr("reasonbrain.model.find_objects", lambda text: [])
+    cfg = settings(*QUICK, "data.count=2", "data.augment=null", "data.given_objects=0", "model.encoders.reads=sentence")
+    model = build(cfg).eval()
+    said = {"sentences": ["The lamp glows."], "objects": [["the lamp"]]}
+    monkeypatch.setattr(type(model), "reason", lambda self, inputs: replace(inputs, **said))
+    FeatureCache(cfg, model).write(tmp_path)
+    inputs = Batches(
+        settings(
+            *QUICK,
+            "data.count=2",
+            "data.augment=null",
+            "data.given_objects=0",
+            *["model.encoders.reads=sentence", f"data.features={tmp_path}"],
+        ),
+        model,
+    )(0)[0]
+    assert inputs.sentences == ["The lamp glows."] * 4 and inputs.objects == [["the lamp"]] * 4

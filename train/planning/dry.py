@@ -28,7 +28,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
 from reasonbrain.attention import set_attention
-from reasonbrain.config.schema import Config
+from reasonbrain.config.schema import Config, loss_weights
 from reasonbrain.interfaces import Inputs
 from reasonbrain.model import ReasonBrain
 from reasonbrain.plugin import Plugin
@@ -131,8 +131,7 @@ def run(model: ReasonBrain, cfg: Config, records: int) -> Pass:
     known += ready.values()
     with Counter(known) as counter:
         with torch.autocast("cpu", torch.bfloat16, enabled=cfg.train.bf16):
-            weights = cfg.train.lm_weight, cfg.train.dm_weight
-            losses = model(inputs, latents, latents, range(records), cfg.train.draws, *weights)
+            losses = model(inputs, latents, latents, range(records), cfg.train.draws, **loss_weights(cfg.train))
         saved = counter.now
         losses["loss"].backward()
     return Pass(saved, counter.peak, preparing.peak, counter.flops)

@@ -222,6 +222,11 @@ def test_every_preset_fits_on_eight_gpus_of_80_gb_as_it_is(name):
     assert "train." not in found["advice"] and "model." not in found["advice"]
 
 
+@pytest.mark.long
+def test_kontext_think_fits_one_gpu_of_80_gb():
+    assert plan.plan("reasonbrain_kontext_think", [], 1, 80)["advice"] == "fits as configured"
+
+
 def test_advice(overrides):
     """The first row that fits; then changes that make rows smaller; then that no option fits."""
     cfg = ["train.optimizer=adamw", "train.batch_size=8", *overrides]
