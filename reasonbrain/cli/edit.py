@@ -175,7 +175,7 @@ def batch(
         names = ", ".join(printable(name, 60) for name in skipped[:5]) + (", ..." if len(skipped) > 5 else "")
         click.echo(f"jobs '{what.jobs}': {len(skipped)} entries are not images and were skipped: {names}", err=True)
     if first and truncated:
-        click.echo(f"the text encoder truncated {truncated} instructions; see unread in results.jsonl", err=True)
+        click.echo(f"the text encoder truncated {truncated} texts; see unread in results.jsonl", err=True)
     if failed:
         click.echo(f"{failed} results failed; results.jsonl has the reasons", err=True)
     if "WORLD_SIZE" not in os.environ:  # torchrun would stop the other processes

@@ -188,12 +188,13 @@ class Core:
         return (error > (1 if edit.familiar is None else edit.familiar)).tolist()
 
     def unread(self, instruction: str, sentence: str | None = None) -> str:
-        """The end of the instruction that the text encoder truncates, or of the sentence if it reads that; empty if it
+        """The end of the instruction that a text encoder truncates, or of the sentence if it reads that; empty if it
         reads all. The MLLM always reads all of the instruction."""
-        encoders, diffusion = self.model.slot("encoders"), self.model.slot("diffusion")
-        if diffusion is not None and diffusion.reads_sentence:
-            return diffusion.unread(sentence or instruction)
-        return "" if encoders is None or encoders.reads_sentence else encoders.unread(instruction)
+        for part in (self.model.slot("diffusion"), self.model.slot("encoders")):
+            text = sentence if sentence and part is not None and part.reads_sentence else instruction
+            if part is not None and (cut := part.unread(text)):
+                return cut
+        return ""
 
     @fits_memory
     @torch.no_grad()

@@ -124,10 +124,11 @@ def test_given_sentences_are_read_and_not_generated_again(pipes, calls, records)
     assert passed["generate"] == 2
 
 
-def test_an_instruction_is_cut_only_where_the_text_encoder_reads_it(pipes):
-    long = "melt the candle and " * 40 + "freeze the lake"
-    assert pipes["instruction"].core().unread(long).endswith("freeze the lake")
-    assert pipes["sentence"].core().unread(long) == ""
+def test_what_the_text_encoder_leaves_out_is_of_the_text_that_it_reads(pipes):
+    long, short = "melt the candle and " * 40 + "freeze the lake", "the candle burns"
+    for reads, texts in (("instruction", (long, short)), ("sentence", (short, long))):
+        assert pipes[reads].core().unread(*texts).endswith("freeze the lake")
+        assert pipes[reads].core().unread(*reversed(texts)) == ""
 
 
 def test_a_picture_may_have_as_many_pixels_as_it_says():

@@ -43,8 +43,8 @@ KEPT = 4  # maximum number of batches of edits, or of sources, that are kept wai
 
 @dataclass
 class Result:
-    """One variant of a row: ``image``, or ``error``, the reason why there is none. ``unread``: the end of the
-    instruction that the text encoder truncated. ``note``: why ``reasoning`` is the instruction itself, or "".
+    """One variant of a row: ``image``, or ``error``, the reason why there is none. ``unread``: what the text
+    encoder truncated. ``note``: why ``reasoning`` is the instruction itself, or "".
     ``rounds``: all edits that were reviewed, of which ``image`` is the best.
     ``seconds``: its share of the model's run time."""
 

@@ -331,7 +331,7 @@ def test_invalid_text_is_an_error_of_its_row(command, photos, tmp_path):
 def test_a_truncated_instruction_is_reported(command, photos, tmp_path):
     long = "melt the candle and " * 40 + "freeze the lake"
     code, said, found = command(photos, tmp_path / "out", "--instruction", long)
-    assert code == 0 and "truncated 2 instructions" in said and long.endswith(found[0]["unread"])
+    assert code == 0 and "truncated 2 texts" in said and long.endswith(found[0]["unread"])
     assert "freeze the lake" in found[0]["unread"]
 
 
