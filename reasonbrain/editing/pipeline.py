@@ -14,7 +14,7 @@ from types import NoneType
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, PipelineQuantizationConfig
 from torch import Tensor
 
 from reasonbrain.attention import set_attention
@@ -37,6 +37,7 @@ from reasonbrain.editing.batch.rows import parse_all, parse_int
 from reasonbrain.editing.batch.scheduler import Result, edit_rows
 from reasonbrain.editing.core import Core, generators_of, take_rows
 from reasonbrain.editing.output import OUTPUT_TYPES, ReasonBrainOutput, as_type
+from reasonbrain.editing.quantization import slots_in_4_bits
 from reasonbrain.editing.rounds import best, edit_in_rounds, has_rounds
 from reasonbrain.editing.saving import Saving
 from reasonbrain.editing.steps import Steps
@@ -133,14 +134,16 @@ class ReasonBrainPipeline(Saving, Steps, DiffusionPipeline):
         cache_dir: str | Path | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
+        quantization_config: PipelineQuantizationConfig | None = None,
         **components: Any,
     ) -> ReasonBrainPipeline:
         """Loads ``tiny`` (the embedded default), a checkpoint folder, a training run, or a repository of the hub.
         overrides, config: as for ``checkpoint.load_model``. dtype, or torch_dtype: the precision of float32 weights
         after loading, for all or by component and ``default``; None keeps it. variant: of the files that
         ``save_pretrained`` wrote with this name. device_map: the device to move all to. revision, cache_dir, token,
-        local_files_only: of a repository, as for ``utils.hub.download``. components: slots to use in place of those of
-        the checkpoint, which are not read; None leaves one out.
+        local_files_only: of a repository, as for ``utils.hub.download``. quantization_config: as for
+        ``slots_in_4_bits``. components: slots to use in place of those of the checkpoint, which are not read; None
+        leaves one out.
 
         Raises UserError like ``checkpoint.load_model`` and ``check_overrides``, and for a device that is not there."""
         check_overrides(overrides)
@@ -154,6 +157,11 @@ class ReasonBrainPipeline(Saving, Steps, DiffusionPipeline):
         pipe = cls.from_model(*load_model(name, [*overrides, *empty], config, dtype, variant=variant))
         for component, part in components.items():
             setattr(pipe, component, part)
+        for slot in (
+            slots_in_4_bits(quantization_config, list(pipe._optional_components)) if quantization_config else ()
+        ):
+            if (part := getattr(pipe, slot)) is not None:
+                part.compress("nf4")
         return pipe if device_map is None else pipe.to(usable_device("device_map", device_map))
 
     @classmethod
