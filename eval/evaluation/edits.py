@@ -26,6 +26,7 @@ from reasonbrain.data.record import Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.editing.placement import dtype_name
 from reasonbrain.errors import Unavailable, UserError, reason
+from reasonbrain.eval.evaluation.rounds import save_rounds
 from reasonbrain.utils.files import whole_file
 from reasonbrain.utils.images import OUTPUT_FORMATS, load_image, save_image
 from reasonbrain.utils.reading import read_json
@@ -128,7 +129,7 @@ class Edits:
                 [self._says(record) for record in missing],
                 objects=[[] for _ in missing] if self.instruction else None,
                 generator=torch.Generator().manual_seed(self.seed),
-            ).images
+            )
         except Unavailable:
             raise
         except Exception as e:  # whatever a library raises for a record
@@ -138,8 +139,16 @@ class Edits:
                 for record in missing:
                     self.make([record])
             return
-        for record, image in zip(missing, made, strict=True):
-            save_image(image, self.folder / f"{file_stem(record.id)}.png", {MADE_FROM: self._key(record)})
+        for record, image, tried in zip(missing, made.images, made.rounds, strict=True):
+            file, key = f"{file_stem(record.id)}.png", {MADE_FROM: self._key(record)}
+            if tried and self.rounds > 1:
+                save_rounds(self.folder, file, tried, self.rounds, key)
+            save_image(image, self.folder / file, key)
+
+    @property
+    def rounds(self) -> int:
+        """The number of rounds of an edit; 1 if a pipeline does not make them."""
+        return self.pipe.settings.edit.rounds if self.pipe else 1
 
     def _says(self, record: Record) -> str:
         return self.instruction or record.instructions[0]

@@ -131,6 +131,10 @@ def notes(found: dict[str, Any], other: Other | None) -> list[str]:
             f"difference: this minus {other.system}, same records; p: two-sided paired permutation test, "
             f"Holm's correction"
         )
+    if "seconds" in found:
+        said.append(
+            "mean seconds of an edit: " + ", ".join(f"{of:.3g} ({name})" for name, of in found["seconds"].items())
+        )
     for name, of in found.get("judged", {}).items():
         lost = f"{len(of['unparsable'])} unparsable answers and {len(of['failed'])} failed calls not scored"
         said.append(f"{name}: {of['judged']} judged, {lost}")
