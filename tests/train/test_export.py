@@ -63,6 +63,7 @@ def run(published, settings, tmp_path_factory):
     return folder
 
 
+@pytest.mark.long
 def test_the_run_goes_on_while_it_is_exported(settings, tmp_path, monkeypatch):
     """Each checkpoint is removed after it was chosen, and while it is read; the newest that was read whole is exported.
     Without that check, a removed folder has no tensors, and the initial weights were exported."""
