@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from functools import partial, wraps
@@ -243,9 +245,18 @@ class Plugin(ModelMixin, ConfigMixin):
     def compress(self, kind: str) -> None:
         """Stores large layers in fewer bits, for editing: ``fp8`` or ``nf4``. Does nothing by default."""
 
+    def enable_cache(self, config: Any) -> None:
+        """For slot ``diffusion``: a cache of diffusers (``edit.cache``) for its transformer. Raises UserError if it has
+        none that can be cached."""
+        raise UserError(f"edit.cache: model.diffusion '{self.plugin_name}' has no transformer for diffusers' caches")
+
     def compile_blocks(self) -> None:
         """Compiles the ``repeated`` blocks with torch.compile on their first run. Identical blocks share the compiled
-        code, so this is much faster than compiling the whole model. On a CPU it needs a C++ compiler."""
+        code, so this is much faster than compiling the whole model. On a CPU it needs a C++ compiler; raises
+        UserError if there is none."""
+        compiler = os.environ.get("CXX", "g++")
+        if shutil.which(compiler) is None and not torch.accelerator.is_available():
+            raise UserError(f"model.{self.slot}: torch.compile needs a C++ compiler, and '{compiler}' is not installed")
         for block in self.repeated():
             block.compile()
 

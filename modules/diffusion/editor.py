@@ -17,6 +17,7 @@ import diffusers
 import torch
 import transformers
 from diffusers.configuration_utils import register_to_config
+from diffusers.models.cache_utils import CacheMixin
 from huggingface_hub import hf_hub_download, is_offline_mode
 from huggingface_hub.errors import HFValidationError
 from torch import Tensor, nn
@@ -114,6 +115,17 @@ class Editor(PublishedBase):
             return ""
         return text[tokens.offset_mapping[longest.model_max_length - 1][0] :]  # the last token ends a text
 
+    def enable_cache(self, config: Any) -> None:
+        """Raises UserError also for a pipeline whose passes a cache would mix up."""
+        called = inspect.unwrap(type(self.pipeline).__call__).__code__.co_names
+        if not self._cached() or "cache_context" not in called:
+            raise UserError(f"edit.cache: '{type(self.pipeline).__name__}' of diffusers does not support caches")
+        for part in self._cached():
+            part.enable_cache(config)
+
+    def _cached(self) -> list[Any]:
+        return [part for part in self.children() if isinstance(part, CacheMixin)]
+
     def encode(self, images: Tensor) -> Tensor:
         """The images themselves."""
         return images
@@ -170,7 +182,11 @@ class Editor(PublishedBase):
                 if random:  # OmniGen encodes the source with the global generator
                     torch.manual_seed(random[0].initial_seed())
                 call = self.rule.arguments(shown, prompts, settings) | self._callback(on_step, before_step)
-                drawn.append(self.pipeline(**call, generator=random, output_type="pt"))
+                try:
+                    drawn.append(self.pipeline(**call, generator=random, output_type="pt"))
+                finally:  # what diffusers' caches keep fits this call only
+                    for part in self._cached():
+                        part._reset_stateful_cache()
         if any(flag for out in drawn for flag in getattr(out, "nsfw_content_detected", None) or ()):
             raise UserError("the editor's safety checker withheld the picture")
         edited = torch.cat([out.images for out in drawn]).to(source)

@@ -241,6 +241,9 @@ class Flux(PublishedBase):
     def repeated(self) -> list[nn.Module]:
         return [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
 
+    def enable_cache(self, config: Any) -> None:
+        self.transformer.enable_cache(config)
+
     def save_config(self, save_directory: str | Path, **kwargs: Any) -> None:  # type: ignore[override]
         """Also records an autoencoder or a scheduler that was put in place of the configured one. Raises UserError for
         adapters of others, which a checkpoint cannot hold."""

@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from reasonbrain.config.schema import (
     ATTENTION,
+    CACHES,
     EDIT_DTYPES,
     OFFLOADS,
     OPTIMIZERS,
@@ -280,6 +281,7 @@ def _check_ranges(cfg: Config) -> None:
         ("train.tracker", cfg.train.tracker, (*TRACKERS, None)),
         ("edit.dtype", cfg.edit.dtype, (*EDIT_DTYPES, None)),
         ("edit.offload", cfg.edit.offload, (*OFFLOADS, None)),
+        ("edit.cache", cfg.edit.cache, (*CACHES, None)),
     ):
         if value not in choices:
             raise UserError(f"{key}: '{value}' is not one of {', '.join(c or 'null' for c in choices)}")

@@ -13,6 +13,7 @@ TRACKERS = ("tensorboard", "wandb", "trackio")
 OPTIMIZERS = ("adamw", "adamw_8bit", "muon")
 EDIT_DTYPES = ("float32", "bfloat16", "float16", "fp8", "nf4")
 OFFLOADS = ("model", "group")
+CACHES = ("first_block", "taylor")
 ATTENTION = ("auto", "sdpa", "math", "flash_attention_2", "flash_attention_3")
 
 Slot = Any  # {name: <plug-in>, ...its parameters}, or None
@@ -163,6 +164,13 @@ class EditConfig:
     offload: str | None = None
     """Keep weights in host memory until they are needed, to edit with little accelerator memory: one ``model`` at a
     time, or one ``group`` of layers. null: no offloading."""
+
+    cache: str | None = None
+    """Leave out work of the diffusion transformer where its result hardly changes between steps, with the defaults of
+    diffusers: ``first_block`` (FirstBlockCache) or ``taylor`` (TaylorSeer). The edit differs a little. null: exact."""
+
+    compile: bool = False
+    """Compile the diffusion model's repeated blocks with ``torch.compile``. The first edit of each size is slow."""
 
 
 @dataclass

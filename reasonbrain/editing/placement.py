@@ -1,4 +1,4 @@
-"""Where and in which precision a command edits: ``edit.device``, ``edit.dtype`` and ``edit.offload``.
+"""Where and how a command edits: ``edit.device``, ``edit.dtype``, ``edit.offload``, ``edit.cache``, ``edit.compile``.
 
 pipe = open_pipeline("runs/edit/model", ["edit.dtype=nf4", "edit.offload=model"])
 """
@@ -12,6 +12,7 @@ import torch
 
 from reasonbrain.checkpoint import load_model
 from reasonbrain.config.schema import EditConfig
+from reasonbrain.editing.acceleration import accelerate
 from reasonbrain.editing.pipeline import ReasonBrainPipeline, check_overrides
 from reasonbrain.errors import UserError
 from reasonbrain.utils.device import usable_device
@@ -32,6 +33,7 @@ def open_pipeline(
     if edit.dtype in ("fp8", "nf4"):
         for part in pipe.model.parts.values():
             part.compress(edit.dtype)
+    accelerate(pipe)
     if edit.offload is None:
         return pipe.to(device)
     if device.type == "cpu":

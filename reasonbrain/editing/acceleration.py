@@ -1,0 +1,28 @@
+"""Faster edits: ``edit.cache`` reuses what hardly changes between steps, ``edit.compile`` compiles the blocks.
+
+accelerate(pipe)
+"""
+
+from __future__ import annotations
+
+from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig
+
+from reasonbrain.config.schema import CACHES
+from reasonbrain.editing.pipeline import ReasonBrainPipeline
+from reasonbrain.errors import UserError
+
+CONFIGS = dict(zip(CACHES, (FirstBlockCacheConfig, TaylorSeerCacheConfig), strict=True))
+
+
+def accelerate(pipe: ReasonBrainPipeline) -> None:
+    """Applies ``edit.cache``, with the defaults of diffusers, and ``edit.compile`` to the pipeline's diffusion model.
+
+    Raises UserError where there is none, and like ``Plugin.enable_cache`` and ``Plugin.compile_blocks``."""
+    edit, part = pipe.settings.edit, pipe.diffusion
+    for key in ("cache", "compile"):
+        if getattr(edit, key) and part is None:
+            raise UserError(f"edit.{key}: model.diffusion is null")
+    if edit.cache:
+        part.enable_cache(CONFIGS[edit.cache]())
+    if edit.compile:
+        part.compile_blocks()
