@@ -4,6 +4,7 @@
     reasonbrain bench edit --config tiny
     reasonbrain bench batch --checkpoint tiny
     reasonbrain bench load --checkpoint tiny
+    reasonbrain bench options --checkpoint tiny edit.steps=40
     reasonbrain bench train --config reasonbrain_flux_qwen --random data.size=512 data.count=1 train.batch_size=1
 
 For steps and edits, one run is counted (timing.py), then come warm-up runs, then timed ones. Tokens are those that pass
@@ -28,6 +29,7 @@ from reasonbrain.attention import set_attention
 from reasonbrain.config.schema import loss_weights
 from reasonbrain.errors import UserError
 from reasonbrain.eval.benchmarking.batches import batch
+from reasonbrain.eval.benchmarking.options import deviations, options
 from reasonbrain.eval.benchmarking.source import Found, Source, sample_records
 from reasonbrain.eval.benchmarking.timing import (
     Flops,
@@ -182,6 +184,7 @@ BENCHES: dict[str, Callable[[Source, int, int, torch.device], Found]] = {
     "edit": edit,
     "batch": batch,
     "load": load,
+    "options": options,
 }
 
 
@@ -226,4 +229,5 @@ def table(found: dict[str, Any]) -> str:
     name = found["checkpoint"] or found["config"] or "tiny"
     if any(row["flops"] for row in found["rows"]):
         said.append(f"peak: {found['peak_flops_per_second'] / 1e12:.3g} TFLOP/s ({found['peak_is']})")
-    return "\n".join([f"{found['bench']} of {name} on {found['device']}", "", *lines, "", "; ".join(said)])
+    more = ["", *deviations(found["options"])] if "options" in found else []
+    return "\n".join([f"{found['bench']} of {name} on {found['device']}", "", *lines, *more, "", "; ".join(said)])

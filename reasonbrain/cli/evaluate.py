@@ -14,7 +14,7 @@ from reasonbrain.errors import UserError
 
 
 @click.command()
-@click.argument("what", type=click.Choice(("train", "edit", "batch", "load")))
+@click.argument("what", type=click.Choice(("train", "edit", "batch", "load", "options")))
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--config", help="The preset or YAML file to build.  [default: tiny]")
 @click.option("--checkpoint", help="A trained model to load instead.")
@@ -23,7 +23,9 @@ from reasonbrain.errors import UserError
 @click.option("--repeats", type=click.IntRange(1), default=5, show_default=True, help="Timed runs.")
 @click.option("-o", "--output", metavar="FILENAME", help="Write all measurements as JSON.")
 def bench(what: str, output: str | None, warmup: int, repeats: int, **source: Any) -> None:
-    """Measure speed, FLOPs, MFU and memory. Times training steps, edits, batches or loading, and prints a table."""
+    """Measure speed, FLOPs, MFU and memory. Times training steps, edits, batches or loading, and prints a table.
+
+    options: edits with each precision, cache and with compilation, and how far they are from the edit without."""
     from reasonbrain.utils.files import check_file, whole_file
 
     path = Path("/dev/stdout" if output == "-" else output) if output else None

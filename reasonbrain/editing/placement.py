@@ -27,7 +27,12 @@ def open_pipeline(
     arguments, and the errors raised: as for ``load_model``. Raises UserError also for a device that is not there, and
     like ``check_overrides``."""
     check_overrides(overrides)
-    pipe = ReasonBrainPipeline.from_model(*load_model(checkpoint, overrides, config, weights_dtype))
+    return make_ready(ReasonBrainPipeline.from_model(*load_model(checkpoint, overrides, config, weights_dtype)), index)
+
+
+def make_ready(pipe: ReasonBrainPipeline, index: int = 0) -> ReasonBrainPipeline:
+    """Does what the pipeline's ``edit`` settings say, with weights that are in ``weights_dtype`` already. index, and
+    the errors raised: as for ``open_pipeline``."""
     edit = pipe.settings.edit
     device = find_device(edit, index)
     if edit.dtype in ("fp8", "nf4"):

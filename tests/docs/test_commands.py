@@ -197,6 +197,9 @@ NOT_RUN = {
     "is run, with fewer edits, by tests/eval/benchmarking/test_bench.py": [
         "reasonbrain bench batch --checkpoint tiny --warmup 0 --repeats 3"
     ],
+    "is run, with fewer edits, by tests/eval/benchmarking/test_options.py": [
+        "reasonbrain bench options --checkpoint tiny edit.steps=40 --warmup 1 --repeats 3"
+    ],
     "is run, with fewer steps, by tests/train/tiny/test_tiny_editor.py": [
         "python -m reasonbrain.train.tiny.t5 -o runs/tiny_editor/t5",
         "python -m reasonbrain.train.tiny.editor --t5 runs/tiny_editor/t5 -o runs/tiny_editor/kontext",
