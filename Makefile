@@ -7,7 +7,7 @@ INSTRUCTION ?= What would happen if this ice cube were left in the sun?
 EXTRAS := dev docs mini train eval data ray
 comma := ,
 
-.PHONY: edit test test-long lint tiny eval docs golden planted reference lock clean
+.PHONY: edit test test-long gpu lint tiny eval docs golden planted reference lock clean
 
 edit: .venv/.installed
 	@mkdir -p out
@@ -17,10 +17,15 @@ edit: .venv/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: lint
-	$(PYTEST) -m "not long"
+	$(PYTEST) -m "not long and not gpu"
 
 test-long: .venv/.installed-dev
 	$(PYTEST) -m long
+
+# On a machine with a GPU: what only a GPU can show, and the measurements of docs/performance.md.
+gpu: .venv/.installed-dev
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m reasonbrain.eval.benchmarking.gpu out/gpu.json docs/performance.md
 
 lint: .venv/.installed-dev
 	$(BIN)/ruff check .

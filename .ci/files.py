@@ -1,7 +1,7 @@
 """Checks the committed files: ``python .ci/files.py``.
 
-Links in Markdown lead to existing files and headings, paths of the repository named in Markdown exist, and no file is
-large, except the weights of the embedded default.
+Links in Markdown lead to existing files and headings, paths of the repository named in Markdown exist, no file is
+large, except the weights of the embedded default, and no two test files have one name, which pytest would not import.
 """
 
 import re
@@ -25,6 +25,10 @@ def anchors(text: str) -> set[str]:
 
 def faults(names: list[str]) -> Iterator[str]:
     """Yields one line per fault in the files ``names``, which are relative to the root of the repository."""
+    tests: dict[str, str] = {}
+    for test in (name for name in names if Path(name).match("test_*.py")):
+        if (other := tests.setdefault(Path(test).name, test)) != test:
+            yield f"{test}: has the name of {other}"
     for path in map(ROOT.joinpath, names):
         name = path.relative_to(ROOT)
         if path.stat().st_size > LARGEST and not str(name).startswith(WEIGHTS):

@@ -1,4 +1,4 @@
-"""`.ci/files.py` on a repository with broken links, stale names and a large file."""
+"""`.ci/files.py` on a repository with broken links, stale names, a large file and two tests of one name."""
 
 import shutil
 import subprocess
@@ -20,6 +20,8 @@ def test_each_fault_is_named(tmp_path):
         "docs/b.md": "## Two words\n[up](../README.md)",
         "docs/log.md": "train/gone.py was renamed",
         "train/real.py": "",
+        "tests/a/test_x.py": "",
+        "tests/b/test_x.py": "",
         "large.bin": "x" * 1_000_001,
         "configs/tiny/weights.bin": "x" * 1_000_001,
     }.items():
@@ -32,6 +34,7 @@ def test_each_fault_is_named(tmp_path):
     done = subprocess.run([sys.executable, ".ci/files.py"], cwd=tmp_path, capture_output=True, text=True)
 
     assert done.returncode == 1 and done.stdout.splitlines() == [
+        "tests/b/test_x.py: has the name of tests/a/test_x.py",
         "README.md:3: link to 'docs/c.md', which does not exist",
         "README.md:4: link to 'docs/c.png', which does not exist",
         "README.md:4: link to 'docs/b.md#three', but b.md has no such heading",
