@@ -307,7 +307,7 @@ class ReasonBrainPipeline(Saving, Steps, DiffusionPipeline):
             )
             words = zip(inputs.instructions, inputs.sentences or [None] * len(group), strict=True)
             for unread in filter(None, (core.unread(*both) for both in dict.fromkeys(words))):
-                log.warning(f"the text is too long for the text encoder, which does not read: {unread[:200]}")
+                log.warning(f"the text encoder truncates its text; it does not read: {unread[:200]}")
             if copies > 1:
                 each = [i for i in range(len(group)) for _ in range(copies)]
                 sources, condition = take_rows(sources, each), take_rows(condition, each)
