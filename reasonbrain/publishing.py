@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import EvalResult
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from reasonbrain import __version__
 from reasonbrain.checkpoint import find_checkpoint, slot_folder
@@ -22,10 +22,12 @@ from reasonbrain.config.schema import Config, slot_config
 from reasonbrain.errors import UserError, reason
 from reasonbrain.plugin_folder import TRAINED
 from reasonbrain.registry import SLOTS, plugin
-from reasonbrain.utils.hub import FILES, hub_trouble, is_repository, licence_of
+from reasonbrain.utils.hub import FILES, REPOSITORY, hub_trouble, licence_of
 from reasonbrain.utils.reading import read_json
+from reasonbrain.utils.redact import redacted
 
 TOP = ("config.yaml", "model_index.json", "pipeline.py")  # beside the slots' folders
+CONFIGS = ("config.yaml", "model_index.json", "config.json")  # of a checkpoint, and of a slot
 CARD = "README.md"
 WEIGHTS = "*.safetensors*"  # those of the repository that the checkpoint lacks are deleted
 
@@ -46,14 +48,13 @@ def push(
     name: as for ``find_checkpoint``. reports: folders of `reasonbrain eval`, for the model card. private, token,
     create_pr: as in huggingface_hub. Raises UserError for a checkpoint that another machine could not load, for a
     folder that is no report, and for what the hub refuses."""
-    if not is_repository(repository) or "@" in repository:
+    if not _is_id(repository):
         raise UserError(f"repository '{repository}' is not of the form ORG/NAME")
     folder = find_checkpoint(name)
-    written = read_config(str(folder / "config.yaml"))
-    cfg = make_config(written, reads_data=False)
-    new = {file.as_posix(): folder / file for file in _files(folder, cfg)}
-    given: dict[str, bytes | Path] = {**new, "config.yaml": OmegaConf.to_yaml(_without_paths(written)).encode()}
-    if CARD not in new:
+    cfg = make_config(read_config(str(folder / "config.yaml")), reads_data=False)
+    files = {file.as_posix(): folder / file for file in _files(folder, cfg)}
+    given = {name: _for_others(path) if path.name in CONFIGS else path for name, path in files.items()}
+    if CARD not in files:
         given[CARD] = str(model_card(repository, cfg, reports)).encode()
     api = HfApi(token=token)
     try:
@@ -80,7 +81,7 @@ def _files(folder: Path, cfg: Config) -> list[Path]:
             continue
         refers = any(target.glob(f"{TRAINED}.safetensors*"))
         for source in plugin(slot, params["name"]).weight_sources if refers else ():
-            if params.get(source) and not is_repository(params[source]):
+            if params.get(source) and (Path(params[source]).exists() or not _is_id(params[source])):
                 raise UserError(
                     f"model.{slot}.{source}: '{params[source]}' is no repository of the hub, so nobody else can load "
                     f"this checkpoint; export it whole: reasonbrain export RUN -o DIR"
@@ -90,17 +91,27 @@ def _files(folder: Path, cfg: Config) -> list[Path]:
     return found
 
 
-def _without_paths(written: DictConfig) -> DictConfig:
-    """A configuration in which absolute paths are shortened to their last part: the rest tells of this machine."""
+def _is_id(name: str) -> bool:
+    """Whether a name is of the form org/name."""
+    return "@" not in name and REPOSITORY.fullmatch(name) is not None
 
-    def short(value: Any) -> Any:
+
+def _for_others(path: Path) -> bytes:
+    """The content of a configuration file, with only the last part of absolute paths, and without passwords."""
+
+    def shared(value: Any, of_training: bool = False) -> Any:
         if isinstance(value, dict):
-            return {key: short(of) for key, of in value.items()}
+            return {key: shared(of, of_training or key in ("data", "train")) for key, of in value.items()}
         if isinstance(value, list):
-            return [short(of) for of in value]
-        return PurePath(value).name if isinstance(value, str) and PurePath(value).is_absolute() else value
+            return [shared(of, of_training) for of in value]
+        if not isinstance(value, str):
+            return value
+        is_path = PurePath(value).is_absolute() and (of_training or Path(value).exists())  # "/no_think" is a prompt
+        return PurePath(value).name if is_path else redacted(value)
 
-    return OmegaConf.create(short(OmegaConf.to_container(written)))
+    if path.suffix == ".json":
+        return json.dumps(shared(json.loads(path.read_text(encoding="utf-8"))), indent=2).encode()
+    return OmegaConf.to_yaml(OmegaConf.create(shared(OmegaConf.to_container(read_config(str(path)))))).encode()
 
 
 def model_card(repository: str, cfg: Config, reports: Sequence[Path] = ()) -> ModelCard:
@@ -108,9 +119,7 @@ def model_card(repository: str, cfg: Config, reports: Sequence[Path] = ()) -> Mo
     scores of ``reports``, folders of `reasonbrain eval`. Raises UserError for a folder that is no report."""
     slots = {slot: params for slot in SLOTS if (params := slot_config(cfg.model, slot))}
     bases = {
-        slot: [
-            params[key] for key in plugin(slot, params["name"]).weight_sources if is_repository(str(params.get(key)))
-        ]
+        slot: [params[key] for key in plugin(slot, params["name"]).weight_sources if _is_id(str(params.get(key)))]
         for slot, params in slots.items()
     }
     licences = {base: licence_of(base) for of_slot in bases.values() for base in of_slot}

@@ -43,6 +43,14 @@ def test_a_checkpoint_is_uploaded_and_edits_from_the_hub(model, settings, tmp_pa
     save_model(model, cfg, tmp_path / "model")
     (tmp_path / "model" / "notes.txt").write_text("mine")
     (tmp_path / "model" / "cme" / "optimizer.bin").write_bytes(b"large")
+    index = json.loads((tmp_path / "model" / "model_index.json").read_text())
+    index["settings"]["model"]["mllm"] |= {
+        "answers": str(tmp_path),
+        "url": "http://me:open-sesame@host/v1",
+        "system": "/no_think",
+    }
+    (tmp_path / "model" / "model_index.json").write_text(json.dumps(index))
+    (tmp_path / "someone").mkdir()  # a folder of the repository's owner does not matter
     report(tmp_path / "report")
     Image.new("RGB", (64, 64), "teal").save(tmp_path / "in.png")
     edit = ["edit", "in.png", "melt it", "-o"]
@@ -60,6 +68,7 @@ def test_a_checkpoint_is_uploaded_and_edits_from_the_hub(model, settings, tmp_pa
         (refused,), _ = ran(hub, [push], token="hf_of_nobody")
         assert refused[0] == 2 and "'model' was not uploaded to 'someone/melter': you may not write there" in refused[1]
         assert not hub.repositories
+        (tmp_path / "someone").rmdir()
         commands = [
             [*push, "--private", "--report", "report"],
             [*edit, "plain.png", "--checkpoint", "model"],
@@ -73,14 +82,18 @@ def test_a_checkpoint_is_uploaded_and_edits_from_the_hub(model, settings, tmp_pa
         assert "repository 'melter' is not of the form ORG/NAME" in found[4][1]
         assert "report 'model': there is no file" in found[5][1]
         assert hub.visibility == {"someone/melter": "private"} and len(hub.messages) == 1
-        plain, there = (Image.open(tmp_path / f"{name}.png").tobytes() for name in ("plain", "hub"))
-        assert plain == there
+        plain, edited = (Image.open(tmp_path / f"{name}.png").tobytes() for name in ("plain", "hub"))
+        assert plain == edited
 
         there = tmp_path / "uploads" / "someone" / "melter"
         files = {path.relative_to(there).as_posix() for path in there.rglob("*") if path.is_file()}
         here = {path.relative_to(tmp_path / "model").as_posix() for path in (tmp_path / "model").rglob("*.*")}
         assert files == here - {"notes.txt", "cme/optimizer.bin"} | {"README.md"}
         assert OmegaConf.load(there / "config.yaml").data.path == "train.jsonl"
+        sent = json.loads((there / "model_index.json").read_text())["settings"]["model"]["mllm"]
+        assert sent["answers"] == tmp_path.name and sent["system"] == "/no_think"
+        assert sent["url"] == "http://***@host/v1"
+        assert not [f for f in files if f.endswith((".json", ".yaml")) and str(tmp_path) in (there / f).read_text()]
         card = ModelCard.load(there / "README.md")
         assert (card.data.library_name, card.data.pipeline_tag) == ("reasonbrain", "image-to-image")
         assert [(r.metric_type, r.metric_value) for r in card.data.eval_results] == [("outcome", 0.9123)]
