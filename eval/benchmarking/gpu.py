@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from reasonbrain.errors import UserError
+from reasonbrain.eval.benchmarking.bench import table
 from reasonbrain.utils.files import whole_file
 
 MODEL = ["--config", "reasonbrain_flux_qwen", "--random"]
@@ -50,28 +51,17 @@ def measure(runs: Mapping[str, Sequence[str]]) -> dict[str, Any]:
 
 
 def section(found: Mapping[str, Any]) -> str:
-    """The reports as a Markdown table: the first row of each."""
-    devices = " and ".join(dict.fromkeys(of["device"] for of in found.values() if "device" in of)) or "no device"
-    lines = [f"On {devices}, torch {torch.__version__}:", ""]
-    lines += ["| | seconds | images/s | TFLOP/s | MFU | GiB |", "|---|---|---|---|---|---|"]
-    for name, of in found.items():
-        if "error" in of:
-            lines.append(f"| {name} | {of['error'].replace('|', ' ')} | | | | |")
-            continue
-        row = of["rows"][0]
-        cells = [f"{row['median']:.4g} ({row['min']:.4g} to {row['max']:.4g})"]
-        cells.append(f"{row['images_per_second']:.3g}" if row["images"] else "")
-        cells += [f"{row['flops_per_second'] / 1e12:.3g}", f"{row['mfu']:.1%}"] if row["flops"] else ["", ""]
-        lines.append(f"| {name} | {' | '.join(cells)} | {of['gib']:.4g} |")
-    return "\n".join(lines) + "\n"
+    """The tables of the reports, one below the other."""
+    return "\n\n".join(f"### {name}\n\n" + (of["error"] if "error" in of else table(of)) for name, of in found.items())
 
 
 def write(found: Mapping[str, Any], output: Path, page: Path) -> None:
-    """Writes the reports as JSON, and the table into the page between its marks."""
+    """Writes the reports as JSON, and the tables into the page between its marks."""
     output.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(output) as file:
         json.dump(found, file, indent=1)
-    text = SECTION.sub(lambda marks: marks[1] + section(found) + marks[2], page.read_text(encoding="utf-8"))
+    tables = f"\n{section(found)}\n\n"
+    text = SECTION.sub(lambda marks: marks[1] + tables + marks[2], page.read_text(encoding="utf-8"))
     with whole_file(page) as file:
         file.write(text)
 

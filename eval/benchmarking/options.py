@@ -35,44 +35,51 @@ def options(source: Source, warmup: int, repeats: int, device: torch.device) -> 
     of the absolute values (0 to 1) and ``psnr`` in dB; or ``error``, why the model cannot be used so."""
     rows: list[Timing] = []
     found: dict[str, dict[str, Any]] = {}
+    more: dict[str, Any] = {}
     exact, precision = np.zeros(0), torch.float32
     for name, overrides in [(EXACT, list[str]()), *OPTIONS.items()]:
-        gc.collect()  # the model before
+        gc.collect()  # a model has reference cycles, so the previous one may still be in memory
         try:
-            pipe = _open(replace(source, overrides=[*source.overrides, *overrides]), device)
+            picture, timed, gib, own = _measure(
+                replace(source, overrides=[*source.overrides, *overrides]), warmup, repeats, device
+            )
         except UserError as e:
             if name == EXACT:
                 raise
             found[name] = {"error": str(e)}
             continue
-        size = pipe.settings.edit.size or pipe.settings.data.size
-        sample = sample_records(size)[0]
-        pictures: list[np.ndarray] = []
-
-        def edit(pipe: ReasonBrainPipeline = pipe, sample: Any = sample, into: list[np.ndarray] = pictures) -> None:
-            noise = torch.Generator().manual_seed(0)
-            into.append(pipe(sample.source, sample.instructions[0], generator=noise, output_type="np").images[0])
-
-        timed = [seconds(edit, device) for _ in range(warmup + repeats)][warmup:]
         if name == EXACT:
-            exact, precision = pictures[0], weights_dtype(pipe.settings.edit)
-        off = pictures[-1] - exact
-        square = float(np.square(off).mean())
-        weights = sum(t.nbytes for t in (*pipe.model.parameters(), *pipe.model.buffers())) / 2**30
+            exact, (precision, more) = picture, own
+        square = float(np.square(picture - exact).mean())
         psnr = -10 * math.log10(square) if square else None
-        found[name] = {"gib_of_weights": weights, "mean": float(np.abs(off).mean()), "psnr": psnr}
+        found[name] = {"gib_of_weights": gib, "mean": float(np.abs(picture - exact).mean()), "psnr": psnr}
         rows.append(Timing(name, timed, 1))
-    return rows, precision, {"pixels": size, "denoising_steps": pipe.edit_settings.steps, "options": found}
+    return rows, precision, more | {"options": found}
 
 
-def _open(source: Source, device: torch.device) -> ReasonBrainPipeline:
+def _measure(
+    source: Source, warmup: int, repeats: int, device: torch.device
+) -> tuple[np.ndarray, list[float], float, tuple[torch.dtype, dict[str, Any]]]:
+    """An edit [H, W, 3] in 0..1, its seconds, the GiB of the weights, and the precision and size of the edit."""
     model, cfg = source.open(torch.device("cpu"))
     pipe = ReasonBrainPipeline.from_model(model, cfg)
     pipe.set_progress_bar_config(disable=True)
-    if (dtype := weights_dtype(cfg.edit)) != torch.float32:
+    dtype = weights_dtype(cfg.edit)
+    if dtype != torch.float32:
         pipe.to(dtype)
     cfg.edit.device, cfg.edit.dtype = str(device), dtype_name(cfg.edit)
-    return make_ready(pipe)
+    make_ready(pipe)
+    size = cfg.edit.size or cfg.data.size
+    sample = sample_records(size)[0]
+    pictures: list[np.ndarray] = []
+
+    def edit() -> None:
+        noise = torch.Generator().manual_seed(0)
+        pictures.append(pipe(sample.source, sample.instructions[0], generator=noise, output_type="np").images[0])
+
+    timed = [seconds(edit, device) for _ in range(warmup + repeats)][warmup:]
+    gib = sum(t.nbytes for t in (*model.parameters(), *model.buffers())) / 2**30
+    return pictures[-1], timed, gib, (dtype, {"pixels": size, "denoising_steps": pipe.edit_settings.steps})
 
 
 def deviations(found: dict[str, dict[str, Any]]) -> list[str]:

@@ -4,7 +4,8 @@ edits = Edits("REPORT/edits", pipe, seed=0)
 picture = edits(record)  # read from the folder, or made and saved there
 
 A picture made by a pipeline has, in a PNG text chunk, a hash of everything it was made from: the source's pixels, the
-instruction, the seed, the settings and the model. It is reused only for a record with the same hash.
+instruction, the seed, the settings and the model. It is reused only for a record with the same hash. With
+``edit.rounds`` the best picture after each round is in after-1, after-2, ...
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from reasonbrain.config.schema import result_settings
 from reasonbrain.data.record import Record
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.editing.placement import dtype_name
+from reasonbrain.editing.rounds import best
 from reasonbrain.errors import Unavailable, UserError, reason
-from reasonbrain.eval.evaluation.rounds import save_rounds
 from reasonbrain.utils.files import whole_file
-from reasonbrain.utils.images import OUTPUT_FORMATS, load_image, save_image
+from reasonbrain.utils.images import OUTPUT_FORMATS, load_image, save_image, to_pil
 from reasonbrain.utils.reading import read_json
 
 System = Callable[[Record], Image.Image | None]  # the system's edit of a record; None if it is missing
 MADE_BY = "made-by.json"  # seed, settings and model of a folder of edits
 MADE_FROM = "made-from"  # the text chunk with a picture's hash
+SECONDS = "seconds"  # the text chunk of what an edit took, up to a round
 LONGEST = 200  # maximum number of bytes of a file name without suffix
 SAMPLED = 64  # values per tensor in a model's fingerprint
 
@@ -141,14 +143,40 @@ class Edits:
             return
         for record, image, tried in zip(missing, made.images, made.rounds, strict=True):
             file, key = f"{file_stem(record.id)}.png", {MADE_FROM: self._key(record)}
-            if tried and self.rounds > 1:
-                save_rounds(self.folder, file, tried, self.rounds, key)
+            for number in self._rounds:
+                so_far = [one for one in tried if one.number <= number]
+                (self.folder / f"after-{number}").mkdir(exist_ok=True)
+                cost = {SECONDS: f"{sum(one.seconds for one in so_far):.4f}"}
+                save_image(to_pil(best(so_far).image)[0], self.folder / f"after-{number}" / file, key | cost)
             save_image(image, self.folder / file, key)
 
     @property
-    def rounds(self) -> int:
-        """The number of rounds of an edit; 1 if a pipeline does not make them."""
-        return self.pipe.settings.edit.rounds if self.pipe else 1
+    def _rounds(self) -> range:
+        """The numbers of the rounds that are stored: none of edits that are made in one."""
+        count = self.pipe.settings.edit.rounds if self.pipe else 1
+        return range(1, count + 1) if count > 1 else range(0)
+
+    def by_round(self) -> dict[str, System]:
+        """The best edit after each round of ``edit.rounds`` but the last, as systems of a report. After the last round
+        that a record needed it stays the same, and the best after all is the edit itself."""
+
+        def after(number: int) -> System:
+            return lambda record: load_image(self.folder / f"after-{number}" / f"{file_stem(record.id)}.png")
+
+        return {f"{number} of {self._rounds[-1]} rounds": after(number) for number in self._rounds[:-1]}
+
+    def seconds(self, ids: Sequence[str]) -> dict[str, float]:
+        """The mean seconds of these records' edits up to each round; empty without rounds."""
+
+        def of(number: int, record_id: str) -> float:
+            path = self.folder / f"after-{number}" / f"{file_stem(record_id)}.png"
+            with Image.open(path, formats=("PNG",)) as image:
+                return float(image.info[SECONDS])
+
+        return {
+            f"{number} of {self._rounds[-1]} rounds": sum(of(number, one) for one in ids) / len(ids)
+            for number in self._rounds
+        }
 
     def _says(self, record: Record) -> str:
         return self.instruction or record.instructions[0]
@@ -164,7 +192,7 @@ class Edits:
         """Whether the record's edit exists and was made from the same source, instruction, seed, settings and model.
         Raises UserError for a file that this command did not write."""
         path = self.folder / f"{file_stem(record.id)}.png"
-        if not os.path.lexists(path):
+        if not all(os.path.lexists(f) for f in (path, *(self.folder / f"after-{n}" / path.name for n in self._rounds))):
             return False
         if not path.is_file():
             raise self._foreign(path.name)

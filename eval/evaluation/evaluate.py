@@ -30,11 +30,10 @@ from reasonbrain.errors import UserError, reason
 from reasonbrain.eval.evaluation import report
 from reasonbrain.eval.evaluation.against import check_same_records, read_other
 from reasonbrain.eval.evaluation.benchmarks import Benchmark, find_benchmark
-from reasonbrain.eval.evaluation.edits import Edits, System, content, file_stem
+from reasonbrain.eval.evaluation.edits import Edits, System, content
 from reasonbrain.eval.evaluation.judged import Judged, judge_rows
 from reasonbrain.eval.evaluation.metrics import Metric, look_at, scores
 from reasonbrain.eval.evaluation.networks import Models
-from reasonbrain.eval.evaluation.rounds import after_rounds, costs
 from reasonbrain.utils.endpoint import Endpoint
 from reasonbrain.utils.locks import alone
 from reasonbrain.utils.redact import redacted
@@ -121,11 +120,10 @@ def evaluate(request: Request, output: Path, against: Path | None = None) -> dic
         edits = Edits(request.edits or output / "edits", pipe, request.seed)
         judge = Endpoint(str(request.judge), used["judge"], output / "answers") if judged else None
         baselines = benchmark.baselines(pipe, output, request.seed)
-        baselines |= after_rounds(edits.folder, lambda record: f"{file_stem(record)}.png", edits.rounds)
+        baselines |= edits.by_round()
         found |= score_records(records, benchmark, metrics, models, edits, baselines)
-        if edits.rounds > 1:
-            files = (f"{file_stem(row['id'])}.png" for row in found["records"])
-            found["seconds"] = costs(edits.folder, files, edits.rounds)
+        if seconds := edits.seconds([row["id"] for row in found["records"]]):
+            found["seconds"] = seconds
         if other and against:
             check_same_records(found["records"], other, against)
         if judge:

@@ -132,9 +132,8 @@ def notes(found: dict[str, Any], other: Other | None) -> list[str]:
             f"Holm's correction"
         )
     if "seconds" in found:
-        said.append(
-            "mean seconds of an edit: " + ", ".join(f"{of:.3g} ({name})" for name, of in found["seconds"].items())
-        )
+        each = ", ".join(f"{of:.3g} ({name})" for name, of in found["seconds"].items())
+        said.append(f"mean seconds of an edit: {each}")
     for name, of in found.get("judged", {}).items():
         lost = f"{len(of['unparsable'])} unparsable answers and {len(of['failed'])} failed calls not scored"
         said.append(f"{name}: {of['judged']} judged, {lost}")

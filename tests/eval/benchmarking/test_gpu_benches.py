@@ -1,4 +1,4 @@
-"""What `make gpu` runs: its collection of benches, here of the embedded default, and the table that it writes."""
+"""What `make gpu` runs: its collection of benches, here of the embedded default, and the tables that it writes."""
 
 import json
 import subprocess
@@ -7,7 +7,8 @@ import sys
 import pytest
 import torch
 
-from reasonbrain.eval.benchmarking.gpu import RUNS, SECTION, measure, section, write
+from reasonbrain.eval.benchmarking.bench import table
+from reasonbrain.eval.benchmarking.gpu import RUNS, measure, write
 
 PAGE = "# Performance\n\n<!-- measured by make gpu -->\nnot yet\n<!-- end -->\n\nMore.\n"
 ONCE = ["--config", "tiny", "--random", "--warmup", "0", "--repeats", "1"]
@@ -24,14 +25,15 @@ def test_benches_are_collected_and_errors_among_them(tmp_path):
     found = measure(runs)
     write(found, tmp_path / "out" / "gpu.json", tmp_path / "page.md")
     assert json.loads((tmp_path / "out" / "gpu.json").read_text()) == found
-    assert found["wrong"] == {"error": "error: edit.steps=0 is below 1"} or "edit.steps" in found["wrong"]["error"]
+    assert found["wrong"] == {"error": "error: edit.steps: must be from 1 to 1000, not 0"}
     page = (tmp_path / "page.md").read_text()
     lines = page.splitlines()
     assert lines[0] == "# Performance" and lines[-1] == "More." and "not yet" not in page
-    rows = [line for line in lines if line.startswith("| ")][1:]
-    assert [row.split(" | ")[0] for row in rows] == ["| edit", "| wrong", "| training step"]
-    assert f"{found['edit']['rows'][0]['median']:.4g} (" in rows[0]
-    assert page == SECTION.sub(lambda marks: marks[1] + section(found) + marks[2], page)  # it can be written again
+    assert [line for line in lines if line.startswith("### ")] == ["### edit", "### wrong", "### training step"]
+    assert table(found["edit"]) in page and table(found["training step"]) in page
+    assert "### wrong\n\nerror: edit.steps: must be from 1 to 1000, not 0\n" in page
+    write(found, tmp_path / "out" / "gpu.json", tmp_path / "page.md")  # in place of what was there
+    assert (tmp_path / "page.md").read_text() == page
 
 
 def test_its_benches_are_those_of_the_command():

@@ -45,11 +45,18 @@ def test_a_report_compares_the_rounds(tmp_path, monkeypatch):
         }
         (tmp_path / "model.yaml").write_text(json.dumps(config))
         command = ["eval", "--benchmark", "manifest", "--data", "train.jsonl", "--metric", "L1", "-o", "report"]
-        for checkpoint in ("model.yaml", "model.yaml"):  # the second time all is reused
-            done = CliRunner().invoke(main, [*command, "--checkpoint", checkpoint])
+
+        def evaluate():
+            done = CliRunner().invoke(main, [*command, "--checkpoint", "model.yaml"])
             assert done.exit_code == 0, done.stderr or done.exception
-    assert left == {"first": [], "second": []}
-    report = json.loads((tmp_path / "report" / "report.json").read_text())
+            return json.loads((tmp_path / "report" / "report.json").read_text())
+
+        report = evaluate()
+        assert evaluate() == report  # all is reused
+        assert left == {"first": [], "second": []}
+        (tmp_path / "report" / "edits" / "after-1" / "second.png").unlink()
+        again = evaluate()
+        assert again["records"] == report["records"] and not again["unreadable"]
     first, second = (row["scores"] for row in report["records"])
     assert list(first) == ["edits", "do nothing", "1 of 3 rounds", "2 of 3 rounds"]
     assert first["1 of 3 rounds"] != first["2 of 3 rounds"] == first["edits"]
