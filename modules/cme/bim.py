@@ -18,6 +18,7 @@ from transformers.models.sam.modeling_sam import SamTwoWayTransformer
 
 from reasonbrain.errors import UserError
 from reasonbrain.interfaces import Condition, Cues, Features, no_tokens
+from reasonbrain.modules.common.layers import zeroed
 from reasonbrain.modules.common.precision import cast
 from reasonbrain.plugin import Plugin
 from reasonbrain.registry import register
@@ -37,13 +38,6 @@ class FourierGrid(nn.Module):
         places = torch.stack([x.expand(rows, -1), y[:, None].expand(-1, columns)], dim=-1).to(matrix.dtype)
         angles = 2 * math.pi * places @ matrix
         return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1)
-
-
-def zeroed(layer: nn.Module) -> nn.Module:
-    """``layer`` with zero weights and biases."""
-    for p in layer.parameters():
-        p.data.zero_()
-    return layer
 
 
 @register("cme", "bim")

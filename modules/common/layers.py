@@ -83,3 +83,10 @@ class SelfBlock(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         x = x + self.attention(normed := self.norm_x(x), normed, mask)
         return x + self.ff(self.norm_ff(x))
+
+
+def zeroed(layer: nn.Module) -> nn.Module:
+    """``layer`` with zero weights and biases, so that a model is at first as it would be without it."""
+    for p in layer.parameters():
+        nn.init.zeros_(p)
+    return layer

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import is_offline_mode, snapshot_download
 from safetensors import safe_open
 from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import cached_file
@@ -81,14 +82,17 @@ def stored_dtype(source: str, subfolder: str) -> torch.dtype:
     return torch.bfloat16 if kinds == {"BF16"} else torch.float32
 
 
-def load_tokenizer(source: Path | str, kind: Any = AutoTokenizer, **where: str) -> Any:
-    """The tokenizer in a folder or a repository of the hub, which transformers makes without any words if its
-    vocabulary is missing.
+def load_tokenizer(source: Path | str, subfolder: str | None = None) -> Any:
+    """The tokenizer in a folder or a repository of the hub, or in a subfolder of these.
 
-    kind: its class, for a ``subfolder`` of a repository without a config.json.
-
-    Raises OSError if it is, and whatever the library raises."""
-    tokenizer = kind.from_pretrained(source, trust_remote_code=False, **where)
+    Raises OSError if its vocabulary is missing, without which transformers makes one that knows no words, and whatever
+    the library raises."""
+    if subfolder:
+        if not Path(source).is_dir():  # with ``subfolder``, transformers asks for more than a tokenizer's files
+            only = f"{subfolder}/*"
+            source = snapshot_download(str(source), allow_patterns=only, local_files_only=is_offline_mode())
+        source = Path(source) / subfolder
+    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.vocab_size <= len(set(tokenizer.all_special_ids)):
         raise OSError(f"the tokenizer in '{source}' has no vocabulary: its files are incomplete")
     return tokenizer

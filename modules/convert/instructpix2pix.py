@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
-from transformers import CLIPTokenizer
 
 from reasonbrain.config.loading import load_config
 from reasonbrain.config.schema import Config, slot_config
@@ -34,7 +33,7 @@ def convert(source: Path, overrides: tuple[str, ...], report: Report) -> tuple[C
     tensors = read(source)
     params: dict[str, Any] = {slot: slot_config(cfg.model, slot) for slot in ("encoders", "diffusion")}
     encoders, sd = (empty(slot, params[slot], cfg.model.width) for slot in params)
-    encoders.tokenizer = load_tokenizer(params["encoders"]["pretrained"], CLIPTokenizer, subfolder="tokenizer")
+    encoders.tokenizer = load_tokenizer(params["encoders"]["pretrained"], "tokenizer")
     unet, averaged = take(tensors, UNET), take(tensors, "model_ema.")
     ema = {name: averaged.pop(flat, None) for name in unet if (flat := _flat(name))}
     if not all(value is None for value in ema.values()):

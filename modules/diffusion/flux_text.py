@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import is_offline_mode, snapshot_download
+from huggingface_hub import is_offline_mode
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from reasonbrain.errors import UserError
-from reasonbrain.modules.common.layers import CrossBlock
+from reasonbrain.modules.common.layers import CrossBlock, zeroed
 from reasonbrain.modules.common.published import load_published, load_tokenizer
 
 ENCODERS = {"text_encoder": (CLIPTextModel, CLIPTextConfig), "text_encoder_2": (T5EncoderModel, T5Config)}
@@ -50,7 +50,7 @@ class PromptEncoders(nn.Module):
                 model = load_published(kind, pretrained, dtype=dtype, **where)
                 known[key] = model.config.to_diff_dict()
                 name = TOKENIZERS[len(self.tokenizers)]
-                self.tokenizers.append(load_tokenizer(folder_of(pretrained, name)))
+                self.tokenizers.append(load_tokenizer(pretrained, name))
             self.add_module(key, model)
 
     @torch.no_grad()
@@ -86,14 +86,6 @@ class PromptEncoders(nn.Module):
         self.tokenizers = [load_tokenizer(folder / name) for name in TOKENIZERS]
 
 
-def folder_of(source: str, name: str) -> Path:
-    """A subfolder of a folder or of a repository of the hub. By name, transformers would ask the hub for more than a
-    tokenizer's files, also offline."""
-    if Path(source).is_dir():
-        return Path(source) / name
-    return Path(snapshot_download(source, allow_patterns=f"{name}/*", local_files_only=is_offline_mode())) / name
-
-
 class TextTerm(nn.Module):
     """What the condition adds to the text tokens: tokens [B, L, C], context [B, S, D] -> [B, L, C], zero at first."""
 
@@ -102,7 +94,7 @@ class TextTerm(nn.Module):
         self.tokens_in = nn.Linear(channels, width)
         self.block = CrossBlock(width, heads)
         self.norm = nn.LayerNorm(width)
-        self.out = zeros(nn.Linear(width, channels))
+        self.out = zeroed(nn.Linear(width, channels))
 
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
         return self.out(self.norm(self.block(self.tokens_in(tokens), context)))
@@ -121,10 +113,3 @@ class GrownLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         known, new = x.split([self.weight.shape[1], self.added.shape[1]], dim=-1)
         return F.linear(known.contiguous(), self.weight, self.bias) + F.linear(new, self.added)
-
-
-def zeros(linear: nn.Linear) -> nn.Linear:
-    """Sets the weights of a layer to zero."""
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear

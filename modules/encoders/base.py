@@ -34,18 +34,19 @@ def clip_patches(tower: nn.Module, images: Tensor, layers: Sequence[int]) -> Ten
 
 
 class ClipText(Plugin):
-    """Subclasses build the text tower and take the parameter ``reads``.
+    """Subclasses build ``clip``, with the text tower, and take the parameter ``reads``.
 
     Args:
         reads: the text that E_T encodes: the ``instruction``, or the ``sentence`` that the MLLM generates from it
     """
 
+    clip: Any
     tokenizer: Any = None
 
     @property
     def length(self) -> int:
         """The number of tokens that the text tower reads."""
-        raise NotImplementedError
+        return self.clip.config.get_text_config().max_position_embeddings
 
     @classmethod
     def check_config(cls, parameters: Mapping[str, Any], model: ModelConfig) -> None:

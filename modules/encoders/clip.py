@@ -63,10 +63,6 @@ class ClipEncoders(ClipText):
         self.grid = (vision.image_size // vision.patch_size,) * 2
         self.freeze(self.clip)
 
-    @property
-    def length(self) -> int:
-        return self.clip.config.text_config.max_position_embeddings
-
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
         """images [B, 3, H, W] in 0..1 -> patch tokens of all ``layers``, concatenated: [B, N, len(layers) * hidden]."""
@@ -88,7 +84,7 @@ class ClipEncoders(ClipText):
         return out.last_hidden_state, mask.bool() & filled[:, None], out.pooler_output
 
     def text_states(self, texts: Sequence[str], device: torch.device) -> Tensor:
-        return self.encode_text(list(texts), self.clip.config.text_config.max_position_embeddings, device)[0]
+        return self.encode_text(list(texts), self.length, device)[0]
 
     def forward(self, inputs: Inputs) -> Features:
         device = inputs.images.device  # that of offloaded weights differs

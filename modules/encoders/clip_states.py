@@ -12,7 +12,6 @@ from transformers import (
     CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
-    CLIPTokenizer,
     CLIPVisionConfig,
     CLIPVisionModel,
 )
@@ -56,7 +55,7 @@ class ClipStates(ClipText):
         if architecture is None:
             source = self.needs_weights(pretrained)
             self.clip = load_published(CLIPTextModel, source, subfolder="text_encoder")
-            self.tokenizer = load_tokenizer(source, CLIPTokenizer, subfolder="tokenizer")
+            self.tokenizer = load_tokenizer(source, "tokenizer")
             known["text_encoder"] = self.clip.config.to_diff_dict()
             if vision is not None:
                 self.tower = load_published(CLIPModel, vision).vision_model
@@ -87,10 +86,6 @@ class ClipStates(ClipText):
     @classmethod
     def is_whole(cls, params: dict[str, Any]) -> bool:
         return True
-
-    @property
-    def length(self) -> int:
-        return self.clip.config.max_position_embeddings
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor | None:

@@ -382,8 +382,9 @@ class Config:
 
 
 def result_settings(edit: EditConfig) -> dict[str, Any]:
-    """The settings that an edit depends on, without those that say where it is computed."""
-    return {key: value for key, value in asdict(edit).items() if key not in ("device", "offload", "familiar")}
+    """The settings that an edit depends on, without those that say where and by which kernels it is computed."""
+    apart = ("device", "offload", "compile", "familiar")
+    return {key: value for key, value in asdict(edit).items() if key not in apart}
 
 
 def loss_weights(train: TrainConfig) -> dict[str, float]:

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 from diffusers import FirstBlockCacheConfig, TaylorSeerCacheConfig
 
-from reasonbrain.config.schema import CACHES
 from reasonbrain.editing.pipeline import ReasonBrainPipeline
 from reasonbrain.errors import UserError
 
-CONFIGS = dict(zip(CACHES, (FirstBlockCacheConfig, TaylorSeerCacheConfig), strict=True))
+CONFIGS = {"first_block": FirstBlockCacheConfig, "taylor": TaylorSeerCacheConfig}  # of schema.CACHES
 
 
 def accelerate(pipe: ReasonBrainPipeline) -> None:

@@ -157,11 +157,10 @@ class ReasonBrainPipeline(Saving, Steps, DiffusionPipeline):
         pipe = cls.from_model(*load_model(name, [*overrides, *empty], config, dtype, variant=variant))
         for component, part in components.items():
             setattr(pipe, component, part)
-        for slot in (
-            slots_in_4_bits(quantization_config, list(pipe._optional_components)) if quantization_config else ()
-        ):
-            if (part := getattr(pipe, slot)) is not None:
-                part.compress("nf4")
+        if quantization_config is not None:
+            for slot in slots_in_4_bits(quantization_config, cls._optional_components):
+                if (part := getattr(pipe, slot)) is not None:
+                    part.compress("nf4")
         return pipe if device_map is None else pipe.to(usable_device("device_map", device_map))
 
     @classmethod

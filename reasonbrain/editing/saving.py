@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -28,10 +28,10 @@ class Saving:
 
     settings: Config
 
-    @property
-    def model(self) -> ReasonBrain:
-        """The components as one model."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        @property
+        def model(self) -> ReasonBrain: ...
 
     def save_pretrained(
         self,
@@ -57,7 +57,6 @@ class Saving:
         check_choices("argument", list(upload), UPLOAD if push_to_hub else ())
         folder = Path(save_directory)
         save_model(self.model, self.settings, folder, dtype, max_shard_size=max_shard_size, variant=variant)
-
         if push_to_hub:
             message = upload.pop("commit_message", None)
             push(folder, upload.pop("repo_id", folder.name), message=message, **upload)

@@ -8,6 +8,8 @@ import torch
 from PIL import Image
 from pipelines import save_editor
 
+from reasonbrain.config.schema import CACHES
+from reasonbrain.editing.acceleration import CONFIGS
 from reasonbrain.editing.placement import open_pipeline
 from reasonbrain.errors import UserError
 
@@ -68,6 +70,10 @@ def test_a_pipeline_whose_passes_a_cache_would_mix_up(tmp_path):
     config = published(tmp_path, "black-forest-labs/FLUX.1-Kontext-dev")
     with pytest.raises(UserError, match=r"edit.cache: 'FluxKontextPipeline' of diffusers does not support caches"):
         open_pipeline(config, ["edit.cache=taylor"])
+
+
+def test_every_cache_of_the_configuration_is_known():
+    assert tuple(CONFIGS) == CACHES
 
 
 def test_what_cannot_be_accelerated():
